@@ -1,0 +1,15 @@
+//! Measures of a Sixfold cluster: what `sixfold bench` runs. Clusters and processes are given, not started here.
+//!
+//! Every figure is measured in the run that prints it. On a small machine only the ratios within one run mean
+//! anything: [`commit`] is the engine, [`bare`] the same bytes through the same transport, processes and disks without an
+//! engine, [`floor`] what the transport and the disk do alone.
+
+pub mod latency;
+
+pub mod commit;
+
+pub mod bare;
+pub mod bare_node;
+
+pub mod floor;
+

@@ -1,0 +1,256 @@
+//! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sixfold::{Database, Options};
+use sixfold_benches::commit::CommitRun;
+use sixfold_log_format::NodeId;
+use sixfold_transport::{Identity, TransportOptions};
+
+use crate::child::{OwnedChild, stop_signal};
+use crate::cluster_dir::{ClusterDir, LOOPBACK_MTU_BYTES, NODE_COUNT, path_text};
+
+/// How long a bare node may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Rounds of the floor's echo and append.
+const FLOOR_ROUNDS: usize = 2_000;
+/// A commit's bytes where no engine has run to say: a 100-byte put.
+const COMMIT_BYTES: usize = 140;
+
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Commits in a closed loop, one put each
+    Commit(CommitArgs),
+    /// What transport and disk do without an engine
+    Floor(FloorArgs),
+    /// A node without a storage node, for `floor`
+    #[command(hide = true)]
+    BareNode(BareNodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct CommonArgs {
+    /// Clients of each run
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
+    clients: Vec<usize>,
+    /// Length of each run, seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// Where to keep the cluster; must be missing or empty. Default: a temporary directory
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CommitArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    value_bytes: u64,
+    /// Measure the floor in the same run
+    #[arg(long)]
+    with_floor: bool,
+}
+
+#[derive(Debug, Args)]
+struct FloorArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+struct BareNodeArgs {
+    #[arg(long)]
+    node: String,
+    #[arg(long)]
+    tls_dir: PathBuf,
+    #[arg(long)]
+    file: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct FloorFields {
+    bare_commits_per_second: f64,
+    bare_p50_us: u64,
+    bare_p99_us: u64,
+    echo_p50_us: u64,
+    append_p50_us: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    commit: Option<CommitRun>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare_clients: Option<usize>,
+    #[serde(flatten)]
+    floor: Option<FloorFields>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    runs: Vec<Row>,
+}
+
+/// Runs a measure.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    match &args.what {
+        What::Commit(commit) => measure(&commit.common, Some(commit)),
+        What::Floor(floor) => measure(&floor.common, None),
+        What::BareNode(node) => bare_node(node),
+    }
+}
+
+fn measure(common: &CommonArgs, engine: Option<&CommitArgs>) -> Result<()> {
+    if common.clients.contains(&0) {
+        bail!("--clients must be at least 1");
+    }
+    let (root, _guard) = crate::demo::root_dir(common.dir.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    let report = local.block_on(&runtime, async {
+        tokio::select! {
+            report = rows(common, engine, &root) => report,
+            () = stop_signal(false) => bail!("interrupted"),
+        }
+    })?;
+    print_rows(&report);
+    if common.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(())
+}
+
+async fn rows(common: &CommonArgs, engine: Option<&CommitArgs>, root: &Path) -> Result<Report> {
+    let dir = ClusterDir::at(root)?;
+    dir.lay_out(64)?;
+    let cluster = dir.cluster()?;
+    let indexes: Vec<usize> = (0..NODE_COUNT).collect();
+    let nodes = dir.start_nodes(&indexes).await?;
+    let mut runs = Vec::new();
+    let mut echo_us = None;
+    let with_floor = engine.is_none_or(|engine| engine.with_floor);
+    let identity = Identity::load(&cluster.tls_dir, "writer")?;
+    let options = TransportOptions { mtu_bytes: Some(LOOPBACK_MTU_BYTES), ..TransportOptions::default() };
+    if with_floor {
+        say("echo to the fourth of six daemons");
+        let addresses: Vec<_> = cluster.nodes.iter().map(|node| (node.node, node.address)).collect();
+        echo_us = Some(sixfold_benches::floor::echo(&identity, &options, &addresses, FLOOR_ROUNDS).await?.p50_us());
+    }
+    if let Some(engine) = engine {
+        let database = Database::create(Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES)).await?;
+        for &clients in &common.clients {
+            say(&format!("{clients} clients"));
+            let value_bytes = usize::try_from(engine.value_bytes)?;
+            let time = Duration::from_secs(common.seconds);
+            let commit = sixfold_benches::commit::run(&database, clients, value_bytes, time).await?;
+            runs.push(Row { commit: Some(commit), bare_clients: None, floor: None });
+        }
+        database.close().await;
+    } else {
+        runs.extend(common.clients.iter().map(|&clients| Row { commit: None, bare_clients: Some(clients), floor: None }));
+    }
+    drop(nodes);
+    if let Some(echo_p50_us) = echo_us {
+        say("the fourth of six synced writes");
+        let append_p50_us = sixfold_benches::floor::append(root, FLOOR_ROUNDS)?.p50_us();
+        let (_bare_nodes, addresses) = start_bare_nodes(&dir, root).await?;
+        for (row, &clients) in runs.iter_mut().zip(&common.clients) {
+            say(&format!("{clients} clients without an engine"));
+            // The same bytes for each commit as the engine made of it.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A few hundred.
+            let bytes = row.commit.as_ref().map_or(COMMIT_BYTES, |run| run.redo_bytes_per_commit as usize);
+            let time = Duration::from_secs(common.seconds);
+            let bare = sixfold_benches::bare::run(&identity, &options, &addresses, clients, bytes, time).await?;
+            row.floor = Some(FloorFields {
+                bare_commits_per_second: bare.commits_per_second,
+                bare_p50_us: bare.latencies.p50_us(),
+                bare_p99_us: bare.latencies.p99_us(),
+                echo_p50_us,
+                append_p50_us,
+            });
+        }
+    }
+    Ok(Report { runs })
+}
+
+/// Six bare nodes with the identities of the cluster's nodes, which have ended.
+async fn start_bare_nodes(
+    dir: &ClusterDir,
+    root: &Path,
+) -> Result<(Vec<OwnedChild>, Vec<(NodeId, std::net::SocketAddr)>)> {
+    let cluster = dir.cluster()?;
+    let mut children = Vec::new();
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let args = vec![
+            "bench".to_owned(),
+            "bare-node".to_owned(),
+            format!("--node={}", node.node),
+            format!("--tls-dir={}", path_text(&dir.node_tls_dir(index))?),
+            format!("--file={}", path_text(&root.join(format!("bare-{index}")))?),
+        ];
+        children.push(OwnedChild::start(&format!("bare node {}", index + 1), &args)?);
+    }
+    let mut addresses = Vec::new();
+    for (child, node) in children.iter_mut().zip(&cluster.nodes) {
+        let address = child.wait_for("ready ", READY_LIMIT).await?;
+        addresses.push((node.node, address.parse().context("a bare node's address")?));
+    }
+    Ok((children, addresses))
+}
+
+fn bare_node(args: &BareNodeArgs) -> Result<()> {
+    let node = NodeId::from_hex(&args.node).context("--node is not 32 hexadecimal digits")?;
+    let identity = Identity::load(&args.tls_dir, "node")?;
+    let options = TransportOptions { mtu_bytes: Some(LOOPBACK_MTU_BYTES), ..TransportOptions::default() };
+    let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let ready = crate::storage_node::say_ready;
+    sixfold_benches::bare_node::run(listen, node, &identity, &options, &args.file, ready, stop_signal(true))
+}
+
+/// What is being done, for a person who waits.
+fn say(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{what}");
+    }
+}
+
+fn print_rows(report: &Report) {
+    println!(
+        "{:>8} {:>12} {:>8} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
+        "clients", "commits/s", "p50 us", "p99 us", "p99.9 us", "bare/s", "bare p50", "echo p50", "append p50"
+    );
+    for row in &report.runs {
+        let clients = row.commit.as_ref().map(|run| run.clients).or(row.bare_clients).unwrap_or_default();
+        print!("{clients:>8} ");
+        match &row.commit {
+            Some(run) => {
+                print!("{:>12.0} {:>8} {:>8} {:>8} ", run.commits_per_second, run.p50_us, run.p99_us, run.p999_us);
+            }
+            None => print!("{:>12} {:>8} {:>8} {:>8} ", "-", "-", "-", "-"),
+        }
+        match &row.floor {
+            Some(floor) => println!(
+                "{:>12.0} {:>10} {:>10} {:>10}",
+                floor.bare_commits_per_second, floor.bare_p50_us, floor.echo_p50_us, floor.append_p50_us
+            ),
+            None => println!("{:>12} {:>10} {:>10} {:>10}", "-", "-", "-", "-"),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Child processes that never outlive their parent, and the signals that end a process in order.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Resolves at SIGTERM or Ctrl-C, and with `stdin` also when standard input ends: a child whose parent was killed
+/// ends by itself.
+pub(crate) async fn stop_signal(stdin: bool) {
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    // Kept when standard input does not count, so that the receiver never resolves.
+    let mut keep = Some(sender);
+    if stdin {
+        let sender = keep.take();
+        // A thread of its own: a blocking read has no place on a runtime, and it dies with the process.
+        std::thread::spawn(move || {
+            let mut input = std::io::stdin().lock();
+            let mut buffer = [0; 256];
+            while matches!(input.read(&mut buffer), Ok(count) if count > 0) {}
+            drop(sender);
+        });
+    }
+    let mut term = signal(SignalKind::terminate()).ok();
+    let terminated = async {
+        match term.as_mut() {
+            Some(term) => {
+                term.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = receiver => {}
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    drop(keep);
+}
+
+/// A child that is killed and reaped when it is dropped, on every way out.
+#[derive(Debug)]
+pub(crate) struct OwnedChild {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl OwnedChild {
+    /// Starts this very program with `args`. Standard output is read line by line; standard error is the parent's.
+    pub(crate) fn start(name: &str, args: &[String]) -> Result<OwnedChild> {
+        let program = std::env::current_exe().context("cannot find the program itself")?;
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().expect("standard output was asked for");
+        let (sender, lines) = mpsc::channel(1024);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { break };
+                if sender.blocking_send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(OwnedChild { name: name.to_owned(), child, input, lines })
+    }
+
+    /// The child's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that begins with `prefix`, without it; other lines are dropped.
+    pub(crate) async fn wait_for(&mut self, prefix: &str, limit: Duration) -> Result<String> {
+        let found = async {
+            while let Some(line) = self.lines.recv().await {
+                if let Some(rest) = line.strip_prefix(prefix) {
+                    return Some(rest.trim().to_owned());
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(limit, found).await {
+            Ok(Some(rest)) => Ok(rest),
+            Ok(None) => {
+                let status = self.child.wait().context("cannot wait for a child")?;
+                bail!("{} ended with {status}", self.name);
+            }
+            Err(_) => bail!("{} did not say {:?} within {limit:?}", self.name, prefix.trim()),
+        }
+    }
+
+    /// All lines that are there already.
+    pub(crate) fn lines_at_hand(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.lines.try_recv().ok()).collect()
+    }
+
+    /// Writes a line to the child's standard input.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().with_context(|| format!("{} takes no input any more", self.name))?;
+        writeln!(input, "{line}").and_then(|()| input.flush()).with_context(|| format!("cannot tell {}", self.name))
+    }
+
+    /// Whether it still runs; an error when it ended by itself.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait().context("cannot wait for a child")? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}", self.name),
+        }
+    }
+
+    /// Kills it with SIGKILL and reaps it.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.wait().with_context(|| format!("cannot reap {}", self.name))?;
+        Ok(())
+    }
+
+    /// Ends its standard input and waits for it to end by itself.
+    pub(crate) async fn finish(mut self, limit: Duration) -> Result<ExitStatus> {
+        self.input = None;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                bail!("{} did not end within {limit:?}", self.name);
+            }
+            // Only how soon the end is noticed depends on this.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for OwnedChild {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Killing fails only when it has just ended; waiting then reaps it all the same.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A cluster on this machine in one directory: CA, certificates, settings of six nodes, and `cluster.toml` for clients.
+//!
+//! ```text
+//! DIR/cluster.toml            the volume, the nodes and their addresses, where the certificates are
+//! DIR/tls/                    CA (with its key), writer and operator identities
+//! DIR/node-N/node.toml        settings of `sixfold storage-node`
+//! DIR/node-N/tls, data        its identity, its data
+//! ```
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sixfold::{Cluster, ClusterNode};
+use sixfold_log_format::wire::Role;
+use sixfold_log_format::{NodeId, VolumeId};
+use sixfold_transport::ClusterCa;
+
+use crate::child::OwnedChild;
+use crate::storage_node::NodeConfig;
+
+/// Nodes of a local cluster.
+pub(crate) const NODE_COUNT: usize = 6;
+/// How long a node may take to scan its log and answer.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// A cluster directory.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterDir {
+    root: PathBuf,
+}
+
+/// The availability zone of the node with this index: az1, az1, az2, az2, az3, az3.
+pub(crate) fn az_of(index: usize) -> String {
+    format!("az{}", index / 2 + 1)
+}
+
+impl ClusterDir {
+    /// Where a cluster is, or will be.
+    pub(crate) fn at(root: &Path) -> Result<ClusterDir> {
+        let root = root.canonicalize().with_context(|| format!("directory {}", root.display()))?;
+        Ok(ClusterDir { root })
+    }
+
+    /// The file that clients open a volume by.
+    pub(crate) fn cluster_file(&self) -> PathBuf {
+        self.root.join("cluster.toml")
+    }
+
+    /// Reads it.
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
+        Ok(Cluster::load(&self.cluster_file())?)
+    }
+
+    /// Whether a cluster was laid out here.
+    pub(crate) fn exists(&self) -> bool {
+        self.cluster_file().exists()
+    }
+
+    /// Lays a cluster out, unless it was before. `cluster.toml` comes last: without it nothing counts.
+    pub(crate) fn lay_out(&self, hot_log_file_mib: u64) -> Result<()> {
+        if self.exists() {
+            return Ok(());
+        }
+        let occupied = std::fs::read_dir(&self.root)
+            .with_context(|| format!("directory {}", self.root.display()))?
+            .next()
+            .is_some();
+        if occupied {
+            bail!("{} is not empty and holds no cluster.toml", self.root.display());
+        }
+        let ca = ClusterCa::generate()?;
+        let tls_dir = self.root.join("tls");
+        std::fs::create_dir(&tls_dir).with_context(|| format!("cannot make {}", tls_dir.display()))?;
+        ca.save(&tls_dir)?;
+        ca.issue(Role::Writer, None)?.save(&tls_dir, "writer")?;
+        ca.issue(Role::Operator, None)?.save(&tls_dir, "operator")?;
+        let addresses = free_addresses(NODE_COUNT)?;
+        let mut nodes = Vec::with_capacity(NODE_COUNT);
+        for (index, address) in addresses.into_iter().enumerate() {
+            nodes.push(self.lay_out_node(&ca, index, address, hot_log_file_mib)?);
+        }
+        let volume = VolumeId::from_bytes(random_bytes()?);
+        Cluster { volume, nodes, tls_dir: PathBuf::from("tls") }.save(&self.cluster_file())?;
+        Ok(())
+    }
+
+    fn lay_out_node(
+        &self,
+        ca: &ClusterCa,
+        index: usize,
+        address: SocketAddr,
+        hot_log_file_mib: u64,
+    ) -> Result<ClusterNode> {
+        let node = NodeId::from_bytes(random_bytes()?);
+        let dir = self.node_dir(index);
+        for dir in [dir.join("tls"), dir.join("data")] {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        ca.issue(Role::Node, Some(node))?.save(&dir.join("tls"), "node")?;
+        let config = NodeConfig {
+            node: Some(node.to_string()),
+            az: Some(az_of(index)),
+            listen: Some(address),
+            data_dir: Some("data".into()),
+            tls_dir: Some("tls".into()),
+            mtu_bytes: Some(LOOPBACK_MTU_BYTES),
+            hot_log_file_mib: Some(hot_log_file_mib),
+            ..NodeConfig::default()
+        };
+        let path = dir.join("node.toml");
+        let text = toml::to_string(&config).context("cannot write settings")?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(ClusterNode { node, az: az_of(index), address })
+    }
+
+    /// Where a node's certificates are.
+    pub(crate) fn node_tls_dir(&self, index: usize) -> PathBuf {
+        self.node_dir(index).join("tls")
+    }
+
+    fn node_dir(&self, index: usize) -> PathBuf {
+        self.root.join(format!("node-{}", index + 1))
+    }
+
+    /// Starts a node; it ends with this process.
+    pub(crate) fn start_node(&self, index: usize) -> Result<OwnedChild> {
+        let config = self.node_dir(index).join("node.toml");
+        OwnedChild::start(
+            &format!("node {}", index + 1),
+            &["storage-node".into(), "--config".into(), path_text(&config)?, "--stop-with-stdin".into()],
+        )
+    }
+
+    /// Starts these nodes and waits until each is ready.
+    pub(crate) async fn start_nodes(&self, indexes: &[usize]) -> Result<Vec<(usize, OwnedChild)>> {
+        let mut nodes = Vec::with_capacity(indexes.len());
+        for &index in indexes {
+            nodes.push((index, self.start_node(index)?));
+        }
+        for (_, node) in &mut nodes {
+            node.wait_for("ready ", READY_LIMIT).await?;
+        }
+        Ok(nodes)
+    }
+}
+
+/// The payload that loopback carries in one datagram.
+pub(crate) const LOOPBACK_MTU_BYTES: u16 = 8_900;
+
+/// A path as an argument for a child.
+pub(crate) fn path_text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+/// Free UDP addresses on loopback. All are held until the last is found, so that they differ.
+fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let sockets: Vec<UdpSocket> = (0..count)
+        .map(|_| UdpSocket::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()
+        .context("cannot find a free port")?;
+    sockets.iter().map(|socket| socket.local_addr().context("cannot read a port")).collect()
+}
+
+/// Sixteen random bytes for an id.
+fn random_bytes() -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,76 @@
+//! The command line of Sixfold: `sixfold VERB`. One file per verb; what a verb does lies in the libraries.
+
+mod bench;
+mod child;
+mod cluster_dir;
+mod demo;
+mod local;
+mod shell;
+mod status;
+mod storage_node;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sixfold, a log-is-the-database storage engine.
+#[derive(Debug, Parser)]
+#[command(name = "sixfold", version, about, propagate_version = true)]
+struct Cli {
+    /// What is logged on standard error, for example `info` or `sixfold_transport=debug`
+    #[arg(long, global = true, env = "SIXFOLD_LOG", default_value = "warn", value_name = "FILTER")]
+    log: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the main job: six nodes, load, an outage, a crash, a reopening, and a check of every answered commit
+    Demo(demo::DemoArgs),
+    /// Run one storage node
+    StorageNode(storage_node::StorageNodeArgs),
+    /// Run six storage nodes on this machine until Ctrl-C
+    Local(local::LocalArgs),
+    /// Open the volume of a running local cluster and talk to it
+    Shell(shell::ShellArgs),
+    /// Show how the nodes of a cluster are
+    Status(status::StatusArgs),
+    /// Measure
+    Bench(bench::BenchArgs),
+    /// The writer process of the demo
+    #[command(hide = true)]
+    DemoWriter(demo::writer::DemoWriterArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match cli.log.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("sixfold: --log {}: {error}", cli.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(true)
+        .init();
+    let result = match cli.verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::StorageNode(args) => storage_node::run(args),
+        Verb::Local(args) => local::run(&args),
+        Verb::Shell(args) => shell::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Bench(args) => bench::run(&args),
+        Verb::DemoWriter(args) => demo::writer::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sixfold: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

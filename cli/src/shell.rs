@@ -1,0 +1,266 @@
+//! `sixfold shell`: get, put, delete, scan, begin, commit on the volume of a running local cluster. Works with its input
+//! piped: then there is no prompt, and the first failing line ends it with an error.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use reedline::{DefaultPrompt, DefaultPromptSegment, Reedline, Signal};
+use sixfold::{Database, Error, Options, Transaction};
+
+use crate::cluster_dir::ClusterDir;
+
+/// Flags of `shell`.
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// Where the cluster is kept
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Take the volume over from a writer that is alive
+    #[arg(long)]
+    take_over: bool,
+}
+
+const HELP: &str = "\
+get KEY                  the value of a key
+put KEY VALUE            sets a key; the value is the rest of the line
+delete KEY               removes a key
+scan [FROM [TO]]         keys from FROM (inclusive) to TO (exclusive), at most 100
+begin | commit | rollback
+                         a transaction; without begin each line is one
+status                   points of the volume and its segments
+help | exit
+Text is UTF-8; \\xHH in a key or value stands for a byte.";
+
+/// Most lines that a scan prints.
+const SCAN_COUNT_MAX: usize = 100;
+
+struct Shell {
+    database: Database,
+    transaction: Option<Transaction>,
+}
+
+/// Opens the volume (creates it at the first use) and reads lines until `exit` or the end of the input.
+pub(crate) fn run(args: &ShellArgs) -> Result<()> {
+    let dir = ClusterDir::at(&args.dir)?;
+    let options = Options::new(dir.cluster()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let database = runtime.block_on(open(options, args.take_over))?;
+    let mut shell = Shell { database: database.clone(), transaction: None };
+    let ended = if std::io::stdin().is_terminal() {
+        interactive(&runtime, &mut shell)
+    } else {
+        piped(&runtime, &mut shell)
+    };
+    shell.transaction = None;
+    runtime.block_on(database.close());
+    ended
+}
+
+async fn open(options: Options, take_over: bool) -> Result<Database> {
+    let opened = if take_over {
+        Database::take_over(options.clone()).await
+    } else {
+        Database::open(options.clone()).await
+    };
+    match opened {
+        Ok(database) => Ok(database),
+        Err(Error::NoVolume { .. }) => {
+            eprintln!("the volume does not exist yet; creating it");
+            Ok(Database::create(options).await?)
+        }
+        Err(error @ Error::InUse { .. }) => Err(error).context("use --take-over to fence the writer that is alive"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn interactive(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<()> {
+    println!("sixfold shell; help lists the commands");
+    let mut editor = Reedline::create();
+    loop {
+        let mark = if shell.transaction.is_some() { "sixfold*" } else { "sixfold" };
+        let prompt = DefaultPrompt::new(DefaultPromptSegment::Basic(mark.to_owned()), DefaultPromptSegment::Empty);
+        match editor.read_line(&prompt).context("cannot read a line")? {
+            Signal::Success(line) => match runtime.block_on(shell.execute(&line)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => println!("error: {error:#}"),
+            },
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn piped(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<()> {
+    for (number, line) in std::io::stdin().lock().lines().enumerate() {
+        let line = line.context("cannot read standard input")?;
+        if !runtime.block_on(shell.execute(&line)).with_context(|| format!("line {}", number + 1))? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Shell {
+    /// Runs one line; false = leave.
+    async fn execute(&mut self, line: &str) -> Result<bool> {
+        let line = line.trim();
+        let (verb, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        match verb {
+            "" => {}
+            "help" => println!("{HELP}"),
+            "exit" | "quit" => return Ok(false),
+            "begin" if self.transaction.is_some() => bail!("a transaction is open; commit or rollback first"),
+            "begin" => self.transaction = Some(self.database.begin().await?),
+            "commit" => {
+                let transaction = self.transaction.take().context("no transaction is open")?;
+                println!("committed at {}", transaction.commit().await?.lsn);
+            }
+            "rollback" => {
+                self.transaction.take().context("no transaction is open")?.rollback();
+            }
+            "status" => self.status().await?,
+            "get" | "put" | "delete" | "scan" => self.operate(verb, rest).await?,
+            other => bail!("no command {other:?}; help lists them"),
+        }
+        Ok(true)
+    }
+
+    /// Runs an operation in the open transaction, or in one of its own.
+    async fn operate(&self, verb: &str, rest: &str) -> Result<()> {
+        let transaction = match &self.transaction {
+            Some(transaction) => transaction.clone(),
+            None => self.database.begin().await?,
+        };
+        match verb {
+            "get" => match transaction.get(&one_key(rest)?).await? {
+                Some(value) => println!("{}", escape(&value)),
+                None => println!("(absent)"),
+            },
+            "put" => {
+                let (key, value) = rest.split_once(char::is_whitespace).context("put KEY VALUE")?;
+                transaction.put(&unescape(key)?, &unescape(value.trim_start())?)?;
+            }
+            "delete" => transaction.delete(&one_key(rest)?)?,
+            _ => scan(&transaction, rest).await?,
+        }
+        if self.transaction.is_none() {
+            let committed = transaction.commit().await?;
+            if matches!(verb, "put" | "delete") {
+                println!("committed at {}", committed.lsn);
+            }
+        }
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<()> {
+        let stats = self.database.stats().await?;
+        let report = self.database.open_report();
+        println!("volume epoch {}, opened in {} ms", report.volume_epoch, report.open_ms());
+        println!("last {} vcl {} vdl {}", stats.writer.last, stats.writer.vcl, stats.writer.vdl);
+        for relation in &stats.writer.relations {
+            println!(
+                "segment {} node {} {} scl {}",
+                relation.segment,
+                relation.node,
+                if relation.attached { "attached" } else { "away" },
+                relation.scl
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn scan(transaction: &Transaction, rest: &str) -> Result<()> {
+    let mut words = rest.split_whitespace();
+    let from = unescape(words.next().unwrap_or_default())?;
+    let to = words.next().map(unescape).transpose()?;
+    if words.next().is_some() {
+        bail!("scan [FROM [TO]]");
+    }
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let upper = to.map_or(Unbounded, Excluded);
+    let mut range = transaction.range((Included(from), upper)).limit(SCAN_COUNT_MAX);
+    while let Some((key, value)) = range.next().await? {
+        println!("{} {}", escape(&key), escape(&value));
+    }
+    Ok(())
+}
+
+fn one_key(rest: &str) -> Result<Vec<u8>> {
+    if rest.is_empty() || rest.contains(char::is_whitespace) {
+        bail!("one key is needed");
+    }
+    unescape(rest)
+}
+
+/// Text to bytes: `\xHH` is a byte, `\\` a backslash.
+fn unescape(text: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'\\' {
+            bytes.push(first);
+            continue;
+        }
+        if let Some(tail) = rest.strip_prefix(b"\\") {
+            bytes.push(b'\\');
+            rest = tail;
+            continue;
+        }
+        let byte = rest
+            .strip_prefix(b"x")
+            .and_then(|hex| hex.get(..2))
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .with_context(|| format!("{text:?}: a backslash needs xHH or another backslash behind it"))?;
+        bytes.push(byte);
+        rest = &rest[3..];
+    }
+    Ok(bytes)
+}
+
+/// Bytes to text that [`unescape`] reads back.
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                character if character.is_control() => {
+                    let mut buffer = [0; 4];
+                    for byte in character.encode_utf8(&mut buffer).bytes() {
+                        text.push_str(&format!("\\x{byte:02x}"));
+                    }
+                }
+                character => text.push(character),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_survive_escaping() {
+        for bytes in [&b"plain"[..], b"back\\slash", b"\x00\xff\n", "ümläut".as_bytes()] {
+            assert_eq!(unescape(&escape(bytes)).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_lone_backslash_is_refused() {
+        assert!(unescape("a\\").is_err());
+        assert!(unescape("a\\x1").is_err());
+        assert!(unescape("a\\xzz").is_err());
+    }
+}

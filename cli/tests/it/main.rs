@@ -1,0 +1,6 @@
+//! Tests on the real binary, and the house rules.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs, unreachable_pub)]
+
+mod library_cluster;
+mod library_end_to_end;
+mod tidy;

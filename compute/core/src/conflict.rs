@@ -1,0 +1,157 @@
+//! Validation (T2): has anything that a transaction read been changed after its read point, durable or not?
+//!
+//! Remembers the last commit of each key changed lately, up to a bound. What was forgotten is covered by a floor: a read
+//! point below it is too old to be judged. Writes alone need no validation.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use sixfold_log_format::Lsn;
+
+use crate::event::{CommitError, CommitRequest, ReadRange};
+
+/// Up to this many changes since the read point, ranges are checked change by change; beyond, range by range.
+const CHANGES_SCANNED_MAX: usize = 4_096;
+
+/// Recent commits by key. Invariant: every change above `floor` is in both `last` and `changes`.
+#[derive(Debug)]
+pub(crate) struct RecentCommits {
+    last: BTreeMap<Bytes, Lsn>,
+    changes: VecDeque<(Lsn, Bytes)>,
+    floor: Lsn,
+    keys_max: usize,
+}
+
+impl RecentCommits {
+    /// Nothing is known of commits at or below `floor`.
+    pub(crate) fn new(floor: Lsn, keys_max: usize) -> RecentCommits {
+        RecentCommits {
+            last: BTreeMap::new(),
+            changes: VecDeque::new(),
+            floor,
+            keys_max,
+        }
+    }
+
+    /// Whether the transaction may be ordered behind everything minted so far.
+    ///
+    /// # Errors
+    /// `Conflict` or `TooOld`.
+    pub(crate) fn validate(&self, request: &CommitRequest) -> Result<(), CommitError> {
+        let read_point = request.read_point;
+        if request.read_keys.is_empty() && request.read_ranges.is_empty() {
+            return Ok(());
+        }
+        if read_point < self.floor {
+            return Err(CommitError::TooOld {
+                read_point,
+                oldest: self.floor,
+            });
+        }
+        if self
+            .changes
+            .back()
+            .is_none_or(|&(newest, _)| newest <= read_point)
+        {
+            return Ok(());
+        }
+        let changed_at = self
+            .changed_key(&request.read_keys, read_point)
+            .or_else(|| self.changed_range(&request.read_ranges, read_point));
+        match changed_at {
+            Some(changed_at) => Err(CommitError::Conflict {
+                read_point,
+                changed_at,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The commit at `cpl` changed `key`.
+    pub(crate) fn changed(&mut self, key: Bytes, cpl: Lsn) {
+        self.last.insert(key.clone(), cpl);
+        self.changes.push_back((cpl, key));
+        while self.changes.len() > self.keys_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// No transaction with a read point below `read_point_min` will come any more.
+    pub(crate) fn trim(&mut self, read_point_min: Lsn) {
+        while self
+            .changes
+            .front()
+            .is_some_and(|&(lsn, _)| lsn <= read_point_min)
+        {
+            self.forget_oldest();
+        }
+    }
+
+    /// How many changes are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((lsn, key)) = self.changes.pop_front() else {
+            return;
+        };
+        if self.last.get(&key) == Some(&lsn) {
+            self.last.remove(&key);
+        }
+        self.floor = self.floor.max(lsn);
+    }
+
+    fn changed_key(&self, keys: &[Bytes], read_point: Lsn) -> Option<Lsn> {
+        keys.iter()
+            .filter_map(|key| self.last.get(key))
+            .copied()
+            .find(|&lsn| lsn > read_point)
+    }
+
+    fn changed_range(&self, ranges: &[ReadRange], read_point: Lsn) -> Option<Lsn> {
+        if ranges.is_empty() {
+            return None;
+        }
+        let start = self.changes.partition_point(|&(lsn, _)| lsn <= read_point);
+        if self.changes.len() - start <= CHANGES_SCANNED_MAX {
+            let mut since = self.changes.range(start..);
+            let hit = since.find(|(_, key)| ranges.iter().any(|range| range.contains(key)));
+            return hit.map(|&(lsn, _)| lsn);
+        }
+        ranges
+            .iter()
+            .filter(|range| !range.is_empty())
+            .find_map(|range| {
+                let mut keys = self.last.range::<[u8], _>(range.bounds());
+                keys.find(|&(_, &lsn)| lsn > read_point)
+                    .map(|(_, &lsn)| lsn)
+            })
+    }
+}
+
+impl ReadRange {
+    fn contains(&self, key: &[u8]) -> bool {
+        let below_end = match &self.end {
+            None => true,
+            Some(end) => key < &end[..] || (self.end_included && key == &end[..]),
+        };
+        key >= &self.start[..] && below_end
+    }
+
+    fn is_empty(&self) -> bool {
+        let reaches = |end: &Bytes| self.start < *end || (self.end_included && self.start == *end);
+        !self.end.as_ref().is_none_or(reaches)
+    }
+
+    fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        let end = match &self.end {
+            None => Bound::Unbounded,
+            Some(end) if self.end_included => Bound::Included(&end[..]),
+            Some(end) => Bound::Excluded(&end[..]),
+        };
+        (Bound::Included(&self.start[..]), end)
+    }
+}

@@ -1,0 +1,338 @@
+//! What happens to the writer and what it does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::wire::Message;
+use sixfold_log_format::{Lsn, NodeId, PageId, SegmentId, VolumeEpoch};
+
+/// The caller's name for a commit; answered once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitTicket(pub u64);
+
+/// The caller's name for a page that it waits for; answered once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchTicket(pub u64);
+
+/// A page request in flight to a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchKey(pub u64);
+
+/// One life of a log stream. Messages of an earlier life are recognized and dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttachKey(pub u64);
+
+/// A range of keys that a transaction has read: `[start, end)`, or through `end` when `end_included`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRange {
+    /// First key.
+    pub start: Bytes,
+    /// Its end; `None` = no upper bound.
+    pub end: Option<Bytes>,
+    /// Whether `end` itself was read.
+    pub end_included: bool,
+}
+
+/// What a transaction wrote, last write of each key. `None` deletes.
+pub type WriteSet = BTreeMap<Bytes, Option<WriteValue>>;
+
+/// A value to be put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteValue {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Wall-clock milliseconds after which it is expired.
+    pub deadline_ms: Option<u64>,
+}
+
+/// A transaction that wants to commit.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    /// The read point of its reads; announced until the commit is answered.
+    pub read_point: Lsn,
+    /// Keys that it read, present or absent.
+    pub read_keys: Vec<Bytes>,
+    /// The consumed parts of ranges that it read.
+    pub read_ranges: Vec<ReadRange>,
+    /// What it writes; empty = read-only, which is answered at once.
+    pub writes: WriteSet,
+    /// Refused as unavailable when it cannot be admitted by then; a commit that has LSNs and no quorum by then ends as unknown.
+    pub deadline: Duration,
+}
+
+/// Why a commit did not succeed. All but `Unknown` happened before minting: repeating is safe (T2).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Something that it read was changed after its read point.
+    #[error(
+        "conflict: a key that was read changed at LSN {changed_at}, after read point {read_point}"
+    )]
+    Conflict {
+        /// The read point.
+        read_point: Lsn,
+        /// The commit that changed it.
+        changed_at: Lsn,
+    },
+    /// Its read point is older than what is remembered of commits.
+    #[error("read point {read_point} is too old to be validated, oldest is {oldest}")]
+    TooOld {
+        /// The read point.
+        read_point: Lsn,
+        /// The oldest that can be.
+        oldest: Lsn,
+    },
+    /// No write quorum, or the bounds on unacknowledged redo were full, until the deadline. Nothing was written.
+    #[error("unavailable: {reason}")]
+    Unavailable {
+        /// What was missing.
+        reason: String,
+    },
+    /// It got LSNs and its outcome is not known: it may be found committed or not after the next opening (T2).
+    #[error("outcome unknown: {reason}")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+    /// Another writer holds the volume; nothing was written.
+    #[error("fenced by another writer at epoch {volume_epoch}")]
+    Fenced {
+        /// Its epoch.
+        volume_epoch: VolumeEpoch,
+    },
+    /// The volume is full.
+    #[error("the volume is full")]
+    Full,
+    /// The tree is damaged.
+    #[error("corrupt: {what}")]
+    Corrupt {
+        /// What.
+        what: String,
+    },
+}
+
+/// Why a page could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// No segment that covers the read point answered by the deadline.
+    #[error("page {page} at {lsn} is unavailable: {reason}")]
+    Unavailable {
+        /// The page.
+        page: PageId,
+        /// The read point.
+        lsn: Lsn,
+        /// What was tried last.
+        reason: String,
+    },
+    /// The version was collected.
+    #[error("read point {lsn} is forgotten, oldest is {oldest}")]
+    Forgotten {
+        /// The read point.
+        lsn: Lsn,
+        /// The oldest still readable.
+        oldest: Lsn,
+    },
+    /// Another writer holds the volume.
+    #[error("fenced by another writer at epoch {volume_epoch}")]
+    Fenced {
+        /// Its epoch.
+        volume_epoch: VolumeEpoch,
+    },
+    /// The page is damaged at every segment asked.
+    #[error("page {page} is corrupt: {reason}")]
+    Corrupt {
+        /// The page.
+        page: PageId,
+        /// How.
+        reason: String,
+    },
+}
+
+/// How the writer stands to a segment, for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its node.
+    pub node: NodeId,
+    /// Whether its log stream is up.
+    pub attached: bool,
+    /// Its SCL as last acknowledged.
+    pub scl: Lsn,
+    /// Smoothed time from send to ack, microseconds.
+    pub ack_us: u64,
+}
+
+/// The writer's numbers, for status and benches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriterStats {
+    /// Last LSN minted.
+    pub last: Lsn,
+    /// Volume complete LSN.
+    pub vcl: Lsn,
+    /// Volume durable LSN.
+    pub vdl: Lsn,
+    /// Lowest announced read point.
+    pub read_point_min: Lsn,
+    /// Commits answered.
+    pub commits: u64,
+    /// Conflicts.
+    pub conflicts: u64,
+    /// Batches sealed.
+    pub batches: u64,
+    /// Bytes of sealed batches, each counted once.
+    pub redo_bytes: u64,
+    /// Keys and values of answered commits, bytes.
+    pub user_bytes: u64,
+    /// Sealed bytes that lack their quorum.
+    pub unacknowledged_bytes: u64,
+    /// Pages fetched from segments.
+    pub fetches: u64,
+    /// Reads that were hedged.
+    pub hedged: u64,
+    /// The segments.
+    pub relations: Vec<Relation>,
+}
+
+/// What happens to the writer.
+#[derive(Debug)]
+pub enum WriterEvent {
+    /// A transaction wants to commit.
+    Commit {
+        /// Comes back in [`WriterAction::Committed`].
+        ticket: CommitTicket,
+        /// The transaction.
+        request: CommitRequest,
+    },
+    /// A reader misses a page at a read point.
+    Fetch {
+        /// Comes back in [`WriterAction::Fetched`].
+        ticket: FetchTicket,
+        /// The page.
+        page: PageId,
+        /// The read point.
+        lsn: Lsn,
+        /// When to give up.
+        deadline: Duration,
+    },
+    /// A reader wants to be told that a read lease is held (T1): answered when a read quorum has answered a message sent after
+    /// this event, or at once while a lease is valid.
+    WantLease {
+        /// Comes back in [`WriterAction::Leased`].
+        ticket: FetchTicket,
+        /// When to give up.
+        deadline: Duration,
+    },
+    /// A log stream was attached (the shell sent [`WriterAction::Attach`]'s message and got an answer).
+    Attached {
+        /// Which life.
+        attach: AttachKey,
+        /// `Attached` or `Refused`.
+        message: Message,
+    },
+    /// Something arrived on a log stream: `Ack` or `Refused`.
+    Arrived {
+        /// Which life.
+        attach: AttachKey,
+        /// The message.
+        message: Message,
+    },
+    /// A log stream is gone, or could not be had.
+    Lost {
+        /// Which life.
+        attach: AttachKey,
+    },
+    /// A page request was answered, or failed (`None`).
+    Answered {
+        /// Which.
+        fetch: FetchKey,
+        /// The answer.
+        answer: Option<Message>,
+    },
+    /// A log stream has taken what was sent: room for this many more bytes.
+    Drained {
+        /// Which life.
+        attach: AttachKey,
+        /// Bytes that left the shell's queue.
+        bytes: usize,
+    },
+    /// `poll_timeout` has come.
+    Timeout,
+    /// Seal what is open and refuse new commits; [`WriterAction::Drained`] follows when all is answered.
+    Close,
+}
+
+/// What the writer does.
+#[derive(Debug)]
+pub enum WriterAction {
+    /// Open a log stream to a segment: connect to its node, send the message, and report `Attached`, then `Arrived`, or `Lost`.
+    Attach {
+        /// The life that begins.
+        attach: AttachKey,
+        /// The node.
+        node: NodeId,
+        /// The segment.
+        segment: SegmentId,
+        /// The attach message.
+        message: Message,
+    },
+    /// Give a log stream up.
+    Detach {
+        /// Which life.
+        attach: AttachKey,
+    },
+    /// Send on a log stream. Never more bytes than fit the stream's bound ([`WriterBounds`](crate::WriterBounds)).
+    Send {
+        /// Which life.
+        attach: AttachKey,
+        /// `Append` or `Heartbeat`.
+        message: Message,
+    },
+    /// Ask a segment for pages on a stream of its own.
+    Ask {
+        /// Comes back in [`WriterEvent::Answered`].
+        fetch: FetchKey,
+        /// The node.
+        node: NodeId,
+        /// `ReadPages`.
+        message: Message,
+    },
+    /// A commit ended.
+    Committed {
+        /// Which.
+        ticket: CommitTicket,
+        /// Its commit LSN, or why not. A read-only transaction gets its read point.
+        result: Result<Lsn, CommitError>,
+    },
+    /// A page is in the cache now (ask the view again), or cannot be had. When the cache has no room the page itself comes along
+    /// (R30).
+    Fetched {
+        /// Which.
+        ticket: FetchTicket,
+        /// How it went.
+        result: Result<std::sync::Arc<sixfold_log_format::Page>, FetchError>,
+    },
+    /// The read lease is held, or was not to be had by the deadline.
+    Leased {
+        /// Which.
+        ticket: FetchTicket,
+        /// Whether it is held.
+        held: bool,
+    },
+    /// The writer was fenced: everything in flight was answered, nothing more will be taken.
+    Fenced {
+        /// By whom.
+        volume_epoch: VolumeEpoch,
+    },
+    /// After [`WriterEvent::Close`]: everything is answered.
+    Drained,
+}
+
+/// What a message counts for in the queue of a log stream (`stream_bytes_max`, [`WriterEvent::Drained`]): its batch.
+/// Heartbeats cost nothing; the writer bounds their number.
+pub fn stream_bytes(message: &Message) -> usize {
+    match message {
+        Message::Append(append) => append.batch.len(),
+        _ => 0,
+    }
+}

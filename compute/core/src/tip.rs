@@ -1,0 +1,95 @@
+//! The tip: pages changed since the last seal, private to the writer (F1).
+//!
+//! A page is copied at its first touch after a seal and changed in place until the next; then it becomes a version of the
+//! page cache. `log_format::apply` is the only thing that changes it, as at storage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sixfold_kv::PageSource;
+use sixfold_log_format::{Lsn, Page, PageId, Record, apply};
+
+use crate::page_cache::PageCache;
+
+/// A page changed since the last seal.
+#[derive(Debug)]
+pub(crate) struct TipPage {
+    /// The page as it is after the last record minted.
+    pub(crate) page: Arc<Page>,
+    /// The first record since the last seal: the version before it is the page up to the LSN before.
+    pub(crate) first: Lsn,
+}
+
+/// The pages changed since the last seal.
+#[derive(Debug, Default)]
+pub(crate) struct Tip {
+    pages: BTreeMap<PageId, TipPage>,
+}
+
+impl Tip {
+    /// The LSN of the page's last record, as a record that follows has to name it.
+    ///
+    /// # Panics
+    /// When the page is not at hand: planning has just used it.
+    pub(crate) fn page_lsn(&self, cache: &PageCache, id: PageId) -> Lsn {
+        match self.pages.get(&id) {
+            Some(tip) => tip.page.lsn(),
+            None => cache.newest(id).expect("a planned page is at hand").lsn(),
+        }
+    }
+
+    /// Applies a record that was just minted.
+    ///
+    /// # Panics
+    /// When it cannot be applied: the tree planned something impossible.
+    pub(crate) fn apply(&mut self, cache: &PageCache, record: &Record<'_>, page_bytes: usize) {
+        let tip = self.pages.entry(record.page).or_insert_with(|| {
+            let page = if record.op.starts_chain() {
+                Arc::new(Page::new(record.page, page_bytes))
+            } else {
+                cache
+                    .newest(record.page)
+                    .expect("a planned page is at hand")
+            };
+            TipPage {
+                page,
+                first: record.lsn,
+            }
+        });
+        // Copies the page when the cache or a reader holds it too, which is at the first touch after a seal.
+        if let Err(error) = apply(Arc::make_mut(&mut tip.page), record) {
+            panic!("the tree planned a record that does not apply: {error}");
+        }
+    }
+
+    /// Whether the page has changed since the last seal.
+    pub(crate) fn contains(&self, id: PageId) -> bool {
+        self.pages.contains_key(&id)
+    }
+
+    /// How many pages it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// All pages, at a seal.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = TipPage> {
+        std::mem::take(&mut self.pages).into_values()
+    }
+}
+
+/// The pages as of the last record minted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TipSource<'a> {
+    /// What changed since the last seal.
+    pub(crate) tip: &'a Tip,
+    /// Where the rest is.
+    pub(crate) cache: &'a PageCache,
+}
+
+impl PageSource for TipSource<'_> {
+    fn page(&self, id: PageId) -> Option<Arc<Page>> {
+        let tip = self.tip.pages.get(&id).map(|tip| Arc::clone(&tip.page));
+        tip.or_else(|| self.cache.newest(id))
+    }
+}

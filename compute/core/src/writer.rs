@@ -1,0 +1,335 @@
+//! The writer: owner of all state, and the only `match` on events.
+//!
+//! `writer/commits.rs` takes a commit from the line to the open batches, `writer/ships.rs` takes batches to the segments and
+//! acks back to answers, `writer/reads.rs` serves misses and leases. The steps themselves are types of their own.
+
+mod commits;
+mod reads;
+mod ships;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixfold_log_format::{Lsn, Manifest, PgEntry, PgId, VolumeEpoch};
+use sixfold_recovery::machine::Opened;
+
+use crate::admission::{Admission, Line};
+use crate::boxcar::Boxcar;
+use crate::clock::WallClock;
+use crate::commit_queue::CommitQueue;
+use crate::conflict::RecentCommits;
+use crate::due::Due;
+use crate::durability::Durability;
+use crate::event::{WriterAction, WriterEvent, WriterStats};
+use crate::fetch::Fetches;
+use crate::heartbeat::LeaseKeeper;
+use crate::page_cache::CacheKeeper;
+use crate::retained::RetainedBatches;
+use crate::router::Router;
+use crate::shared::Shared;
+use crate::shipper::Shipper;
+use crate::tip::Tip;
+
+/// Bounds and settings of a writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterBounds {
+    /// Sealed sets without a quorum at which the open batches wait (F2), 2 to 4.
+    pub seals_in_flight_max: usize,
+    /// Bytes above VDL at which commits wait: redo without a quorum, and the pages that it changed (R18, R30).
+    pub unacknowledged_bytes_max: usize,
+    /// Bytes queued for one segment's stream; beyond, it is left to gossip (R15).
+    pub stream_bytes_max: usize,
+    /// Page cache, bytes.
+    pub cache_bytes_max: usize,
+    /// Commits waiting for admission; beyond, they are refused as unavailable.
+    pub waiting_commits_max: usize,
+    /// Keys remembered for validation.
+    pub remembered_keys_max: usize,
+    /// Length of a read lease.
+    pub lease: Duration,
+}
+
+/// A protection group as the writer sees it.
+#[derive(Debug)]
+struct Group {
+    entry: PgEntry,
+    retained: RetainedBatches,
+    pgcl: Lsn,
+    last_sealed: Lsn,
+}
+
+/// Where the writer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// The volume's first MTR, which ends here, is not durable yet.
+    Creating(Lsn),
+    /// Commits are taken.
+    Open,
+    /// Another writer holds the volume.
+    Fenced(VolumeEpoch),
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+struct Counters {
+    commits: u64,
+    conflicts: u64,
+    batches: u64,
+    redo_bytes: u64,
+    user_bytes: u64,
+}
+
+/// The writer without I/O.
+#[derive(Debug)]
+pub struct WriterCore {
+    now: Duration,
+    life: Life,
+    closing: bool,
+    drained: bool,
+    manifest: Manifest,
+    volume_epoch: VolumeEpoch,
+    page_bytes: usize,
+    pages_max: u64,
+    bounds: WriterBounds,
+
+    line: Line,
+    admission: Admission,
+    recent: RecentCommits,
+
+    /// Last LSN minted.
+    last: Lsn,
+    clock: WallClock,
+    tip: Tip,
+    boxcar: Boxcar,
+
+    groups: Vec<Group>,
+    shipper: Shipper,
+    /// Whether every PG has a write quorum of segments that take batches.
+    writable: bool,
+
+    durability: Durability,
+    queue: CommitQueue,
+
+    shared: Arc<Shared>,
+    cache: CacheKeeper,
+    read_point_min: Lsn,
+    fetches: Fetches,
+    router: Router,
+    lease: LeaseKeeper,
+
+    actions: VecDeque<WriterAction>,
+    counters: Counters,
+}
+
+impl WriterCore {
+    /// Starts on an opened volume. A volume that was never written gets its first MTR (meta page, root); `is_open` tells when that
+    /// is durable.
+    ///
+    /// `now`: see `handle`. `unix_ms`: the wall clock at `now`; stamps advance with `now` from there, never below the clock that
+    /// the volume holds (T5).
+    pub fn new(opened: Opened, bounds: WriterBounds, now: Duration, unix_ms: u64) -> WriterCore {
+        let base = opened.vdl;
+        let pg_last: Vec<(PgId, Lsn)> = opened
+            .manifest
+            .pgs
+            .iter()
+            .map(|entry| (entry.pg, last_of(&opened.pg_last, entry.pg)))
+            .collect();
+        let group = |(entry, &(_, last)): (&PgEntry, &(PgId, Lsn))| Group {
+            entry: entry.clone(),
+            retained: RetainedBatches::default(),
+            pgcl: last,
+            last_sealed: last,
+        };
+        let groups: Vec<Group> = opened
+            .manifest
+            .pgs
+            .iter()
+            .zip(&pg_last)
+            .map(group)
+            .collect();
+        let shared = Arc::new(Shared::new(base));
+        let parameters = &opened.manifest.parameters;
+        let page_bytes = usize::try_from(parameters.page_bytes).expect("a page fits in memory");
+        let shipper = Shipper::new(&opened, bounds.stream_bytes_max, now);
+        let mut core = WriterCore {
+            now,
+            life: Life::Open,
+            closing: false,
+            drained: false,
+            volume_epoch: opened.volume_epoch,
+            page_bytes,
+            pages_max: parameters.pages_per_pg.saturating_mul(groups.len() as u64),
+            line: Line::new(bounds.waiting_commits_max),
+            admission: Admission {
+                lal: parameters.lal,
+                bytes_max: bounds.unacknowledged_bytes_max,
+            },
+            recent: RecentCommits::new(base, bounds.remembered_keys_max),
+            last: base,
+            clock: WallClock::new(now, unix_ms),
+            tip: Tip::default(),
+            boxcar: Boxcar::new(opened.manifest.volume, opened.volume_epoch, base, &pg_last),
+            router: Router::new(shipper.links().len()),
+            groups,
+            shipper,
+            writable: false,
+            durability: Durability::new(base, &pg_last),
+            queue: CommitQueue::default(),
+            cache: CacheKeeper::new(Arc::clone(&shared), page_bytes, bounds.cache_bytes_max),
+            shared,
+            read_point_min: base,
+            fetches: Fetches::default(),
+            lease: LeaseKeeper::new(bounds.lease, now),
+            bounds,
+            manifest: opened.manifest,
+            actions: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        if pg_last.iter().all(|&(_, last)| last.is_none()) {
+            core.create();
+        }
+        core.attach_due();
+        core
+    }
+
+    /// What readers share.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Whether commits are taken.
+    pub fn is_open(&self) -> bool {
+        self.life == Life::Open && !self.closing
+    }
+
+    /// Takes an event. `now` is the time since an arbitrary start (CLOCK_BOOTTIME in the library).
+    pub fn handle(&mut self, now: Duration, event: WriterEvent) {
+        self.now = self.now.max(now);
+        match event {
+            WriterEvent::Commit { ticket, request } => self.commit(ticket, request),
+            WriterEvent::Fetch {
+                ticket,
+                page,
+                lsn,
+                deadline,
+            } => {
+                self.fetch(ticket, page, lsn, deadline);
+            }
+            WriterEvent::WantLease { ticket, deadline } => self.want_lease(ticket, deadline),
+            WriterEvent::Attached { attach, message } => self.attached(attach, &message),
+            WriterEvent::Arrived { attach, message } => self.arrived(attach, &message),
+            WriterEvent::Lost { attach } => self.lost(attach),
+            WriterEvent::Answered { fetch, answer } => self.page_answered(fetch, answer),
+            WriterEvent::Drained { attach, bytes } => self.stream_drained(attach, bytes),
+            WriterEvent::Timeout => {}
+            WriterEvent::Close => self.closing = true,
+        }
+        self.on_time();
+    }
+
+    /// To be called when every event at hand was handled: seals if nothing is in flight (idle means at once, F2).
+    /// The next action, until there is none.
+    pub fn poll_action(&mut self) -> Option<WriterAction> {
+        if self.actions.is_empty() {
+            self.settle();
+        }
+        self.actions.pop_front()
+    }
+
+    /// When [`WriterEvent::Timeout`] is due next.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if !self.is_alive() {
+            return None;
+        }
+        let dues = [
+            self.line.due(),
+            self.queue.due(),
+            self.fetches.due(),
+            self.lease.due(),
+            self.shipper.due(),
+        ];
+        dues.into_iter().filter_map(Due::at).min()
+    }
+
+    /// Numbers for status and benches.
+    pub fn stats(&self) -> WriterStats {
+        let (fetches, hedged) = self.fetches.counts();
+        WriterStats {
+            last: self.last,
+            vcl: self.durability.vcl(),
+            vdl: self.durability.vdl(),
+            read_point_min: self.shared.read_point_min(),
+            commits: self.counters.commits,
+            conflicts: self.counters.conflicts,
+            batches: self.counters.batches,
+            redo_bytes: self.counters.redo_bytes,
+            user_bytes: self.counters.user_bytes,
+            unacknowledged_bytes: self.retained_bytes() as u64,
+            fetches,
+            hedged,
+            relations: self
+                .shipper
+                .links()
+                .iter()
+                .map(|link| link.relation())
+                .collect(),
+        }
+    }
+
+    /// What is done when every event at hand was handled and every action taken.
+    fn settle(&mut self) {
+        if self.is_alive() {
+            self.seal_if_due();
+            self.lease_round();
+            self.ask_ready();
+        }
+        if self.closing && !self.drained && self.line.is_empty() && self.queue.is_empty() {
+            self.drain();
+        }
+    }
+
+    /// What is due by time.
+    fn on_time(&mut self) {
+        if !self.is_alive() {
+            return;
+        }
+        self.expire_commits();
+        self.expire_reads();
+        self.attach_due();
+        self.beat();
+    }
+
+    /// Everything was answered after a close.
+    fn drain(&mut self) {
+        self.drained = true;
+        self.refuse_reads(None);
+        self.shipper.detach_all(&mut self.actions);
+        self.actions.push_back(WriterAction::Drained);
+    }
+
+    /// Whether it still does anything.
+    fn is_alive(&self) -> bool {
+        !self.drained && !matches!(self.life, Life::Fenced(_))
+    }
+
+    fn vdl(&self) -> Lsn {
+        self.durability.vdl()
+    }
+
+    /// Sealed bytes that lack their quorum.
+    fn retained_bytes(&self) -> usize {
+        self.groups
+            .iter()
+            .map(|group| group.retained.total_bytes())
+            .sum()
+    }
+}
+
+fn last_of(pg_last: &[(PgId, Lsn)], pg: PgId) -> Lsn {
+    pg_last
+        .iter()
+        .find(|&&(known, _)| known == pg)
+        .map_or(Lsn::NONE, |&(_, last)| last)
+}

@@ -1,0 +1,583 @@
+//! Six segments that store, acknowledge and serve as the test says, in one thread and without clocks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_compute_core::{
+    AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
+    WriteValue, WriterAction, WriterBounds, WriterCore, WriterEvent, stream_bytes,
+};
+use sixfold_kv::PageSource;
+use sixfold_log_format::wire::{
+    Ack, Append, Attached, Heartbeat, Message, PageAnswer, Pages, ReadPages, Refusal,
+};
+use sixfold_log_format::{
+    AnnulledRange, Batch, History, Lsn, Manifest, ManifestVersion, Member, MemberKind,
+    MembershipEpoch, NodeId, Page, PageId, PgEntry, PgId, QuorumModel, SegmentId, SegmentSet,
+    VolumeEpoch, VolumeId, VolumeParameters, WriterId, apply,
+};
+use sixfold_recovery::machine::Opened;
+
+pub const VOLUME_EPOCH: VolumeEpoch = VolumeEpoch::new(2);
+pub const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Steps after which a run that does not come to rest is wrong.
+const STEPS_MAX: usize = 1_000_000;
+
+pub fn segment_id(index: usize) -> SegmentId {
+    SegmentId::from_bytes([index as u8 + 1; 16])
+}
+
+pub fn node_id(index: usize) -> NodeId {
+    NodeId::from_bytes([index as u8 + 101; 16])
+}
+
+/// One segment.
+#[derive(Debug, Default)]
+pub struct Segment {
+    /// Whether streams to it can be had.
+    pub down: bool,
+    /// Holds acks back until [`Cluster::ack`].
+    pub mute: bool,
+    /// Does not take what is sent from the queue.
+    pub stuck: bool,
+    /// Does not answer page reads until [`Cluster::serve`].
+    pub silent: bool,
+    /// Says that its disk is full, and drops batches.
+    pub full: bool,
+    /// Answers attach and every message with this.
+    pub refuses: Option<Refusal>,
+    /// Answers page reads with this.
+    pub refuses_reads: Option<Refusal>,
+    pub life: Option<AttachKey>,
+    pub batches: BTreeMap<Lsn, Batch>,
+    pub echo: u64,
+    pub appends: Vec<Append>,
+    pub heartbeats: Vec<Heartbeat>,
+    pub attach_count: usize,
+    pub reads: Vec<ReadPages>,
+    pub undrained: VecDeque<usize>,
+}
+
+impl Segment {
+    /// Follows the chain of back-links.
+    pub fn scl(&self) -> Lsn {
+        let mut scl = Lsn::NONE;
+        for batch in self.batches.values() {
+            if batch.header().prev != scl {
+                break;
+            }
+            scl = batch.header().last;
+        }
+        scl
+    }
+
+    /// The fold of the page's records at or below `lsn`.
+    pub fn page(&self, id: PageId, lsn: Lsn, page_bytes: usize) -> Page {
+        let mut page = Page::new(id, page_bytes);
+        for batch in self.batches.values() {
+            for placed in batch.records() {
+                if placed.record.page == id && placed.record.lsn <= lsn {
+                    apply(&mut page, &placed.record).unwrap();
+                }
+            }
+        }
+        page
+    }
+}
+
+/// The writer and its segments.
+pub struct Cluster {
+    pub core: WriterCore,
+    pub now: Duration,
+    pub page_bytes: usize,
+    pub segments: Vec<Segment>,
+    pub answers: Vec<(CommitTicket, Result<Lsn, CommitError>)>,
+    pub fetched: Vec<(FetchTicket, Result<std::sync::Arc<Page>, FetchError>)>,
+    pub leased: Vec<(FetchTicket, bool)>,
+    pub held_reads: VecDeque<(FetchKey, usize, ReadPages)>,
+    pub fenced: Option<VolumeEpoch>,
+    pub drained: bool,
+    pub detached: Vec<AttachKey>,
+    events: VecDeque<WriterEvent>,
+    next_ticket: u64,
+}
+
+pub fn bounds() -> WriterBounds {
+    WriterBounds {
+        seals_in_flight_max: 2,
+        unacknowledged_bytes_max: 64 << 20,
+        stream_bytes_max: 8 << 20,
+        cache_bytes_max: 64 << 20,
+        waiting_commits_max: 10_000,
+        remembered_keys_max: 100_000,
+        lease: Duration::from_millis(50),
+    }
+}
+
+pub fn opened(page_bytes: u32, lal: u64) -> Opened {
+    let members = (0..6)
+        .map(|index| Member {
+            segment: segment_id(index),
+            node: node_id(index),
+            kind: MemberKind::Full,
+            joining: false,
+        })
+        .collect();
+    let set = SegmentSet {
+        model: QuorumModel::FourOfSix,
+        members,
+    };
+    let range = AnnulledRange {
+        after: Lsn::NONE,
+        through: Lsn::new(lal),
+        volume_epoch: VOLUME_EPOCH,
+    };
+    Opened {
+        volume_epoch: VOLUME_EPOCH,
+        writer: WriterId::from_bytes([9; 16]),
+        history: History {
+            volume_epoch: VOLUME_EPOCH,
+            floor: Lsn::NONE,
+            ranges: vec![range],
+        },
+        manifest: Manifest {
+            version: ManifestVersion {
+                volume_epoch: VOLUME_EPOCH,
+                membership_epoch: MembershipEpoch::new(1),
+            },
+            volume: VOLUME,
+            parameters: VolumeParameters {
+                page_bytes,
+                lal,
+                pages_per_pg: 1 << 20,
+                retention_ms: 0,
+                retention_bytes: 0,
+            },
+            pgs: vec![PgEntry {
+                pg: PgId::ROOT,
+                sets: vec![set],
+                removed: Vec::new(),
+            }],
+            hints: Vec::new(),
+        },
+        vdl: Lsn::new(lal),
+        cut: Lsn::NONE,
+        pg_last: vec![(PgId::ROOT, Lsn::NONE)],
+        scls: (0..6).map(|index| (segment_id(index), Lsn::NONE)).collect(),
+        lease_wait: Duration::ZERO,
+        refilled_batches: 0,
+    }
+}
+
+pub fn key(text: impl AsRef<str>) -> Bytes {
+    Bytes::copy_from_slice(text.as_ref().as_bytes())
+}
+
+/// A put of `value` at `key`, nothing read.
+pub fn put(at: &str, value: &str) -> CommitRequest {
+    let value = WriteValue {
+        bytes: key(value),
+        deadline_ms: None,
+    };
+    CommitRequest {
+        writes: [(key(at), Some(value))].into(),
+        ..CommitRequest::default()
+    }
+}
+
+impl Cluster {
+    /// A fresh volume, open.
+    pub fn new() -> Cluster {
+        Cluster::with(bounds(), opened(8_192, 100_000))
+    }
+
+    pub fn with(bounds: WriterBounds, opened: Opened) -> Cluster {
+        let mut cluster = Cluster::unopened(bounds, opened);
+        cluster.run();
+        assert!(cluster.core.is_open());
+        cluster
+    }
+
+    /// Nothing was done yet.
+    pub fn unopened(bounds: WriterBounds, opened: Opened) -> Cluster {
+        let now = Duration::from_secs(1_000);
+        let page_bytes = opened.manifest.parameters.page_bytes as usize;
+        Cluster {
+            core: WriterCore::new(opened, bounds, now, 1_700_000_000_000),
+            now,
+            page_bytes,
+            segments: (0..6).map(|_| Segment::default()).collect(),
+            answers: Vec::new(),
+            fetched: Vec::new(),
+            leased: Vec::new(),
+            held_reads: VecDeque::new(),
+            fenced: None,
+            drained: false,
+            detached: Vec::new(),
+            events: VecDeque::new(),
+            next_ticket: 0,
+        }
+    }
+
+    pub fn event(&mut self, event: WriterEvent) {
+        self.core.handle(self.now, event);
+    }
+
+    /// Runs until nothing happens any more, without time passing.
+    pub fn run(&mut self) {
+        for _ in 0..STEPS_MAX {
+            if let Some(action) = self.core.poll_action() {
+                self.perform(action);
+            } else if let Some(event) = self.events.pop_front() {
+                // Like a shell: all events at hand, then actions.
+                self.event(event);
+                while let Some(event) = self.events.pop_front() {
+                    self.event(event);
+                }
+            } else {
+                return;
+            }
+        }
+        panic!("the writer does not come to rest");
+    }
+
+    /// Lets time pass, timer by timer.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        for _ in 0..STEPS_MAX {
+            self.run();
+            match self.core.poll_timeout() {
+                Some(due) if due <= until => {
+                    self.now = self.now.max(due);
+                    self.event(WriterEvent::Timeout);
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("timers fire without end");
+    }
+
+    pub fn pass_ms(&mut self, ms: u64) {
+        self.pass(Duration::from_millis(ms));
+    }
+
+    /// Hands a commit in without running.
+    pub fn submit(&mut self, mut request: CommitRequest) -> CommitTicket {
+        self.next_ticket += 1;
+        let ticket = CommitTicket(self.next_ticket);
+        if request.deadline.is_zero() {
+            request.deadline = self.now + PATIENCE;
+        }
+        self.event(WriterEvent::Commit { ticket, request });
+        ticket
+    }
+
+    /// Commits and runs.
+    pub fn commit(&mut self, request: CommitRequest) -> Result<Lsn, CommitError> {
+        let ticket = self.submit(request);
+        self.run();
+        self.answer(ticket).expect("the commit is answered")
+    }
+
+    pub fn answer(&self, ticket: CommitTicket) -> Option<Result<Lsn, CommitError>> {
+        let mut answers = self
+            .answers
+            .iter()
+            .filter(|(answered, _)| *answered == ticket);
+        let answer = answers.next().map(|(_, result)| result.clone());
+        assert!(answers.next().is_none(), "{ticket:?} was answered twice");
+        answer
+    }
+
+    pub fn fetch(&mut self, page: PageId, lsn: Lsn) -> FetchTicket {
+        self.next_ticket += 1;
+        let ticket = FetchTicket(self.next_ticket);
+        let deadline = self.now + PATIENCE;
+        self.event(WriterEvent::Fetch {
+            ticket,
+            page,
+            lsn,
+            deadline,
+        });
+        ticket
+    }
+
+    pub fn want_lease(&mut self, patience: Duration) -> FetchTicket {
+        self.next_ticket += 1;
+        let ticket = FetchTicket(self.next_ticket);
+        let deadline = self.now + patience;
+        self.event(WriterEvent::WantLease { ticket, deadline });
+        ticket
+    }
+
+    pub fn fetched(&self, ticket: FetchTicket) -> Option<Result<std::sync::Arc<Page>, FetchError>> {
+        let found = self.fetched.iter().find(|(fetched, _)| *fetched == ticket);
+        found.map(|(_, result)| result.clone())
+    }
+
+    pub fn leased(&self, ticket: FetchTicket) -> Option<bool> {
+        self.leased
+            .iter()
+            .find(|(leased, _)| *leased == ticket)
+            .map(|&(_, held)| held)
+    }
+
+    /// Reads a key at the published VDL, through misses.
+    pub fn get(&mut self, at: &str) -> Option<String> {
+        let point = self.core.shared().announce();
+        let mut view = point.view();
+        for _ in 0..1_000 {
+            match sixfold_kv::get(&view, at.as_bytes()) {
+                Ok(found) => {
+                    return found.map(|found| String::from_utf8(found.value.to_vec()).unwrap());
+                }
+                Err(sixfold_kv::KvError::Miss(page)) => {
+                    let ticket = self.fetch(page, point.lsn());
+                    self.run();
+                    view.hold(self.fetched(ticket).expect("the page is there").unwrap());
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("a read does not end");
+    }
+
+    /// Whether the cache has the page at VDL.
+    pub fn is_cached(&self, page: PageId) -> bool {
+        self.core.shared().announce().view().page(page).is_some()
+    }
+
+    fn index_of_life(&self, attach: AttachKey) -> Option<usize> {
+        self.segments
+            .iter()
+            .position(|segment| segment.life == Some(attach))
+    }
+
+    fn perform(&mut self, action: WriterAction) {
+        match action {
+            WriterAction::Attach {
+                attach,
+                node,
+                segment,
+                message,
+            } => {
+                let index = (0..6).find(|&index| segment_id(index) == segment).unwrap();
+                assert_eq!(node, node_id(index));
+                let Message::Attach(hello) = message else {
+                    panic!("{message:?}")
+                };
+                assert_eq!((hello.segment, hello.volume_epoch), (segment, VOLUME_EPOCH));
+                self.attach(index, attach);
+            }
+            WriterAction::Detach { attach } => {
+                self.detached.push(attach);
+                if let Some(index) = self.index_of_life(attach) {
+                    self.segments[index].life = None;
+                }
+            }
+            WriterAction::Send { attach, message } => {
+                if let Some(index) = self.index_of_life(attach) {
+                    self.send(index, attach, message);
+                }
+            }
+            WriterAction::Ask {
+                fetch,
+                node,
+                message,
+            } => {
+                let index = (0..6).find(|&index| node_id(index) == node).unwrap();
+                let Message::ReadPages(read) = message else {
+                    panic!("{message:?}")
+                };
+                assert_eq!(
+                    (read.segment, read.history_epoch),
+                    (segment_id(index), VOLUME_EPOCH)
+                );
+                self.segments[index].reads.push(read.clone());
+                if self.segments[index].silent {
+                    self.held_reads.push_back((fetch, index, read));
+                } else {
+                    self.serve(fetch, index, &read);
+                }
+            }
+            WriterAction::Committed { ticket, result } => {
+                // Published before answered (R28).
+                if let Ok(lsn) = &result {
+                    assert!(
+                        *lsn <= self.core.shared().vdl(),
+                        "{lsn} is answered above VDL"
+                    );
+                }
+                self.answers.push((ticket, result));
+            }
+            WriterAction::Fetched { ticket, result } => self.fetched.push((ticket, result)),
+            WriterAction::Leased { ticket, held } => self.leased.push((ticket, held)),
+            WriterAction::Fenced { volume_epoch } => self.fenced = Some(volume_epoch),
+            WriterAction::Drained => self.drained = true,
+        }
+    }
+
+    fn attach(&mut self, index: usize, attach: AttachKey) {
+        let segment = &mut self.segments[index];
+        segment.attach_count += 1;
+        if segment.down {
+            self.events.push_back(WriterEvent::Lost { attach });
+            return;
+        }
+        let message = match &segment.refuses {
+            Some(refusal) => Message::Refused(refusal.clone()),
+            None => {
+                segment.life = Some(attach);
+                segment.echo = 0;
+                segment.undrained.clear();
+                let scl = segment.scl();
+                Message::Attached(Attached {
+                    scl,
+                    history_epoch: VOLUME_EPOCH,
+                    vdl_seen: Lsn::NONE,
+                })
+            }
+        };
+        self.events
+            .push_back(WriterEvent::Attached { attach, message });
+    }
+
+    fn send(&mut self, index: usize, attach: AttachKey, message: Message) {
+        let bytes = stream_bytes(&message);
+        let segment = &mut self.segments[index];
+        if segment.stuck {
+            segment.undrained.push_back(bytes);
+            if let Message::Append(append) = message {
+                segment.appends.push(append);
+            }
+            return;
+        }
+        if bytes > 0 {
+            self.events
+                .push_back(WriterEvent::Drained { attach, bytes });
+        }
+        self.receive(index, message);
+        if !self.segments[index].mute {
+            self.ack(index);
+        }
+    }
+
+    /// The segment takes a message in.
+    fn receive(&mut self, index: usize, message: Message) {
+        let segment = &mut self.segments[index];
+        let sequence = match message {
+            Message::Append(append) => {
+                let batch = Batch::decode(append.batch.clone(), VOLUME).unwrap();
+                if !segment.full {
+                    segment.batches.insert(batch.header().first, batch);
+                }
+                segment.appends.push(append);
+                segment.appends.last().unwrap().sequence
+            }
+            Message::Heartbeat(heartbeat) => {
+                segment.heartbeats.push(heartbeat);
+                heartbeat.sequence
+            }
+            other => panic!("{other:?} on a log stream"),
+        };
+        assert_eq!(sequence, segment.echo + 1, "sequence numbers count");
+        segment.echo = sequence;
+    }
+
+    /// The segment acknowledges all that it has.
+    pub fn ack(&mut self, index: usize) {
+        let segment = &self.segments[index];
+        let Some(attach) = segment.life else { return };
+        let message = match &segment.refuses {
+            Some(refusal) => Message::Refused(refusal.clone()),
+            None => Message::Ack(Ack {
+                echo: segment.echo,
+                scl: segment.scl(),
+                history_epoch: VOLUME_EPOCH,
+                slow: false,
+                full: segment.full,
+                wishes: Vec::new(),
+            }),
+        };
+        self.events
+            .push_back(WriterEvent::Arrived { attach, message });
+    }
+
+    /// Acknowledges and runs.
+    pub fn ack_and_run(&mut self, index: usize) {
+        self.ack(index);
+        self.run();
+    }
+
+    /// The stream breaks.
+    pub fn lose(&mut self, index: usize) {
+        if let Some(attach) = self.segments[index].life.take() {
+            self.events.push_back(WriterEvent::Lost { attach });
+        }
+    }
+
+    /// The node is gone.
+    pub fn kill(&mut self, index: usize) {
+        self.segments[index].down = true;
+        self.lose(index);
+    }
+
+    /// A segment answers a page read.
+    pub fn serve(&mut self, fetch: FetchKey, index: usize, read: &ReadPages) {
+        let segment = &self.segments[index];
+        let answer = if segment.down {
+            None
+        } else {
+            let request = read.pages[0];
+            let scl = segment.scl();
+            let page = if let Some(refusal) = &segment.refuses_reads {
+                PageAnswer::Refused(refusal.clone())
+            } else if scl < request.lsn.min(request.pg_last) {
+                PageAnswer::Refused(Refusal::Behind { scl })
+            } else {
+                let page = segment.page(request.page, request.lsn, self.page_bytes);
+                PageAnswer::Page(page.encode().into())
+            };
+            Some(Message::Pages(Pages { pages: vec![page] }))
+        };
+        self.events
+            .push_back(WriterEvent::Answered { fetch, answer });
+    }
+
+    /// Answers every page read that is held back.
+    pub fn serve_held(&mut self) {
+        while let Some((fetch, index, read)) = self.held_reads.pop_front() {
+            self.serve(fetch, index, &read);
+        }
+        self.run();
+    }
+
+    /// Gives a segment what another one has.
+    pub fn gossip(&mut self, from: usize, to: usize) {
+        let batches = self.segments[from].batches.clone();
+        self.segments[to].batches.extend(batches);
+    }
+
+    /// Hands in an answer to a page read that the test made up.
+    pub fn answer_read(&mut self, fetch: FetchKey, answer: Option<Message>) {
+        self.events
+            .push_back(WriterEvent::Answered { fetch, answer });
+    }
+
+    /// Hands in a message on a segment's stream that the test made up.
+    pub fn say(&mut self, index: usize, message: Message) {
+        let attach = self.segments[index].life.unwrap();
+        self.events
+            .push_back(WriterEvent::Arrived { attach, message });
+    }
+
+    /// Sets something on every segment.
+    pub fn each(&mut self, set: impl Fn(&mut Segment)) {
+        self.segments.iter_mut().for_each(set);
+    }
+}

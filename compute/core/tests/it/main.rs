@@ -1,0 +1,19 @@
+//! The writer against a cluster of six segments that lives in the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod cluster;
+
+mod commits;
+mod conflicts;
+mod leases;
+mod limits;
+mod model;
+mod reads;
+mod ships;
+mod threads;

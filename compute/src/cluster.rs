@@ -1,0 +1,234 @@
+//! The description of a cluster: which volume, which storage nodes, where the certificates are.
+//!
+//! It is a small TOML file, `cluster.toml`, beside the cluster's certificates. Addresses in it are where to look first;
+//! who answers is proved by certificates (R25).
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sixfold_log_format::{NodeId, VolumeId};
+
+use crate::error::Error;
+use crate::random;
+
+/// Name of the file in a cluster's directory.
+pub const CLUSTER_FILE: &str = "cluster.toml";
+
+/// Name of the writer's certificate in the certificate directory: `writer.pem`, `writer-key.pem`.
+pub const WRITER_IDENTITY: &str = "writer";
+
+/// A cluster, as its writer needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The storage nodes.
+    pub nodes: Vec<ClusterNode>,
+    /// Directory with `ca.pem`, `writer.pem` and `writer-key.pem`.
+    pub tls_dir: PathBuf,
+}
+
+/// A storage node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Its id, as in its certificate.
+    pub node: NodeId,
+    /// Its availability zone.
+    pub az: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl ClusterNode {
+    /// A node with an id drawn now.
+    pub fn new(az: impl Into<String>, address: SocketAddr) -> ClusterNode {
+        ClusterNode {
+            node: NodeId::from_bytes(random::bytes()),
+            az: az.into(),
+            address,
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster for a volume whose id is drawn now.
+    pub fn new(nodes: Vec<ClusterNode>, tls_dir: impl Into<PathBuf>) -> Cluster {
+        Cluster {
+            volume: VolumeId::from_bytes(random::bytes()),
+            nodes,
+            tls_dir: tls_dir.into(),
+        }
+    }
+
+    /// Reads a cluster file. A relative `tls_dir` in it counts from the file's directory.
+    ///
+    /// # Errors
+    /// [`Error::Config`], one line with the file and what is wrong.
+    pub fn load(path: impl AsRef<Path>) -> Result<Cluster, Error> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::config(format!("cannot read {}: {error}", path.display())))?;
+        let file: ClusterToml = toml::from_str(&text).map_err(|error| {
+            Error::config(format!("{}: {}", path.display(), one_line(&error, &text)))
+        })?;
+        let dir = path.parent().unwrap_or_else(|| Path::new(""));
+        file.into_cluster(dir)
+            .map_err(|what| Error::config(format!("{}: {what}", path.display())))
+    }
+
+    /// Writes the cluster file, whole or not at all. A `tls_dir` below the file's directory is written relative to it, so
+    /// that the directory can be moved.
+    ///
+    /// # Errors
+    /// [`Error::Config`], when it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let failed = |error: std::io::Error| {
+            Error::config(format!("cannot write {}: {error}", path.display()))
+        };
+        let dir = path.parent().unwrap_or_else(|| Path::new(""));
+        let text = toml::to_string(&ClusterToml::of(self, dir))
+            .map_err(|error| Error::config(format!("cannot write {}: {error}", path.display())))?;
+        let draft = path.with_extension("toml.new");
+        std::fs::write(&draft, text).map_err(failed)?;
+        std::fs::rename(&draft, path).map_err(failed)
+    }
+
+    /// Checks that a volume can be made here: six nodes, two in each of three availability zones, each named once.
+    pub(crate) fn check_for_creation(&self) -> Result<(), Error> {
+        self.check_nodes()?;
+        if self.nodes.len() != 6 {
+            return Err(Error::config(format!(
+                "a volume needs six storage nodes, the cluster has {}",
+                self.nodes.len()
+            )));
+        }
+        for node in &self.nodes {
+            let count = self
+                .nodes
+                .iter()
+                .filter(|other| other.az == node.az)
+                .count();
+            if count != 2 {
+                return Err(Error::config(format!(
+                    "a volume needs two storage nodes in each of three availability zones, {:?} has {count}",
+                    node.az
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what any use needs: at least one node, none named twice.
+    pub(crate) fn check_nodes(&self) -> Result<(), Error> {
+        if self.nodes.is_empty() {
+            return Err(Error::config("the cluster has no storage nodes"));
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            if self.nodes[..index]
+                .iter()
+                .any(|other| other.node == node.node)
+            {
+                return Err(Error::config(format!(
+                    "storage node {} is named twice",
+                    node.node
+                )));
+            }
+            if self.nodes[..index]
+                .iter()
+                .any(|other| other.address == node.address)
+            {
+                return Err(Error::config(format!(
+                    "address {} is named twice",
+                    node.address
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The file as it stands on disk.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterToml {
+    volume: String,
+    tls_dir: PathBuf,
+    #[serde(default)]
+    nodes: Vec<NodeToml>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeToml {
+    node: String,
+    az: String,
+    address: String,
+}
+
+impl ClusterToml {
+    fn of(cluster: &Cluster, dir: &Path) -> ClusterToml {
+        let below = cluster
+            .tls_dir
+            .strip_prefix(dir)
+            .ok()
+            .filter(|_| !dir.as_os_str().is_empty());
+        let tls_dir = match below {
+            Some(below) if below.as_os_str().is_empty() => PathBuf::from("."),
+            Some(below) => below.to_path_buf(),
+            None => cluster.tls_dir.clone(),
+        };
+        let nodes = cluster.nodes.iter().map(|node| NodeToml {
+            node: node.node.to_string(),
+            az: node.az.clone(),
+            address: node.address.to_string(),
+        });
+        ClusterToml {
+            volume: cluster.volume.to_string(),
+            tls_dir,
+            nodes: nodes.collect(),
+        }
+    }
+
+    fn into_cluster(self, dir: &Path) -> Result<Cluster, String> {
+        let volume = VolumeId::from_hex(&self.volume)
+            .ok_or_else(|| format!("volume {:?} is not 32 hexadecimal digits", self.volume))?;
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for node in self.nodes {
+            nodes.push(ClusterNode {
+                node: NodeId::from_hex(&node.node)
+                    .ok_or_else(|| format!("node {:?} is not 32 hexadecimal digits", node.node))?,
+                az: node.az,
+                address: node.address.parse().map_err(|_| {
+                    format!(
+                        "address {:?} is not an IP address with a port",
+                        node.address
+                    )
+                })?,
+            });
+        }
+        let cluster = Cluster {
+            volume,
+            nodes,
+            tls_dir: dir.join(self.tls_dir),
+        };
+        cluster.check_nodes().map_err(|error| error.to_string())?;
+        Ok(cluster)
+    }
+}
+
+/// toml's own message is a picture of several lines.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span() {
+        Some(span) => {
+            let line = text
+                .get(..span.start)
+                .map_or(0, |before| before.matches('\n').count())
+                + 1;
+            format!("line {line}: {message}")
+        }
+        None => message,
+    }
+}

@@ -1,0 +1,324 @@
+//! Between the writer's core and the world: carries out its actions, brings it events, and remembers who waits for what.
+//!
+//! All of it lives on the driver's thread. Tasks hand events to the core as they happen and wake the pump, which runs after
+//! all tasks that are ready by then: one reaction to many events.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixfold_compute_core::{
+    AttachKey, CommitError, CommitTicket, FetchError, FetchTicket, ReadPoint, Shared, WriterAction,
+    WriterCore, WriterEvent, WriterStats,
+};
+use sixfold_log_format::wire::{Message, NodeStatus};
+use sixfold_log_format::{Lsn, NodeId, Page};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+
+use super::clock;
+use super::commands::Command;
+use super::links::Links;
+use super::log_stream::LogStream;
+use super::state::State;
+use super::tasks::caught;
+
+/// How long a node may take to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
+
+/// The core and everything that it asked for.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    core: RefCell<WriterCore>,
+    links: Rc<Links>,
+    state: Arc<State>,
+    wake: Notify,
+    waiting: RefCell<Waiting>,
+    streams: RefCell<HashMap<AttachKey, LogStream>>,
+    ask_limit: Duration,
+    drained: Cell<bool>,
+    failure: RefCell<Option<String>>,
+}
+
+type CommitAnswer = oneshot::Sender<Result<Lsn, CommitError>>;
+type FetchAnswer = oneshot::Sender<Result<Arc<Page>, FetchError>>;
+
+/// Who waits for the core's answers. Bounded by the core: it answers each ticket by its deadline.
+#[derive(Debug, Default)]
+struct Waiting {
+    last_ticket: u64,
+    commits: HashMap<CommitTicket, (Arc<ReadPoint>, CommitAnswer)>,
+    fetches: HashMap<FetchTicket, FetchAnswer>,
+    leases: HashMap<FetchTicket, oneshot::Sender<bool>>,
+    closes: Vec<oneshot::Sender<()>>,
+}
+
+impl Waiting {
+    fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+}
+
+impl Bridge {
+    pub(crate) fn new(
+        core: WriterCore,
+        links: Rc<Links>,
+        state: Arc<State>,
+        ask_limit: Duration,
+    ) -> Bridge {
+        Bridge {
+            core: RefCell::new(core),
+            links,
+            state,
+            wake: Notify::new(),
+            waiting: RefCell::default(),
+            streams: RefCell::default(),
+            ask_limit,
+            drained: Cell::new(false),
+            failure: RefCell::new(None),
+        }
+    }
+
+    /// What readers share with the core.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.core.borrow().shared()
+    }
+
+    pub(crate) fn links(&self) -> &Rc<Links> {
+        &self.links
+    }
+
+    /// Hands an event to the core and wakes the pump.
+    pub(crate) fn event(&self, event: WriterEvent) {
+        self.core.borrow_mut().handle(clock::now(), event);
+        self.wake.notify_one();
+    }
+
+    /// A stream ended by itself; said once.
+    pub(crate) fn stream_lost(&self, attach: AttachKey) {
+        let stream = self.streams.borrow_mut().remove(&attach);
+        if stream.is_some() {
+            self.event(WriterEvent::Lost { attach });
+        }
+    }
+
+    /// Resolves when an event was handed in since the last pump.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Runs a task. When it panics, the database closes.
+    pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+        let bridge = Rc::clone(self);
+        let watched = async move {
+            if let Err(panic) = caught(task).await {
+                bridge.fail(panic);
+            }
+        };
+        tokio::task::spawn_local(watched).abort_handle()
+    }
+
+    fn fail(&self, reason: String) {
+        self.failure.borrow_mut().get_or_insert(reason);
+        self.wake.notify_one();
+    }
+
+    /// Why the database must close now, if it must.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// Whether everything is answered after a close.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.get()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.core.borrow().is_open()
+    }
+
+    pub(crate) fn core_timeout(&self) -> Option<Duration> {
+        self.core.borrow().poll_timeout()
+    }
+
+    /// Takes those who wait for the close.
+    pub(crate) fn take_closes(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut self.waiting.borrow_mut().closes)
+    }
+
+    /// Hands a command of the user's threads to the core. Returns true when it asks to close.
+    pub(crate) fn command(self: &Rc<Self>, now: Duration, command: Command) -> bool {
+        let event = {
+            let mut waiting = self.waiting.borrow_mut();
+            match command {
+                Command::Commit {
+                    request,
+                    read_point,
+                    answer,
+                } => {
+                    let ticket = CommitTicket(waiting.next_ticket());
+                    waiting.commits.insert(ticket, (read_point, answer));
+                    WriterEvent::Commit { ticket, request }
+                }
+                Command::Fetch { answer, .. } if answer.is_closed() => return false,
+                Command::Fetch {
+                    page,
+                    lsn,
+                    deadline,
+                    answer,
+                } => {
+                    let ticket = FetchTicket(waiting.next_ticket());
+                    waiting.fetches.insert(ticket, answer);
+                    WriterEvent::Fetch {
+                        ticket,
+                        page,
+                        lsn,
+                        deadline,
+                    }
+                }
+                Command::WantLease { deadline, answer } => {
+                    let ticket = FetchTicket(waiting.next_ticket());
+                    waiting.leases.insert(ticket, answer);
+                    WriterEvent::WantLease { ticket, deadline }
+                }
+                Command::Stats { answer } => {
+                    let _gone = answer.send((self.stats(), self.links.wire_stats()));
+                    return false;
+                }
+                Command::AskNodes { answer } => {
+                    self.ask_nodes(answer);
+                    return false;
+                }
+                Command::Close { answer } => {
+                    waiting.closes.push(answer);
+                    if waiting.closes.len() > 1 {
+                        return true;
+                    }
+                    WriterEvent::Close
+                }
+            }
+        };
+        let close = matches!(event, WriterEvent::Close);
+        self.core.borrow_mut().handle(now, event);
+        close
+    }
+
+    /// Tells the core that its time has come, if it has.
+    pub(crate) fn tick(&self) {
+        let due = self.core_timeout();
+        if due.is_some_and(|due| due <= clock::now()) {
+            self.core
+                .borrow_mut()
+                .handle(clock::now(), WriterEvent::Timeout);
+        }
+    }
+
+    /// Carries out what the core wants done.
+    pub(crate) fn pump(self: &Rc<Self>) {
+        loop {
+            let action = self.core.borrow_mut().poll_action();
+            let Some(action) = action else { return };
+            self.perform(action);
+        }
+    }
+
+    fn perform(self: &Rc<Self>, action: WriterAction) {
+        match action {
+            WriterAction::Attach {
+                attach,
+                node,
+                segment: _,
+                message,
+            } => {
+                let stream = LogStream::begin(self, attach, node, message);
+                self.streams.borrow_mut().insert(attach, stream);
+            }
+            WriterAction::Detach { attach } => {
+                self.streams.borrow_mut().remove(&attach);
+            }
+            WriterAction::Send { attach, message } => {
+                // A stream that was lost meanwhile: the core has been told, or will be.
+                if let Some(stream) = self.streams.borrow().get(&attach) {
+                    stream.send(message);
+                }
+            }
+            WriterAction::Ask {
+                fetch,
+                node,
+                message,
+            } => {
+                let bridge = Rc::clone(self);
+                self.spawn(async move {
+                    let answer = bridge.links.call(node, &message, bridge.ask_limit).await;
+                    bridge.event(WriterEvent::Answered {
+                        fetch,
+                        answer: answer.ok(),
+                    });
+                });
+            }
+            WriterAction::Committed { ticket, result } => {
+                let waiting = self.waiting.borrow_mut().commits.remove(&ticket);
+                let (_read_point, answer) = waiting.expect("a commit is answered once");
+                let _gone = answer.send(result);
+            }
+            WriterAction::Fetched { ticket, result } => {
+                let answer = self
+                    .waiting
+                    .borrow_mut()
+                    .fetches
+                    .remove(&ticket)
+                    .expect("a fetch is answered once");
+                let _gone = answer.send(result);
+            }
+            WriterAction::Leased { ticket, held } => {
+                let answer = self
+                    .waiting
+                    .borrow_mut()
+                    .leases
+                    .remove(&ticket)
+                    .expect("a lease is answered once");
+                let _gone = answer.send(held);
+            }
+            WriterAction::Fenced { volume_epoch } => {
+                tracing::warn!(%volume_epoch, "fenced by another writer");
+                self.state.fence(volume_epoch);
+            }
+            WriterAction::Drained => self.drained.set(true),
+        }
+    }
+
+    fn stats(&self) -> WriterStats {
+        self.core.borrow().stats()
+    }
+
+    fn ask_nodes(self: &Rc<Self>, answer: oneshot::Sender<Vec<(NodeId, Option<NodeStatus>)>>) {
+        let nodes = self.links.nodes();
+        let bridge = Rc::clone(self);
+        self.spawn(async move {
+            let asked: Vec<_> = nodes
+                .into_iter()
+                .map(|node| {
+                    let (tell, told) = oneshot::channel();
+                    let links = Rc::clone(&bridge.links);
+                    bridge.spawn(async move {
+                        let status = match links.call(node, &Message::AskStatus, STATUS_LIMIT).await
+                        {
+                            Ok(Message::NodeStatus(status)) => Some(status),
+                            _ => None,
+                        };
+                        let _gone = tell.send(status);
+                    });
+                    (node, told)
+                })
+                .collect();
+            let mut statuses = Vec::with_capacity(asked.len());
+            for (node, told) in asked {
+                statuses.push((node, told.await.ok().flatten()));
+            }
+            let _gone = answer.send(statuses);
+        });
+    }
+}

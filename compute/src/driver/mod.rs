@@ -1,0 +1,359 @@
+//! The driver: one thread, `sixfold-writer`, that owns the endpoint, the connections, the reopening, the writer's core and
+//! all streams (F14). Nothing of it runs on the user's runtime.
+//!
+//! ```text
+//! user threads ──Command──▶ serve ──▶ WriterCore ──actions──▶ bridge ──▶ log streams, requests ──▶ six nodes
+//!      ▲                      ▲                                  │
+//!      └──────one-shots───────┼──────────────────────────────────┘
+//!                             └── acks, pages, lost streams: handed to the core as they arrive
+//! ```
+//!
+//! A turn of [`serve`] handles everything at hand, then lets the core act once, then parks.
+
+mod bridge;
+pub(crate) mod clock;
+pub(crate) mod commands;
+mod create;
+mod links;
+mod log_stream;
+mod recovery;
+pub(crate) mod state;
+mod tasks;
+
+#[cfg(test)]
+mod create_tests;
+#[cfg(test)]
+mod serve_tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixfold_compute_core::{Shared, WriterCore};
+use sixfold_transport::endpoint::EndpointError;
+use sixfold_transport::{Endpoint, Identity, TransportOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use self::bridge::Bridge;
+use self::commands::{COMMANDS_MAX, Command};
+use self::links::Links;
+use self::state::State;
+use self::tasks::{caught, panic_text};
+use crate::cluster::WRITER_IDENTITY;
+use crate::database::OpenReport;
+use crate::error::Error;
+use crate::options::Options;
+
+/// Commands taken in one turn before the core acts.
+const COMMANDS_PER_TURN: usize = 1_024;
+
+/// A node on a local network that has not answered a connection attempt by then is tried again.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// What the last step of opening is given at least.
+const LAST_STEP_MIN: Duration = Duration::from_millis(500);
+
+/// What closing may take beyond the deadline of the last commit.
+const CLOSE_SLACK: Duration = Duration::from_secs(1);
+
+/// How to come to an open volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Create,
+    Open,
+    TakeOver,
+}
+
+/// An open volume, as the user's threads see it.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: Arc<State>,
+    pub(crate) report: OpenReport,
+}
+
+type Ready = oneshot::Sender<Result<Started, Error>>;
+
+/// Starts the thread and waits until commits are taken. Dropping the future ends the thread.
+///
+/// # Errors
+/// Whatever kept the volume from opening.
+pub(crate) async fn start(options: Options, mode: Mode) -> Result<Started, Error> {
+    options.check()?;
+    if mode == Mode::Create {
+        options.check_for_creation()?;
+    }
+    let (ready, started) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("sixfold-writer".to_owned());
+    thread
+        .spawn(move || run_thread(&options, mode, ready))
+        .map_err(|error| Error::unavailable(format!("cannot start a thread: {error}")))?;
+    started.await.unwrap_or_else(|_| {
+        Err(Error::Closed {
+            reason: "its thread ended while opening".to_owned(),
+        })
+    })
+}
+
+/// The thread. Its state is told before anything is dropped that somebody may wait for.
+fn run_thread(options: &Options, mode: Mode, ready: Ready) {
+    let state = Arc::new(State::default());
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _gone = ready.send(Err(Error::unavailable(format!(
+                    "cannot start a runtime: {error}"
+                ))));
+                return;
+            }
+        };
+        let local = tokio::task::LocalSet::new();
+        let told = Arc::clone(&state);
+        let options = options.clone();
+        let main = local.run_until(async move {
+            // A task of its own: what the set polls first is then only the wait for it.
+            let main =
+                tokio::task::spawn_local(caught(main(options, mode, ready, Arc::clone(&told))));
+            match main.await {
+                Ok(Ok(())) => {}
+                Ok(Err(panic)) => told.close(internal_error(&panic)),
+                Err(error) => told.close(internal_error(&error.to_string())),
+            }
+        });
+        runtime.block_on(main);
+        state.close("it was dropped");
+    }));
+    if let Err(panic) = outcome {
+        state.close(internal_error(&panic_text(panic.as_ref())));
+    }
+}
+
+fn internal_error(what: &str) -> String {
+    tracing::error!(what, "internal error, the database closes");
+    format!("internal error: {what}")
+}
+
+async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>) {
+    let opening = open(&options, mode, &state);
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = ready.closed() => return,
+    };
+    let (bridge, report) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _gone = ready.send(Err(error));
+            return;
+        }
+    };
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let started = Started {
+        commands,
+        shared: bridge.shared(),
+        state: Arc::clone(&state),
+        report,
+    };
+    if ready.send(Ok(started)).is_ok() {
+        serve(
+            &bridge,
+            inbox,
+            options.commit_deadline + CLOSE_SLACK,
+            &state,
+        )
+        .await;
+    }
+    bridge.links().close().await;
+    for answer in bridge.take_closes() {
+        let _gone = answer.send(());
+    }
+}
+
+/// From nothing to a volume that takes commits.
+async fn open(
+    options: &Options,
+    mode: Mode,
+    state: &Arc<State>,
+) -> Result<(Rc<Bridge>, OpenReport), Error> {
+    let begin = clock::now();
+    let until = begin + options.open_deadline;
+    let identity = Identity::load(&options.cluster.tls_dir, WRITER_IDENTITY)
+        .map_err(|error| Error::config(error.to_string()))?;
+    let transport = TransportOptions {
+        mtu_bytes: options.mtu_bytes,
+        connect_limit: CONNECT_LIMIT,
+        ..TransportOptions::default()
+    };
+    let endpoint = Endpoint::client(&identity, &transport).map_err(|error| match error {
+        EndpointError::Bind { .. } => Error::unavailable(error.to_string()),
+        EndpointError::Tls(tls) => Error::config(tls.to_string()),
+    })?;
+    let links = Rc::new(Links::new(endpoint, &options.cluster));
+    let opened = async {
+        if mode == Mode::Create {
+            create::create(&links, options, left(until)).await?;
+        }
+        let opened =
+            recovery::recover(&links, options, mode == Mode::TakeOver, left(until)).await?;
+        let report = OpenReport {
+            volume_epoch: opened.volume_epoch,
+            cut: opened.cut,
+            refilled_batches: opened.refilled_batches,
+            lease_wait: opened.lease_wait,
+            open: Duration::ZERO,
+        };
+        let core = WriterCore::new(
+            opened,
+            options.writer_bounds(),
+            clock::now(),
+            clock::unix_ms(),
+        );
+        let bridge = Rc::new(Bridge::new(
+            core,
+            Rc::clone(&links),
+            Arc::clone(state),
+            options.read_deadline,
+        ));
+        until_open(&bridge, left(until), state).await?;
+        let open = clock::now().saturating_sub(begin + report.lease_wait);
+        Ok((bridge, OpenReport { open, ..report }))
+    };
+    let opened = opened.await;
+    if opened.is_err() {
+        links.close().await;
+    }
+    opened
+}
+
+/// What is left of the time to open; a last step is given a moment, so that it fails with its own reason.
+fn left(until: Duration) -> Duration {
+    until.saturating_sub(clock::now()).max(LAST_STEP_MIN)
+}
+
+/// Runs the core until it takes commits: a fresh volume's first MTR must be durable.
+async fn until_open(bridge: &Rc<Bridge>, limit: Duration, state: &State) -> Result<(), Error> {
+    let until = clock::now() + limit;
+    let mut alarm = Alarm::new();
+    loop {
+        bridge.tick();
+        bridge.pump();
+        state.check_writable()?;
+        if let Some(reason) = bridge.failure() {
+            return Err(Error::Closed {
+                reason: internal_error(&reason),
+            });
+        }
+        if bridge.is_open() {
+            return Ok(());
+        }
+        if clock::now() >= until {
+            let troubles = bridge.links().troubles();
+            return Err(Error::unavailable(format!(
+                "no write quorum took the first records in time ({troubles})"
+            )));
+        }
+        alarm.set(earlier(bridge.core_timeout(), Some(until)));
+        tokio::select! {
+            biased;
+            () = bridge.woken() => {}
+            () = alarm.rings() => {}
+        }
+    }
+}
+
+/// Serves commands until the database is closed, dropped or broken.
+async fn serve(
+    bridge: &Rc<Bridge>,
+    mut inbox: mpsc::Receiver<Command>,
+    close_limit: Duration,
+    state: &State,
+) {
+    let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+    let mut alarm = Alarm::new();
+    let mut close_until = None;
+    loop {
+        while commands.len() < COMMANDS_PER_TURN
+            && let Ok(command) = inbox.try_recv()
+        {
+            commands.push(command);
+        }
+        let busy = !commands.is_empty();
+        let now = clock::now();
+        for command in commands.drain(..) {
+            if bridge.command(now, command) && close_until.is_none() {
+                state.close("it was closed");
+                close_until = Some(now + close_limit);
+            }
+        }
+        bridge.tick();
+        bridge.pump();
+        if let Some(reason) = bridge.failure() {
+            state.close(internal_error(&reason));
+            return;
+        }
+        if bridge.is_drained() || close_until.is_some_and(|until| clock::now() >= until) {
+            return;
+        }
+        if busy && !inbox.is_empty() {
+            // Let what was just sent go out, and acks come in, before the next commands are taken.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        alarm.set(earlier(bridge.core_timeout(), close_until));
+        tokio::select! {
+            biased;
+            () = bridge.woken() => {}
+            count = inbox.recv_many(&mut commands, COMMANDS_PER_TURN) => {
+                if count == 0 {
+                    // The last handle is gone; what is in flight ends unknown, and nobody waits for it.
+                    return;
+                }
+            }
+            () = alarm.rings() => {}
+        }
+    }
+}
+
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A timer that is touched seldom: a time that moves later does not move the timer, which then rings for nothing once.
+struct Alarm {
+    sleep: std::pin::Pin<Box<tokio::time::Sleep>>,
+    at: Option<Duration>,
+}
+
+impl Alarm {
+    fn new() -> Alarm {
+        Alarm {
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            at: None,
+        }
+    }
+
+    fn set(&mut self, due: Option<Duration>) {
+        if let Some(due) = due
+            && self.at.is_none_or(|at| due < at)
+        {
+            self.at = Some(due);
+            self.sleep.as_mut().reset(clock::instant(due));
+        }
+    }
+
+    async fn rings(&mut self) {
+        if self.at.is_none() {
+            std::future::pending::<()>().await;
+        }
+        self.sleep.as_mut().await;
+        self.at = None;
+    }
+}

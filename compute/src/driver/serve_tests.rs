@@ -1,0 +1,175 @@
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixfold_compute_core::{CommitError, CommitRequest, WriteValue, WriterCore};
+use sixfold_log_format::wire::Role;
+use sixfold_log_format::{History, Lsn, PgId, SegmentId, VolumeEpoch, WriterId};
+use sixfold_recovery::machine::Opened;
+use sixfold_transport::{ClusterCa, Endpoint, TransportOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use super::bridge::Bridge;
+use super::commands::Command;
+use super::links::Links;
+use super::state::State;
+use super::{clock, create, serve};
+use crate::{Cluster, ClusterNode, Error, Options};
+
+/// Bounds every wait; timing decides nothing.
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct Driver {
+    bridge: Rc<Bridge>,
+    state: Arc<State>,
+    commands: mpsc::Sender<Command>,
+    inbox: Option<mpsc::Receiver<Command>>,
+}
+
+/// A driver of a volume whose nodes cannot be reached.
+fn alone() -> Driver {
+    let node = |index: u16| {
+        // Ports that nobody listens on: what was sent there is lost.
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1 + index));
+        ClusterNode::new(format!("az{}", index / 2 + 1), address)
+    };
+    let cluster = Cluster::new((0..6).map(node).collect(), "tls");
+    let options = Options::new(cluster);
+    let mut minted = 0;
+    let manifest = create::first_manifest(&options, || {
+        minted += 1;
+        SegmentId::from_bytes([minted; 16])
+    });
+    let opened = Opened {
+        volume_epoch: VolumeEpoch::new(2),
+        writer: WriterId::from_bytes([7; 16]),
+        history: History::creation(),
+        manifest,
+        vdl: Lsn::new(1_000),
+        cut: Lsn::new(900),
+        // Written before, so that it is open at once.
+        pg_last: vec![(PgId::ROOT, Lsn::new(900))],
+        scls: Vec::new(),
+        lease_wait: Duration::ZERO,
+        refilled_batches: 0,
+    };
+    let core = WriterCore::new(
+        opened,
+        options.writer_bounds(),
+        clock::now(),
+        clock::unix_ms(),
+    );
+    let identity = ClusterCa::generate()
+        .unwrap()
+        .issue(Role::Writer, None)
+        .unwrap();
+    let endpoint = Endpoint::client(&identity, &TransportOptions::default()).unwrap();
+    let links = Rc::new(Links::new(endpoint, options.cluster()));
+    let state = Arc::new(State::default());
+    let bridge = Rc::new(Bridge::new(core, links, Arc::clone(&state), LIMIT));
+    let (commands, inbox) = mpsc::channel(8);
+    Driver {
+        bridge,
+        state,
+        commands,
+        inbox: Some(inbox),
+    }
+}
+
+impl Driver {
+    /// Serves until it ends by itself.
+    async fn serve(&mut self, close_limit: Duration) {
+        let inbox = self.inbox.take().unwrap();
+        let serving = serve(&self.bridge, inbox, close_limit, &self.state);
+        tokio::time::timeout(LIMIT, serving)
+            .await
+            .expect("it ends in time");
+    }
+
+    fn commit(&self, deadline: Duration) -> oneshot::Receiver<Result<Lsn, CommitError>> {
+        let read_point = Arc::new(self.bridge.shared().announce());
+        let value = WriteValue {
+            bytes: "value".into(),
+            deadline_ms: None,
+        };
+        let request = CommitRequest {
+            read_point: read_point.lsn(),
+            writes: [("key".into(), Some(value))].into(),
+            deadline: clock::now() + deadline,
+            ..CommitRequest::default()
+        };
+        let (answer, answered) = oneshot::channel();
+        self.commands
+            .try_send(Command::Commit {
+                request,
+                read_point,
+                answer,
+            })
+            .unwrap();
+        answered
+    }
+}
+
+/// Runs a test where the driver's tasks can run.
+fn run(test: impl AsyncFnOnce(Driver)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        test(alone()).await;
+    });
+}
+
+#[test]
+fn a_panic_of_a_task_closes_the_database_and_says_why() {
+    run(async |mut driver| {
+        driver
+            .bridge
+            .spawn(async { panic!("page {} is upside down", 7) });
+        driver.serve(LIMIT).await;
+        let Err(Error::Closed { reason }) = driver.state.check_open() else {
+            panic!("closed")
+        };
+        assert_eq!(reason, "internal error: page 7 is upside down");
+    });
+}
+
+#[test]
+fn the_driver_ends_with_its_last_handle() {
+    run(async |mut driver| {
+        let (commands, _kept) = mpsc::channel(1);
+        drop(std::mem::replace(&mut driver.commands, commands));
+        driver.serve(LIMIT).await;
+    });
+}
+
+#[test]
+fn a_close_answers_what_was_committed_before_and_waits_no_longer_than_its_limit() {
+    run(async |mut driver| {
+        let answered = driver.commit(Duration::from_millis(100));
+        let (answer, closed) = oneshot::channel();
+        driver.commands.try_send(Command::Close { answer }).unwrap();
+        driver.serve(LIMIT).await;
+        assert!(matches!(
+            answered.await,
+            Ok(Err(CommitError::Unavailable { .. }))
+        ));
+        assert!(matches!(
+            driver.state.check_open(),
+            Err(Error::Closed { .. })
+        ));
+        for answer in driver.bridge.take_closes() {
+            answer.send(()).unwrap();
+        }
+        closed.await.unwrap();
+    });
+    run(async |mut driver| {
+        let mut answered = driver.commit(LIMIT * 10);
+        let (answer, _closed) = oneshot::channel();
+        driver.commands.try_send(Command::Close { answer }).unwrap();
+        driver.serve(Duration::from_millis(50)).await;
+        assert!(answered.try_recv().is_err(), "nobody could answer it");
+    });
+}

@@ -1,0 +1,210 @@
+//! Settings of a database.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sixfold_compute_core::WriterBounds;
+use sixfold_log_format::VolumeParameters;
+use sixfold_log_format::limits;
+
+use crate::cluster::Cluster;
+use crate::error::Error;
+
+/// Pages of a protection group by default: 10 GiB of 8 KiB pages.
+const PAGES_PER_PG: u64 = (10 << 30) / limits::PAGE_BYTES_MAX as u64;
+
+/// How to create or open a database. Made from a [`Cluster`]; every setting has a default.
+///
+/// ```no_run
+/// # fn main() -> Result<(), sixfold::Error> {
+/// use std::time::Duration;
+///
+/// let options = sixfold::Options::from_cluster_file("bank/cluster.toml")?
+///     .cache_bytes(1 << 30)
+///     .commit_deadline(Duration::from_secs(2));
+/// # let _ = options;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) cluster: Cluster,
+    pub(crate) cache_bytes: usize,
+    pub(crate) commit_deadline: Duration,
+    pub(crate) read_deadline: Duration,
+    pub(crate) open_deadline: Duration,
+    pub(crate) mtu_bytes: Option<u16>,
+    pub(crate) seals_in_flight: usize,
+    pub(crate) parameters: VolumeParameters,
+}
+
+impl Options {
+    /// The defaults, for this cluster.
+    pub fn new(cluster: Cluster) -> Options {
+        Options {
+            cluster,
+            cache_bytes: 256 << 20,
+            commit_deadline: Duration::from_secs(5),
+            read_deadline: Duration::from_secs(5),
+            open_deadline: Duration::from_secs(10),
+            mtu_bytes: None,
+            seals_in_flight: 3,
+            parameters: VolumeParameters {
+                page_bytes: u32::try_from(limits::PAGE_BYTES_MAX).expect("a page is small"),
+                lal: limits::LAL_MAX,
+                pages_per_pg: PAGES_PER_PG,
+                retention_ms: 60 * 60 * 1_000,
+                retention_bytes: 0,
+            },
+        }
+    }
+
+    /// The defaults, for the cluster described in this file ([`Cluster::load`]).
+    ///
+    /// # Errors
+    /// [`Error::Config`], one line with the file and what is wrong.
+    pub fn from_cluster_file(path: impl AsRef<Path>) -> Result<Options, Error> {
+        Ok(Options::new(Cluster::load(path)?))
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Size of the page cache, bytes. 256 MiB unless set.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Options {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// How long a commit may take. One that was not admitted by then is refused as [`Error::Unavailable`]; one that was
+    /// shipped and lacks its quorum ends as [`Error::Unknown`]. 5 s unless set.
+    #[must_use]
+    pub fn commit_deadline(mut self, limit: Duration) -> Options {
+        self.commit_deadline = limit;
+        self
+    }
+
+    /// How long one read (`begin`, `get`, one step of a range) may wait for storage nodes. 5 s unless set.
+    #[must_use]
+    pub fn read_deadline(mut self, limit: Duration) -> Options {
+        self.read_deadline = limit;
+        self
+    }
+
+    /// How long `create`, `open` and `take_over` may wait for enough storage nodes. 10 s unless set.
+    #[must_use]
+    pub fn open_deadline(mut self, limit: Duration) -> Options {
+        self.open_deadline = limit;
+        self
+    }
+
+    /// UDP payload to begin with, bytes: 8,900 fits jumbo frames and loopback. Unless set, QUIC starts at 1,200 and
+    /// discovers more.
+    #[must_use]
+    pub fn mtu_bytes(mut self, bytes: u16) -> Options {
+        self.mtu_bytes = Some(bytes);
+        self
+    }
+
+    /// Sealed sets of batches that may lack their write quorum before commits gather for the next one (F2): 2 to 4, 3
+    /// unless set. Fewer makes larger batches, more makes lone commits wait less.
+    #[must_use]
+    pub fn seals_in_flight(mut self, count: usize) -> Options {
+        self.seals_in_flight = count;
+        self
+    }
+
+    /// Page size of a volume to be created, bytes: a power of two up to 8,192, which is the default.
+    #[must_use]
+    pub fn page_bytes(mut self, bytes: u32) -> Options {
+        self.parameters.page_bytes = bytes;
+        self
+    }
+
+    /// LSN allocation limit of a volume to be created, records. 10,000,000 unless set, which is the most.
+    #[must_use]
+    pub fn lal(mut self, records: u64) -> Options {
+        self.parameters.lal = records;
+        self
+    }
+
+    /// Pages in a protection group of a volume to be created. 10 GiB of pages unless set.
+    #[must_use]
+    pub fn pages_per_pg(mut self, pages: u64) -> Options {
+        self.parameters.pages_per_pg = pages;
+        self
+    }
+
+    /// How long old versions of a volume to be created stay readable. One hour unless set.
+    #[must_use]
+    pub fn retention(mut self, time: Duration) -> Options {
+        self.parameters.retention_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Checks what any use needs.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.cluster.check_nodes()?;
+        if !(2..=4).contains(&self.seals_in_flight) {
+            return Err(Error::config(format!(
+                "seals_in_flight is {}, it must be 2 to 4",
+                self.seals_in_flight
+            )));
+        }
+        if let Some(mtu_bytes) = self
+            .mtu_bytes
+            .filter(|bytes| !(1_200..=65_000).contains(bytes))
+        {
+            return Err(Error::config(format!(
+                "mtu_bytes is {mtu_bytes}, it must be 1,200 to 65,000"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks what a creation needs beyond that.
+    pub(crate) fn check_for_creation(&self) -> Result<(), Error> {
+        self.cluster.check_for_creation()?;
+        let VolumeParameters {
+            page_bytes,
+            lal,
+            pages_per_pg,
+            ..
+        } = self.parameters;
+        let page_sizes = limits::PAGE_BYTES_MIN..=limits::PAGE_BYTES_MAX;
+        if !page_bytes.is_power_of_two() || !page_sizes.contains(&(page_bytes as usize)) {
+            return Err(Error::config(format!(
+                "page_bytes is {page_bytes}, it must be a power of two up to 8,192"
+            )));
+        }
+        // A creation's first MTR must fit a quarter of it, and a useful transaction some more.
+        if !(64..=limits::LAL_MAX).contains(&lal) {
+            return Err(Error::config(format!(
+                "lal is {lal}, it must be 64 to {}",
+                limits::LAL_MAX
+            )));
+        }
+        if pages_per_pg < 16 {
+            return Err(Error::config(format!(
+                "pages_per_pg is {pages_per_pg}, it must be at least 16"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn writer_bounds(&self) -> WriterBounds {
+        WriterBounds {
+            seals_in_flight_max: self.seals_in_flight,
+            unacknowledged_bytes_max: limits::UNACKNOWLEDGED_BYTES_MAX,
+            // The batches are shared between streams, so that this is a bound on lag, not on memory.
+            stream_bytes_max: 32 << 20,
+            cache_bytes_max: self.cache_bytes,
+            waiting_commits_max: 65_536,
+            remembered_keys_max: 2_000_000,
+            lease: Duration::from_millis(limits::READ_LEASE_MS),
+        }
+    }
+}

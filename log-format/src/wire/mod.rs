@@ -1,0 +1,117 @@
+//! The messages between a writer (or candidate, or operator) and storage nodes, and between storage nodes.
+//!
+//! Two kinds of streams cross a QUIC connection. The first bidirectional stream carries [`Hello`] and [`Welcome`]. Then:
+//!
+//! - a *log stream* per segment: [`Attach`], answered by [`Attached`], then [`Append`] and [`Heartbeat`] one way and
+//!   [`Ack`] the other, in order, until either side ends it;
+//! - a *request stream* per request: one message, one or more answers, end.
+//!
+//! Either is answered by [`Refusal`] where it is refused: refusals are data. A frame is a 4-byte little-endian length
+//! and a message: a tag byte and a body. A batch or page stands last in its message, so that it is sent without
+//! being copied.
+
+mod encode;
+mod fence;
+mod hello;
+mod log_stream;
+mod node;
+mod payload;
+mod peer;
+mod read;
+pub mod tag;
+
+pub use encode::{FRAME_LENGTH_BYTES, Frame};
+pub use fence::{
+    Census, CensusRun, Claim, Install, Installed, Probe, ProbeAnswer, Refill, SegmentProbe,
+};
+pub use hello::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
+pub use log_stream::{Ack, Append, Attach, Attached, Heartbeat};
+pub use node::{CreateSegment, NodeStatus, SegmentStatus, Wish, WishVerb};
+pub use peer::{Gossip, GossipAnswer, LayerPiece, LogPiece, ReadLayer, ReadLog};
+pub use read::{PageAnswer, PageRequest, Pages, ReadPages};
+
+use bytes::Bytes;
+
+use crate::error::DecodeError;
+
+/// Any message. Tags are in `FORMAT.md` and never change their meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Opens a connection.
+    Hello(Hello),
+    /// Answers [`Hello`].
+    Welcome(Welcome),
+    /// Anything that is refused.
+    Refused(Refusal),
+    /// Opens a log stream.
+    Attach(Box<Attach>),
+    /// Answers [`Attach`].
+    Attached(Attached),
+    /// A batch.
+    Append(Append),
+    /// Nothing new.
+    Heartbeat(Heartbeat),
+    /// What is durable.
+    Ack(Ack),
+    /// Asks without writing.
+    Probe(Probe),
+    /// Answers [`Probe`].
+    ProbeAnswer(ProbeAnswer),
+    /// Claims an epoch.
+    Claim(Claim),
+    /// Answers [`Claim`], in one or more pieces.
+    Census(Box<Census>),
+    /// Sets history and manifest.
+    Install(Box<Install>),
+    /// Answers [`Install`] and [`Refill`].
+    Installed(Installed),
+    /// Batches for a segment that lacks them.
+    Refill(Refill),
+    /// Asks for pages.
+    ReadPages(ReadPages),
+    /// Answers [`ReadPages`].
+    Pages(Pages),
+    /// Compares two segments of a PG.
+    Gossip(Gossip),
+    /// Answers [`Gossip`].
+    GossipAnswer(Box<GossipAnswer>),
+    /// Asks for batches.
+    ReadLog(ReadLog),
+    /// Answers [`ReadLog`], in one or more pieces.
+    LogPiece(LogPiece),
+    /// Asks for a part of a layer.
+    ReadLayer(ReadLayer),
+    /// Answers [`ReadLayer`].
+    LayerPiece(LayerPiece),
+    /// Makes a segment.
+    CreateSegment(Box<CreateSegment>),
+    /// Answers [`CreateSegment`] and [`Wish`].
+    Done,
+    /// Asks how a node is.
+    AskStatus,
+    /// Answers [`Message::AskStatus`].
+    NodeStatus(NodeStatus),
+    /// What an operator wants done (R24).
+    Wish(Wish),
+    /// Asks for nothing but an answer: what `bench floor` measures the transport with.
+    Echo(Bytes),
+}
+
+impl Message {
+    /// The frame that carries it. Batches and pages are not copied.
+    pub fn encode(&self) -> Frame {
+        encode::encode(self)
+    }
+
+    /// Reads a message from a frame's body (without the length).
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that is not one whole message.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "payloads keep the body's memory alive"
+    )]
+    pub fn decode(body: Bytes) -> Result<Message, DecodeError> {
+        encode::decode(&body)
+    }
+}

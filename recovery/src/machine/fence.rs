@@ -1,0 +1,211 @@
+//! Phase two: claiming an epoch, the root PG first (R10); the answers are the census.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sixfold_log_format::limits::LAL_MAX;
+use sixfold_log_format::wire::{Census, Claim};
+use sixfold_log_format::{
+    Manifest, Member, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, WriterId,
+};
+
+use super::{RecoveryError, RequestKey, shortfall};
+use crate::quorum::is_fence_quorum_of_all;
+
+/// Most runs and CPLs in the census of one segment. What is unacknowledged is bounded in bytes by the writer; this is
+/// several times as much, so that only nonsense meets it.
+const CENSUS_ENTRIES_MAX: usize = 16 << 20;
+
+/// What the answers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FenceVerdict {
+    Wait,
+    /// A fence quorum of every PG of the manifest accepted the claim.
+    Fenced,
+    /// Too many segments hold a claim at least as high.
+    Lost {
+        volume_epoch: VolumeEpoch,
+    },
+}
+
+/// What became of a piece of a census.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// More will come.
+    More,
+    /// The census of this segment is whole; its lease runs this much longer.
+    Whole { lease_left: Duration },
+    /// Not an answer to this claim.
+    Nonsense,
+}
+
+/// The claims of one attempt.
+#[derive(Debug)]
+pub(super) struct FenceStep {
+    pub(super) volume_epoch: VolumeEpoch,
+    pub(super) writer: WriterId,
+    manifest: Manifest,
+    partial: BTreeMap<SegmentId, (RequestKey, Census)>,
+    whole: BTreeMap<SegmentId, Census>,
+    refused: BTreeMap<SegmentId, VolumeEpoch>,
+}
+
+impl FenceStep {
+    pub(super) fn new(
+        volume_epoch: VolumeEpoch,
+        writer: WriterId,
+        manifest: Manifest,
+    ) -> FenceStep {
+        FenceStep {
+            volume_epoch,
+            writer,
+            manifest,
+            partial: BTreeMap::new(),
+            whole: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Whose claim is wanted now: the root's members until the root is fenced, then everybody's.
+    pub(super) fn wanted(&self) -> Vec<SegmentId> {
+        let pg_count = if self.root_is_fenced() {
+            self.manifest.pgs.len()
+        } else {
+            1
+        };
+        let members = self
+            .manifest
+            .pgs
+            .iter()
+            .take(pg_count)
+            .flat_map(PgEntry::members);
+        let open = |segment: &SegmentId| {
+            !self.whole.contains_key(segment) && !self.refused.contains_key(segment)
+        };
+        members.map(|member| member.segment).filter(open).collect()
+    }
+
+    pub(super) fn request(&self, segment: SegmentId) -> Option<(NodeId, Claim)> {
+        let member = find(&self.manifest, segment)?.1;
+        Some((
+            member.node,
+            Claim {
+                segment,
+                volume_epoch: self.volume_epoch,
+                writer: self.writer,
+            },
+        ))
+    }
+
+    /// A piece of a census. Pieces of one request come in order; a repeated request starts over.
+    pub(super) fn census(
+        &mut self,
+        key: RequestKey,
+        segment: SegmentId,
+        mut piece: Census,
+    ) -> Piece {
+        let own = piece.segment == segment && piece.volume_epoch == self.volume_epoch;
+        if !own || !self.is_sensible(&piece) {
+            return Piece::Nonsense;
+        }
+        let more = piece.more;
+        let whole = match self.partial.remove(&segment) {
+            Some((earlier, mut census)) if earlier == key => {
+                census.runs.append(&mut piece.runs);
+                census
+            }
+            _ => piece,
+        };
+        let entries: usize = whole.runs.iter().map(|run| 1 + run.cpls.len()).sum();
+        if entries > CENSUS_ENTRIES_MAX {
+            return Piece::Nonsense;
+        }
+        if more {
+            self.partial.insert(segment, (key, whole));
+            return Piece::More;
+        }
+        let lease_left = Duration::from_millis(u64::from(whole.lease_left_ms));
+        if whole.manifest.version > self.manifest.version {
+            // The manifest found in a fenced PG names those that count (R10, R21).
+            self.manifest = whole.manifest.clone();
+        }
+        self.whole.insert(segment, whole);
+        Piece::Whole { lease_left }
+    }
+
+    /// Whether what follows may rely on this answer: a segment that accepted our claim holds nothing of our epoch yet.
+    fn is_sensible(&self, census: &Census) -> bool {
+        let manifest = &census.manifest;
+        let below = |volume_epoch| volume_epoch < self.volume_epoch;
+        manifest.volume == self.manifest.volume
+            && !manifest.pgs.is_empty()
+            && (1..=LAL_MAX).contains(&manifest.parameters.lal)
+            && below(census.history.volume_epoch)
+            && below(manifest.version.volume_epoch)
+    }
+
+    pub(super) fn refused(&mut self, segment: SegmentId, by: VolumeEpoch) {
+        self.refused.insert(segment, by);
+    }
+
+    fn is_fenced(&self, entry: &PgEntry) -> bool {
+        is_fence_quorum_of_all(entry, &|segment| self.whole.contains_key(&segment))
+    }
+
+    fn root_is_fenced(&self) -> bool {
+        self.manifest
+            .pg(PgId::ROOT)
+            .is_some_and(|entry| self.is_fenced(entry))
+    }
+
+    pub(super) fn verdict(&self) -> FenceVerdict {
+        let possible = |entry: &PgEntry| {
+            is_fence_quorum_of_all(entry, &|segment| !self.refused.contains_key(&segment))
+        };
+        if self.manifest.pgs.iter().all(|entry| self.is_fenced(entry)) {
+            return FenceVerdict::Fenced;
+        }
+        if self.manifest.pgs.iter().all(possible) {
+            return FenceVerdict::Wait;
+        }
+        let volume_epoch = self
+            .refused
+            .values()
+            .copied()
+            .max()
+            .unwrap_or(self.volume_epoch);
+        FenceVerdict::Lost { volume_epoch }
+    }
+
+    /// The answers of all fences, for the cut.
+    pub(super) fn into_answers(self) -> Vec<(PgId, Census)> {
+        let manifest = self.manifest;
+        let pg_of = |segment| find(&manifest, segment).map(|(pg, _)| pg);
+        self.whole
+            .into_iter()
+            .filter_map(|(segment, census)| Some((pg_of(segment)?, census)))
+            .collect()
+    }
+
+    /// For the error of the deadline.
+    pub(super) fn shortfall(&self) -> Option<RecoveryError> {
+        shortfall(&self.manifest, &|_, segment| {
+            self.whole.contains_key(&segment)
+        })
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+/// Where a segment stands in a manifest.
+pub(super) fn find(manifest: &Manifest, segment: SegmentId) -> Option<(PgId, Member)> {
+    let in_entry = |entry: &PgEntry| {
+        let mut members = entry.sets.iter().flat_map(|set| &set.members);
+        members
+            .find(|member| member.segment == segment)
+            .map(|member| (entry.pg, *member))
+    };
+    manifest.pgs.iter().find_map(in_entry)
+}

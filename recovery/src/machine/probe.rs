@@ -1,0 +1,186 @@
+//! Phase one: asking without writing (R8). A candidate that reaches too few segments must not disturb a writer that
+//! reaches enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sixfold_log_format::limits::IN_USE_MS;
+use sixfold_log_format::wire::{ProbeAnswer, SegmentProbe};
+use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId};
+
+use super::{RecoveryError, shortfall};
+use crate::quorum::is_fence_quorum_of_all;
+
+/// Nodes that must have said that they do not know the volume before it is said not to exist.
+const NO_VOLUME_ANSWERS_MIN: usize = 4;
+/// How long the last two nodes may be waited for before that is said.
+const NO_VOLUME_GRACE: Duration = Duration::from_millis(200);
+
+/// What this candidate did before, so that it does not take itself for a rival.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// The highest epoch that it claimed.
+    pub(super) claimed: Option<VolumeEpoch>,
+    /// Epochs whose fence it completed: histories of them are its own.
+    pub(super) fenced: BTreeSet<VolumeEpoch>,
+}
+
+/// What the answers say.
+#[derive(Debug)]
+pub(super) enum ProbeVerdict {
+    Wait,
+    /// A fence quorum of every PG answered.
+    Ready {
+        manifest: Box<Manifest>,
+        highest_volume_epoch: VolumeEpoch,
+    },
+    Failed(RecoveryError),
+}
+
+/// The answers so far.
+#[derive(Debug)]
+pub(super) struct ProbeStep {
+    volume: VolumeId,
+    nodes: BTreeMap<NodeId, bool>,
+    segments: BTreeMap<SegmentId, SegmentProbe>,
+    manifest: Option<Manifest>,
+    first_none_at: Option<Duration>,
+}
+
+impl ProbeStep {
+    pub(super) fn new(volume: VolumeId, nodes: &[NodeId], known: Option<&Manifest>) -> ProbeStep {
+        let mut step = ProbeStep {
+            volume,
+            nodes: nodes.iter().map(|&node| (node, false)).collect(),
+            segments: BTreeMap::new(),
+            manifest: None,
+            first_none_at: None,
+        };
+        if let Some(manifest) = known {
+            step.learn(manifest);
+        }
+        step
+    }
+
+    /// Whom to ask still.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes
+            .iter()
+            .filter(|&(_, &answered)| !answered)
+            .map(|(&node, _)| node)
+    }
+
+    pub(super) fn answered(&mut self, now: Duration, node: NodeId, answer: ProbeAnswer) {
+        self.nodes.insert(node, true);
+        if let Some(manifest) = &answer.manifest {
+            self.learn(manifest);
+        }
+        for segment in answer.segments {
+            self.segments.insert(segment.segment, segment);
+        }
+        self.first_none_at.get_or_insert(now);
+    }
+
+    fn learn(&mut self, manifest: &Manifest) {
+        let newer = self
+            .manifest
+            .as_ref()
+            .is_none_or(|known| manifest.version > known.version);
+        if manifest.volume != self.volume || !newer {
+            return;
+        }
+        for member in manifest.pgs.iter().flat_map(PgEntry::members) {
+            self.nodes.entry(member.node).or_insert(false);
+        }
+        self.manifest = Some(manifest.clone());
+    }
+
+    fn has_answered(&self, pg: PgId, segment: SegmentId) -> bool {
+        self.segments
+            .get(&segment)
+            .is_some_and(|probe| probe.pg == pg)
+    }
+
+    pub(super) fn verdict(&self, now: Duration, take_over: bool, past: &Past) -> ProbeVerdict {
+        if !take_over && let Some(error) = self.somebody_lives(past) {
+            return ProbeVerdict::Failed(error);
+        }
+        let Some(manifest) = &self.manifest else {
+            return if self.is_nowhere(now) {
+                ProbeVerdict::Failed(RecoveryError::NoVolume {
+                    volume: self.volume,
+                })
+            } else {
+                ProbeVerdict::Wait
+            };
+        };
+        let reachable = |entry: &PgEntry| {
+            is_fence_quorum_of_all(entry, &|segment| self.has_answered(entry.pg, segment))
+        };
+        if manifest.pgs.is_empty() || !manifest.pgs.iter().all(reachable) {
+            return ProbeVerdict::Wait;
+        }
+        let claims = self
+            .segments
+            .values()
+            .map(|probe| probe.claim.max(probe.history_epoch));
+        let highest_volume_epoch = claims
+            .max()
+            .unwrap_or(VolumeEpoch::CREATION)
+            .max(manifest.version.volume_epoch);
+        ProbeVerdict::Ready {
+            manifest: Box::new(manifest.clone()),
+            highest_volume_epoch,
+        }
+    }
+
+    /// T11: a writer that was heard just now is alive; a history above our own claim is a rival that completed its fence.
+    fn somebody_lives(&self, past: &Past) -> Option<RecoveryError> {
+        let foreign = || {
+            self.segments
+                .values()
+                .filter(|probe| !past.fenced.contains(&probe.history_epoch))
+        };
+        let heard = foreign()
+            .filter_map(|probe| probe.writer_heard_ms_ago)
+            .min();
+        if let Some(heard_ms_ago) = heard.filter(|&ms| u64::from(ms) < IN_USE_MS) {
+            return Some(RecoveryError::InUse { heard_ms_ago });
+        }
+        let claimed = past.claimed?;
+        let rival = foreign().map(|probe| probe.history_epoch).max()?;
+        (rival >= claimed).then_some(RecoveryError::Fenced {
+            volume_epoch: rival,
+        })
+    }
+
+    fn is_nowhere(&self, now: Duration) -> bool {
+        let answered = self.nodes.values().filter(|&&answered| answered).count();
+        let enough = answered >= NO_VOLUME_ANSWERS_MIN.max(self.nodes.len().saturating_sub(2));
+        let waited = self.no_volume_at().is_some_and(|at| at <= now);
+        self.segments.is_empty() && enough && (answered == self.nodes.len() || waited)
+    }
+
+    fn no_volume_at(&self) -> Option<Duration> {
+        self.first_none_at.map(|at| at + NO_VOLUME_GRACE)
+    }
+
+    pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
+        self.no_volume_at()
+            .filter(|&at| self.manifest.is_none() && at > now)
+    }
+
+    /// For the error of the deadline.
+    pub(super) fn shortfall(&self) -> RecoveryError {
+        let answered = self.nodes.values().filter(|&&answered| answered).count();
+        let unknown = RecoveryError::Unavailable {
+            pg: PgId::ROOT,
+            answered,
+            needed: NO_VOLUME_ANSWERS_MIN,
+        };
+        let Some(manifest) = &self.manifest else {
+            return unknown;
+        };
+        shortfall(manifest, &|pg, segment| self.has_answered(pg, segment)).unwrap_or(unknown)
+    }
+}

@@ -1,0 +1,91 @@
+//! What a storage node does: what the core tells the shell.
+
+use sixfold_log_format::NodeId;
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::Message;
+
+use crate::event::{ConnectionKey, DiskToken, PeerToken, StreamKey};
+use crate::io_buf::IoBuf;
+
+/// An action. The shell does them in the order in which they come and decides nothing.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends a message on a stream.
+    Send {
+        /// The stream; ignored when it has ended.
+        stream: StreamKey,
+        /// The message.
+        message: Message,
+        /// Ends the stream behind it.
+        end: bool,
+    },
+    /// Closes a connection whose peer does not keep to the protocol.
+    Disconnect {
+        /// The connection.
+        connection: ConnectionKey,
+    },
+    /// Writes and syncs (`O_DIRECT | O_DSYNC`): the completion means that the bytes are durable.
+    Write {
+        /// Comes back in [`crate::Event::Written`].
+        token: DiskToken,
+        /// The file.
+        file: FileNumber,
+        /// Where; a multiple of the block.
+        offset: u64,
+        /// What; aligned, a multiple of the block.
+        bytes: IoBuf,
+    },
+    /// Reads.
+    Read {
+        /// Comes back in [`crate::Event::Read`].
+        token: DiskToken,
+        /// The file.
+        file: FileNumber,
+        /// Where; a multiple of the block.
+        offset: u64,
+        /// How much; a multiple of the block.
+        bytes: u32,
+    },
+    /// Makes the next hot-log file: preallocated and zeroed, so that an append commits no file-system metadata. What a
+    /// crash left of an earlier attempt at the same number is thrown away. Answered by [`crate::Event::Prepared`].
+    Prepare {
+        /// Its number.
+        file: FileNumber,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Asks a peer; answered once by [`crate::Event::PeerAnswer`]. Every answer is a single message.
+    AskPeer {
+        /// Comes back with the answer.
+        token: PeerToken,
+        /// The node.
+        node: NodeId,
+        /// Where it was last seen, `host:port`.
+        address: String,
+        /// The request.
+        message: Message,
+    },
+    /// Something that an operator should read, logged once.
+    Log {
+        /// How bad it is.
+        severity: Severity,
+        /// One line.
+        text: String,
+    },
+    /// Ends the process: a write failed, or the directory is damaged beyond what may be served.
+    Stop {
+        /// One line.
+        reason: String,
+    },
+}
+
+/// How bad a logged line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Expected, but an operator may want to act.
+    Warning,
+    /// Damage.
+    Error,
+}

@@ -1,0 +1,128 @@
+//! What concerns the node as a whole: creation of segments, status.
+
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
+use sixfold_log_format::wire::{CreateSegment, Message, NodeStatus, Refusal, SegmentStatus};
+use sixfold_log_format::{NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
+
+use crate::bounds::SEGMENTS_MAX;
+use crate::event::StreamKey;
+use crate::node::NodeCore;
+use crate::waiters::Waiter;
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) redo_bytes: u64,
+    pub(crate) refused: u64,
+    pub(crate) gossip_batches: u64,
+}
+
+/// Checks what a creation says of itself; the reason when it makes no sense on this node.
+fn check(create: &CreateSegment, node: NodeId) -> Result<(), &'static str> {
+    let page_bytes = create.manifest.parameters.page_bytes as usize;
+    if !page_bytes.is_power_of_two() || !(PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&page_bytes) {
+        return Err("the page size is none");
+    }
+    let Some(entry) = create
+        .manifest
+        .pg(create.pg)
+        .filter(|entry| entry.pg == create.pg)
+    else {
+        return Err("the manifest has no such protection group");
+    };
+    let members = entry.members();
+    if !members
+        .iter()
+        .any(|member| member.segment == create.segment && member.node == node)
+    {
+        return Err("the manifest does not give this segment to this node");
+    }
+    Ok(())
+}
+
+impl NodeCore {
+    /// Makes a segment, or finds that it was made (idempotent while nobody opened the volume).
+    pub(crate) fn on_create(&mut self, now: Duration, stream: StreamKey, create: CreateSegment) {
+        if let Err(reason) = check(&create, self.node) {
+            return self.refuse_malformed(stream, reason);
+        }
+        let identity = (create.pg, create.manifest.volume);
+        if let Some((ticket, pg, volume)) = self.creating.get(&create.segment).copied() {
+            return if (pg, volume) == identity {
+                self.wait(now, ticket, Waiter::Create { stream });
+            } else {
+                self.refuse(stream, Refusal::Exists);
+            };
+        }
+        if let Some(segment) = self.segments.get(&create.segment) {
+            let untouched = segment.guard.claim == VolumeEpoch::CREATION;
+            return if (segment.pg, segment.volume) == identity && untouched {
+                self.answer(stream, Message::Done);
+            } else {
+                self.refuse(stream, Refusal::Exists);
+            };
+        }
+        if self.hosts(identity) {
+            return self.refuse(stream, Refusal::Exists);
+        }
+        if self.segments.len() + self.creating.len() >= SEGMENTS_MAX {
+            return self.refuse(stream, Refusal::Overloaded);
+        }
+        let CreateSegment {
+            segment,
+            pg,
+            manifest,
+        } = create;
+        match self.append(Entry::Created {
+            segment,
+            pg,
+            manifest,
+        }) {
+            Ok(ticket) => {
+                self.creating
+                    .insert(segment, (ticket, identity.0, identity.1));
+                self.wait(now, ticket, Waiter::Create { stream });
+            }
+            Err(refusal) => self.refuse(stream, refusal),
+        }
+    }
+
+    fn hosts(&self, identity: (PgId, VolumeId)) -> bool {
+        let here = self
+            .segments
+            .values()
+            .map(|segment| (segment.pg, segment.volume));
+        let coming = self.creating.values().map(|(_, pg, volume)| (*pg, *volume));
+        here.chain(coming).any(|held| held == identity)
+    }
+
+    pub(crate) fn on_ask_status(&mut self, stream: StreamKey) {
+        let status = |(id, segment): (&SegmentId, &crate::segment::Segment)| SegmentStatus {
+            segment: *id,
+            volume: segment.volume,
+            pg: segment.pg,
+            claim: segment.guard.claim,
+            history_epoch: segment.history_epoch(),
+            scl: segment.scl(),
+            highest: segment.chain.highest(),
+            vdl_seen: segment.vdl_seen,
+            // No image of a page is on disk yet: all redo is unfolded.
+            unfolded_bytes: segment.chain.redo_bytes(),
+            damaged: segment.is_damaged(),
+        };
+        let answer = NodeStatus {
+            node: self.node,
+            az: self.az.clone(),
+            hot_log_bytes: self.log.used_bytes(),
+            group_writes: self.log.group_writes,
+            redo_bytes: self.counters.redo_bytes,
+            refused: self.counters.refused,
+            gossip_batches: self.counters.gossip_batches,
+            segments: self.segments.iter().map(status).collect(),
+        };
+        self.answer(stream, Message::NodeStatus(answer));
+    }
+}

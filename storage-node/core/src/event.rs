@@ -1,0 +1,103 @@
+//! What happens to a storage node: what the shell tells the core.
+
+use bytes::Bytes;
+use sixfold_log_format::NodeId;
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::{Message, Role};
+
+/// A connection of the shell's. Numbers are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionKey(pub u64);
+
+/// A stream of a connection, request or log. Numbers are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamKey(pub u64);
+
+/// A disk operation in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskToken(pub u64);
+
+/// A request to a peer in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerToken(pub u64);
+
+/// How a disk operation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DiskError {
+    /// No space is left.
+    Full,
+    /// Anything else. For a write it ends the process: nothing is acknowledged on hope.
+    Failed,
+}
+
+/// An event. Every disk operation that the core asked for is answered once; streams are answered by
+/// [`Event::StreamClosed`] at the latest.
+#[derive(Debug)]
+pub enum Event {
+    /// A message arrived on a stream; the first one decides what the stream is. The opening of a connection
+    /// (`Hello`, `Welcome`) is the shell's and never comes here.
+    Message {
+        /// The connection, for limits and for its role.
+        connection: ConnectionKey,
+        /// What the peer's certificate says that it is.
+        role: Role,
+        /// The stream.
+        stream: StreamKey,
+        /// The message.
+        message: Message,
+    },
+    /// A stream ended, from whichever side; nothing can be sent on it any more.
+    StreamClosed {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// A write is durable, or failed.
+    Written {
+        /// Which.
+        token: DiskToken,
+        /// How it went.
+        result: Result<(), DiskError>,
+    },
+    /// A read ended.
+    Read {
+        /// Which.
+        token: DiskToken,
+        /// The bytes: as many as asked for, fewer only at the end of a file.
+        result: Result<Bytes, DiskError>,
+    },
+    /// A file was created, preallocated, zeroed and synced, its directory entry too; or that failed.
+    Prepared {
+        /// Which.
+        file: FileNumber,
+        /// How it went.
+        result: Result<(), DiskError>,
+    },
+    /// A peer answered, or could not be reached.
+    PeerAnswer {
+        /// Which request.
+        token: PeerToken,
+        /// The answer, if any came.
+        answer: Option<Message>,
+    },
+    /// [`crate::NodeCore::poll_timeout`] has come.
+    Timeout,
+}
+
+/// What the shell found in a data directory when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundDirectory {
+    /// The node, as its superblock and configuration agree.
+    pub node: NodeId,
+    /// The availability zone, for status answers.
+    pub az: String,
+    /// Alignment unit of writes, bytes.
+    pub block_bytes: u32,
+    /// Size of a hot-log file, bytes.
+    pub file_bytes: u64,
+    /// The hot-log files that are there, in order, each with its length in bytes.
+    pub files: Vec<(FileNumber, u64)>,
+    /// Bounds of memory and queues.
+    pub bounds: crate::Bounds,
+    /// Seeds what is drawn at random (gossip order).
+    pub seed: u64,
+}

@@ -1,0 +1,153 @@
+//! Folding: a page at an LSN is an image of it plus the valid records behind, through `log-format`'s `apply`.
+//!
+//! A fold walks the batches that hold its records, each once; where their bytes are not in memory it says which ones it
+//! needs, a bounded amount at a time.
+
+use std::collections::BTreeMap;
+
+use sixfold_log_format::{ApplyError, Batch, Lsn, Page, apply};
+
+use crate::bounds::JOB_BYTES_MAX;
+use crate::chain::{BatchId, Chain};
+use crate::index::IndexEntry;
+
+/// Batches that were read back from disk and verified, for one job.
+pub(crate) type Fetched = BTreeMap<BatchId, Batch>;
+
+/// How far a fold came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Folding {
+    /// The page is whole.
+    Done,
+    /// These batches are needed next.
+    Needs(Vec<BatchId>),
+}
+
+/// Why a page cannot be folded: damage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FoldError {
+    /// A record does not fit.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The index names a record that its batch does not hold.
+    #[error("batch {first} holds no record number {ordinal} at LSN {lsn}")]
+    NoSuchRecord {
+        first: Lsn,
+        ordinal: usize,
+        lsn: Lsn,
+    },
+}
+
+/// A fold of at least this many records leaves an image behind, so that the next one need not repeat it.
+const IMAGE_AFTER_RECORDS: usize = 16;
+
+/// A page that is being folded.
+#[derive(Debug)]
+pub(crate) struct Fold {
+    page: Page,
+    records: Vec<IndexEntry>,
+    at: usize,
+    /// Nothing at or below can be annulled any more (R11).
+    settled: Lsn,
+    /// The newest version at or below `settled`, as far as whole batches go.
+    image: Option<Page>,
+}
+
+impl Fold {
+    /// A fold of `records` onto `page`; what is at or below `settled` may be kept.
+    pub(crate) fn new(page: Page, records: Vec<IndexEntry>, settled: Lsn) -> Fold {
+        Fold {
+            page,
+            records,
+            at: 0,
+            settled,
+            image: None,
+        }
+    }
+
+    /// The page, when the fold is done, and a version of it that may be kept.
+    pub(crate) fn into_page(self) -> (Page, Option<Page>) {
+        assert_eq!(
+            self.at,
+            self.records.len(),
+            "only a finished fold is a page"
+        );
+        let whole = self.page.lsn() <= self.settled && !self.page.lsn().is_none();
+        let image = if whole {
+            Some(self.page.clone())
+        } else {
+            self.image
+        };
+        (self.page, image)
+    }
+
+    /// Goes on as far as bytes are at hand.
+    ///
+    /// # Errors
+    /// [`FoldError`]: something durable is damaged.
+    pub(crate) fn advance(
+        &mut self,
+        chain: &Chain,
+        fetched: &Fetched,
+    ) -> Result<Folding, FoldError> {
+        while let Some(entry) = self.records.get(self.at) {
+            let id = entry.batch;
+            let of_batch = self.records[self.at..]
+                .iter()
+                .take_while(|entry| entry.batch == id)
+                .count();
+            let batch = chain.get(id).resident.as_ref().or_else(|| fetched.get(&id));
+            let Some(batch) = batch else {
+                return Ok(Folding::Needs(self.missing(chain)));
+            };
+            let records = &self.records[self.at..self.at + of_batch];
+            let passes = records.last().is_some_and(|last| last.lsn > self.settled)
+                && self.page.lsn() <= self.settled;
+            if passes && self.at >= IMAGE_AFTER_RECORDS {
+                self.image = Some(self.page.clone());
+            }
+            fold_batch(&mut self.page, batch, records)?;
+            self.at += of_batch;
+        }
+        Ok(Folding::Done)
+    }
+
+    fn missing(&self, chain: &Chain) -> Vec<BatchId> {
+        let mut missing = Vec::new();
+        let mut bytes = 0;
+        for id in self.records[self.at..].iter().map(|entry| entry.batch) {
+            if missing.last() == Some(&id) || chain.get(id).resident.is_some() {
+                continue;
+            }
+            bytes += chain.get(id).bytes as usize;
+            if bytes > JOB_BYTES_MAX && !missing.is_empty() {
+                break;
+            }
+            missing.push(id);
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+}
+
+fn fold_batch(page: &mut Page, batch: &Batch, wanted: &[IndexEntry]) -> Result<(), FoldError> {
+    let mut wanted = wanted.iter().peekable();
+    for (ordinal, placed) in batch.records().enumerate() {
+        let Some(entry) = wanted.peek() else {
+            return Ok(());
+        };
+        if entry.ordinal() == ordinal && placed.record.lsn == entry.lsn {
+            apply(page, &placed.record)?;
+            wanted.next();
+        }
+    }
+    match wanted.peek() {
+        None => Ok(()),
+        Some(entry) => Err(FoldError::NoSuchRecord {
+            first: batch.header().first,
+            ordinal: entry.ordinal(),
+            lsn: entry.lsn,
+        }),
+    }
+}

@@ -1,0 +1,352 @@
+//! Gossip between the segments of a protection group: it only pulls.
+//!
+//! ```text
+//!   each interval, each segment: Gossip -> one peer at random
+//!     the peer's history or manifest is newer: take it, durable first (R3, R4)
+//!     same history, and the peer was ahead for a whole round: ReadLog -> batches, again and again while there are more
+//! ```
+//! A segment that is only a few messages behind its writer pulls nothing: a peer's SCL counts when it is still not reached a
+//! round later, or when no writer feeds this segment. Peers remember the highest SCL that they were told, so that a segment
+//! that lost acknowledged records learns of it (R12).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::wire::{Gossip, GossipAnswer, LogPiece, Message, ReadLog, Refusal};
+use sixfold_log_format::{History, Lsn, Manifest, Member, SegmentId, VolumeEpoch};
+
+use crate::action::{Action, Severity};
+use crate::bounds::{PEER_PATIENCE, PIECE_BYTES_MAX};
+use crate::event::{PeerToken, StreamKey};
+use crate::node::NodeCore;
+
+/// What a segment knows of its peers.
+#[derive(Debug, Default)]
+pub(crate) struct GossipState {
+    /// The PG's last LSN, as the writer's heartbeats say.
+    pub(crate) pg_last: Lsn,
+    /// The highest SCL that a peer had in an earlier round, under which history.
+    ahead: (VolumeEpoch, Lsn),
+    /// The highest SCL that each peer told, under which history.
+    told: BTreeMap<SegmentId, (VolumeEpoch, Lsn)>,
+    /// The request in flight.
+    asked: Option<(PeerToken, Duration)>,
+    pull: Option<Pull>,
+}
+
+/// Batches that are being pulled from a peer.
+#[derive(Debug, Clone, Copy)]
+struct Pull {
+    peer: Member,
+    history_epoch: VolumeEpoch,
+    /// Received up to here.
+    after: Lsn,
+    through: Lsn,
+    /// Waits for the hot log.
+    paused: bool,
+}
+
+/// Requests to peers in flight, and when the next round is due.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    asks: BTreeMap<PeerToken, (SegmentId, Member)>,
+    last_token: u64,
+    next_round: Duration,
+    random: u64,
+}
+
+impl Asking {
+    pub(crate) fn new(seed: u64, first_round: Duration) -> Asking {
+        Asking {
+            asks: BTreeMap::new(),
+            last_token: 0,
+            next_round: first_round,
+            random: seed,
+        }
+    }
+
+    /// When the next round is due.
+    pub(crate) fn next_round(&self) -> Duration {
+        self.next_round
+    }
+
+    /// The next number of a splitmix64 sequence.
+    fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn pick(&mut self, count: usize) -> usize {
+        usize::try_from(self.draw() % count as u64).expect("below a usize")
+    }
+}
+
+impl NodeCore {
+    /// Asks one peer for each segment.
+    pub(crate) fn gossip_round(&mut self, now: Duration) {
+        // Nodes that started together spread out.
+        let interval = self.bounds.gossip_interval;
+        let jitter = interval / 256 * u32::from(self.asking.draw().to_le_bytes()[0]) / 4;
+        self.asking.next_round = now + interval + jitter;
+        let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
+        for id in ids {
+            self.ask_a_peer(now, id);
+        }
+    }
+
+    fn ask_a_peer(&mut self, now: Duration, id: SegmentId) {
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        if let Some((token, since)) = segment.gossip.asked {
+            if now.saturating_sub(since) < PEER_PATIENCE {
+                return;
+            }
+            self.asking.asks.remove(&token);
+            segment.gossip.asked = None;
+            segment.gossip.pull = None;
+        }
+        if segment.gossip.pull.is_some() {
+            return;
+        }
+        let peers = segment.peers();
+        if peers.is_empty() {
+            return;
+        }
+        let peer = peers[self.asking.pick(peers.len())];
+        let message = Message::Gossip(Gossip {
+            segment: peer.segment,
+            from: id,
+            history_epoch: segment.history_epoch(),
+            manifest_version: segment.manifest.version,
+            scl: segment.scl(),
+            vdl_seen: segment.vdl_seen,
+        });
+        self.ask(now, id, peer, message);
+    }
+
+    fn ask(&mut self, now: Duration, id: SegmentId, peer: Member, message: Message) {
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        let Some(address) = segment.address_of(&peer) else {
+            segment.gossip.pull = None;
+            return;
+        };
+        self.asking.last_token += 1;
+        let token = PeerToken(self.asking.last_token);
+        segment.gossip.asked = Some((token, now));
+        self.asking.asks.insert(token, (id, peer));
+        self.actions.push_back(Action::AskPeer {
+            token,
+            node: peer.node,
+            address,
+            message,
+        });
+    }
+
+    /// A peer asks.
+    pub(crate) fn on_gossip(&mut self, stream: StreamKey, gossip: &Gossip) {
+        let Some(segment) = self.segments.get_mut(&gossip.segment) else {
+            return self.refuse(stream, Refusal::UnknownSegment);
+        };
+        if !segment
+            .peers()
+            .iter()
+            .any(|peer| peer.segment == gossip.from)
+        {
+            // Its membership may be newer than this segment's; this one will learn that by asking.
+            return self.refuse(stream, Refusal::UnknownSegment);
+        }
+        let told = segment.gossip.told.entry(gossip.from).or_default();
+        let same = told.0 == gossip.history_epoch;
+        let asker_scl_max = if same { told.1 } else { Lsn::NONE };
+        if gossip.history_epoch >= told.0 {
+            *told = (gossip.history_epoch, asker_scl_max.max(gossip.scl));
+        }
+        let older = gossip.history_epoch < segment.history_epoch()
+            || gossip.manifest_version < segment.manifest.version;
+        let answer = GossipAnswer {
+            segment: segment.id,
+            history_epoch: segment.history_epoch(),
+            scl: segment.scl(),
+            vdl_seen: segment.vdl_seen,
+            asker_scl_max,
+            newer: older.then(|| (segment.history.clone(), segment.manifest.clone())),
+        };
+        self.answer(stream, Message::GossipAnswer(Box::new(answer)));
+    }
+
+    /// A peer answered, or could not be reached.
+    pub(crate) fn on_peer_answer(
+        &mut self,
+        now: Duration,
+        token: PeerToken,
+        answer: Option<Message>,
+    ) {
+        let Some((id, peer)) = self.asking.asks.remove(&token) else {
+            return;
+        };
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return;
+        };
+        segment.gossip.asked = None;
+        match answer {
+            Some(Message::GossipAnswer(answer)) if answer.segment == peer.segment => {
+                self.on_gossip_answer(now, id, peer, *answer);
+            }
+            Some(Message::LogPiece(piece)) => self.on_log_piece(now, id, piece),
+            // Unreachable, refused or senseless: another round, another peer.
+            _ => segment.gossip.pull = None,
+        }
+    }
+
+    fn on_gossip_answer(
+        &mut self,
+        now: Duration,
+        id: SegmentId,
+        peer: Member,
+        answer: GossipAnswer,
+    ) {
+        if let Some((history, manifest)) = answer.newer {
+            return self.take_newer(id, history, manifest);
+        }
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        if answer.history_epoch != segment.history_epoch() {
+            return;
+        }
+        let scl = segment.scl();
+        if answer.asker_scl_max > scl && segment.missing_below < Some(answer.asker_scl_max) {
+            segment.missing_below = Some(answer.asker_scl_max);
+            let text = format!(
+                "segment {id} has SCL {scl}, its peer {} was told {} before: acknowledged records are lost here",
+                peer.segment, answer.asker_scl_max
+            );
+            self.log_line(Severity::Error, text);
+        }
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let epoch = answer.history_epoch;
+        let ahead = if segment.gossip.ahead.0 == epoch {
+            segment.gossip.ahead.1
+        } else {
+            Lsn::NONE
+        };
+        segment.gossip.ahead = (epoch, ahead.max(answer.scl));
+        // A stream is in order: what its writer has sent is pending here or was lost on an earlier stream.
+        let lost = segment.stream.is_none()
+            || (segment.pending.is_empty() && segment.gossip.pg_last > scl);
+        if answer.scl > scl && (lost || ahead > scl) {
+            segment.gossip.pull = Some(Pull {
+                peer,
+                history_epoch: epoch,
+                after: scl,
+                through: answer.scl,
+                paused: false,
+            });
+            self.pull_on(now, id);
+        }
+    }
+
+    /// A peer has a newer history or manifest. It must be durable before anything of it counts (R3).
+    fn take_newer(&mut self, id: SegmentId, history: History, manifest: Manifest) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        if manifest.volume != segment.volume {
+            return;
+        }
+        let mut guard = segment.guard;
+        let newer_history = guard.take_from_peer(history.volume_epoch);
+        // A manifest of a lower epoch than the claim is taken from nobody (R4, R21).
+        let newer_manifest = manifest.version > segment.manifest.version
+            && manifest.version.volume_epoch >= segment.guard.claim
+            && history.volume_epoch == segment.guard.history_epoch;
+        if !newer_history && !newer_manifest {
+            return;
+        }
+        let entry = Entry::Install {
+            segment: id,
+            volume_epoch: guard.claim,
+            writer: guard.writer,
+            history,
+            manifest,
+        };
+        if let Ok(ticket) = self.append(entry) {
+            self.accept_guard(id, guard, ticket);
+        }
+    }
+
+    /// Asks for the next batches of a pull, unless the hot log is busy.
+    fn pull_on(&mut self, now: Duration, id: SegmentId) {
+        let busy = self.log.is_busy();
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        let scl = segment.scl();
+        let same = segment.history_epoch();
+        let Some(pull) = &mut segment.gossip.pull else {
+            return;
+        };
+        pull.after = pull.after.max(scl);
+        if pull.after >= pull.through || pull.history_epoch != same {
+            segment.gossip.pull = None;
+            return;
+        }
+        pull.paused = busy;
+        if busy {
+            return;
+        }
+        let (peer, read) = (
+            pull.peer,
+            ReadLog {
+                segment: pull.peer.segment,
+                history_epoch: pull.history_epoch,
+                after: pull.after,
+                through: pull.through,
+                // One piece, one answer.
+                bytes_max: u32::try_from(PIECE_BYTES_MAX).expect("a megabyte"),
+            },
+        );
+        self.ask(now, id, peer, Message::ReadLog(read));
+    }
+
+    fn on_log_piece(&mut self, now: Duration, id: SegmentId, piece: LogPiece) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let Some(pull) = segment.gossip.pull else {
+            return;
+        };
+        if pull.history_epoch != segment.history_epoch() {
+            segment.gossip.pull = None;
+            return;
+        }
+        let mut after = pull.after;
+        for bytes in piece.batches {
+            match self.take_batch(id, bytes, pull.history_epoch) {
+                Ok(taken) => {
+                    self.counters.gossip_batches += u64::from(taken.new);
+                    after = after.max(taken.last);
+                }
+                Err(_) => break,
+            }
+        }
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        if after > pull.after && piece.more {
+            segment.gossip.pull = Some(Pull { after, ..pull });
+            self.pull_on(now, id);
+        } else {
+            segment.gossip.pull = None;
+        }
+    }
+
+    /// The hot log took a group: pulls that waited for it go on.
+    pub(crate) fn resume_pulls(&mut self, now: Duration) {
+        if self.log.is_busy() {
+            return;
+        }
+        let paused: Vec<SegmentId> = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.gossip.pull.is_some_and(|pull| pull.paused))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in paused {
+            self.pull_on(now, id);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! Group append: exactly one write is in flight; while it is, entries gather, and the next write takes them (F10).
+//!
+//! ```text
+//!   append -> queue -> (nothing in flight?) -> group -> Write -> durable, in order
+//!                                    \-- no room in the file: the next file, prepared long ago
+//! ```
+//! No timers: a lone entry is written at once. A block that was written is never written again. The header of a file goes
+//! out with its first group, in one write, so that nothing of the file is acknowledged before its header is durable.
+//! What entries mean is not known here.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sixfold_log_format::NodeId;
+use sixfold_log_format::hot_log::{
+    Entry, FileHeader, FileNumber, GROUP_HEADER_BYTES, encode_group,
+};
+
+use super::scan::Tail;
+use super::{Place, Ticket, whole_blocks};
+use crate::action::Action;
+use crate::bounds::{Bounds, FULL_RETRY, GROUP_BYTES_LIMIT, SLOW_WRITE};
+use crate::event::{DiskError, DiskToken};
+use crate::io_buf::IoBuf;
+
+/// What a state entry holds more than an install.
+const STATE_MARGIN_BYTES: usize = 64;
+
+/// Why an entry was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AppendError {
+    /// It fits no file.
+    #[error("an entry of {bytes} bytes does not fit a group of {bytes_max}")]
+    TooLong { bytes: usize, bytes_max: usize },
+    /// Too much waits already.
+    #[error("{queued_bytes} bytes wait for the hot log")]
+    Overloaded { queued_bytes: usize },
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+}
+
+/// An entry that is durable now.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    /// Its ticket; `None` for what the log wrote for itself at the head of a file.
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) entry: Entry,
+    pub(crate) place: Place,
+}
+
+/// What the end of a write means.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// These are durable, in this order. Empty after a repair.
+    Durable(Vec<Durable>),
+    /// The process must end.
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Queued {
+    ticket: Option<Ticket>,
+    entry: Entry,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    token: DiskToken,
+    file: FileNumber,
+    group_offset: u64,
+    group: Vec<(Queued, u32)>,
+    since: Duration,
+}
+
+/// The writing side of the hot log.
+#[derive(Debug)]
+pub(crate) struct HotLog {
+    node: NodeId,
+    block_bytes: u32,
+    file_bytes: u64,
+    group_bytes_max: usize,
+    queued_bytes_max: usize,
+    current: Option<FileHeader>,
+    /// Where the next group goes in the current file.
+    offset: u64,
+    sequence: u64,
+    ready: VecDeque<FileNumber>,
+    preparing: Option<FileNumber>,
+    next_file: FileNumber,
+    retry_at: Option<Duration>,
+    full: bool,
+    repairs: VecDeque<(FileNumber, u64, IoBuf)>,
+    queue: VecDeque<Queued>,
+    queued_bytes: usize,
+    in_flight: Option<InFlight>,
+    last_ticket: Ticket,
+    durable: Ticket,
+    next_token: u64,
+    last_write: Duration,
+    pub(crate) group_writes: u64,
+}
+
+impl HotLog {
+    /// A log that cannot write before [`HotLog::resume`].
+    pub(crate) fn new(node: NodeId, block_bytes: u32, file_bytes: u64, bounds: &Bounds) -> HotLog {
+        HotLog {
+            node,
+            block_bytes,
+            file_bytes,
+            group_bytes_max: bounds.group_bytes_max.min(GROUP_BYTES_LIMIT),
+            queued_bytes_max: bounds.queued_bytes_max,
+            current: None,
+            offset: 0,
+            sequence: 1,
+            ready: VecDeque::new(),
+            preparing: None,
+            next_file: FileNumber(1),
+            retry_at: None,
+            full: false,
+            repairs: VecDeque::new(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            in_flight: None,
+            last_ticket: Ticket(0),
+            durable: Ticket(0),
+            next_token: 0,
+            last_write: Duration::ZERO,
+            group_writes: 0,
+        }
+    }
+
+    /// Goes on where the scan ended.
+    pub(crate) fn resume(&mut self, tail: Tail) {
+        self.current = tail.current;
+        self.offset = tail.offset;
+        self.sequence = tail.sequence;
+        self.ready = tail.ready.into();
+        self.next_file = tail.next_file;
+        self.repairs = tail
+            .zeros
+            .into_iter()
+            .map(|(file, offset, bytes)| (file, offset, IoBuf::zeroed(bytes)))
+            .collect();
+        for header in tail.headers {
+            self.repairs
+                .push_back((header.file, 0, IoBuf::copy_of(&header.encode())));
+        }
+    }
+
+    /// Longest entry that is taken: with a margin for the state of its segment, which stands at the head of a file and is a
+    /// little longer than the install that brought it.
+    fn entry_bytes_max(&self) -> usize {
+        let file_room = self.file_bytes.saturating_sub(u64::from(self.block_bytes));
+        usize::try_from(file_room)
+            .unwrap_or(usize::MAX)
+            .min(GROUP_BYTES_LIMIT)
+            .saturating_sub(GROUP_HEADER_BYTES + STATE_MARGIN_BYTES)
+    }
+
+    /// Whether batches are taken. While the disk is full, half a file stays free for claims, histories and manifests.
+    pub(crate) fn takes_batches(&self) -> bool {
+        !self.full || (self.current.is_some() && self.offset < self.file_bytes / 2)
+    }
+
+    /// Whether no next file could be made.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether the disk is slow now.
+    pub(crate) fn is_slow(&self, now: Duration) -> bool {
+        let waiting = self
+            .in_flight
+            .as_ref()
+            .map_or(Duration::ZERO, |write| now.saturating_sub(write.since));
+        self.last_write.max(waiting) >= SLOW_WRITE
+    }
+
+    /// Whether so much waits that nothing should be pulled from peers.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queued_bytes > self.queued_bytes_max / 2
+    }
+
+    /// Everything appended so far has this ticket or a lower one.
+    pub(crate) fn last_ticket(&self) -> Ticket {
+        self.last_ticket
+    }
+
+    /// Everything with this ticket or a lower one is durable.
+    pub(crate) fn durable(&self) -> Ticket {
+        self.durable
+    }
+
+    /// Bytes of files in use.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        match &self.current {
+            Some(header) => (header.file.0 - 1) * self.file_bytes + self.offset,
+            None => 0,
+        }
+    }
+
+    /// Appends an entry.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was taken.
+    pub(crate) fn append(&mut self, entry: Entry) -> Result<Ticket, AppendError> {
+        let bytes = entry.encoded_bytes();
+        let bytes_max = self.entry_bytes_max();
+        if bytes > bytes_max {
+            return Err(AppendError::TooLong { bytes, bytes_max });
+        }
+        if matches!(entry, Entry::Batch { .. }) {
+            if self.queued_bytes + bytes > self.queued_bytes_max {
+                return Err(AppendError::Overloaded {
+                    queued_bytes: self.queued_bytes,
+                });
+            }
+            if !self.takes_batches() {
+                return Err(AppendError::Full);
+            }
+        }
+        self.last_ticket = Ticket(self.last_ticket.0 + 1);
+        self.queued_bytes += bytes;
+        self.queue.push_back(Queued {
+            ticket: Some(self.last_ticket),
+            entry,
+            bytes,
+        });
+        Ok(self.last_ticket)
+    }
+
+    /// Starts the next write when none is in flight, and asks for the next file well ahead. `states` gives what stands at the
+    /// head of every file (F6).
+    pub(crate) fn pump(
+        &mut self,
+        now: Duration,
+        states: &dyn Fn() -> Vec<Entry>,
+        actions: &mut VecDeque<Action>,
+    ) {
+        self.prepare(now, actions);
+        if self.in_flight.is_some() {
+            return;
+        }
+        if let Some((file, offset, bytes)) = self.repairs.pop_front() {
+            self.write(now, file, offset, bytes, Vec::new(), 0, actions);
+            return;
+        }
+        if self.queue.is_empty() || !self.make_room(states) {
+            return;
+        }
+        self.prepare(now, actions);
+        self.write_group(now, actions);
+    }
+
+    fn group_bytes(&self, entries_bytes: usize) -> u64 {
+        whole_blocks(
+            (GROUP_HEADER_BYTES + entries_bytes) as u64,
+            u64::from(self.block_bytes),
+        )
+    }
+
+    /// Makes sure that the first entry fits the current file; false when it has to wait for a file.
+    fn make_room(&mut self, states: &dyn Fn() -> Vec<Entry>) -> bool {
+        let block_bytes = u64::from(self.block_bytes);
+        loop {
+            let first = self
+                .queue
+                .front()
+                .expect("checked by the caller: the queue is not empty");
+            let fits = self.offset + self.group_bytes(first.bytes) <= self.file_bytes;
+            if self.current.is_some() && fits {
+                return true;
+            }
+            assert!(
+                self.current.is_none() || self.offset > block_bytes,
+                "an entry of {} bytes does not fit an empty hot-log file",
+                first.bytes
+            );
+            let Some(file) = self.ready.pop_front() else {
+                return false;
+            };
+            self.current = Some(FileHeader {
+                node: self.node,
+                file,
+                block_bytes: self.block_bytes,
+                first_sequence: self.sequence,
+            });
+            self.offset = block_bytes;
+            for entry in states().into_iter().rev() {
+                let bytes = entry.encoded_bytes();
+                self.queued_bytes += bytes;
+                self.queue.push_front(Queued {
+                    ticket: None,
+                    entry,
+                    bytes,
+                });
+            }
+        }
+    }
+
+    fn write_group(&mut self, now: Duration, actions: &mut VecDeque<Action>) {
+        let header = self.current.clone().expect("make_room left a current file");
+        let room = self.file_bytes - self.offset;
+        let mut bytes = 0;
+        let mut taken: Vec<Queued> = Vec::new();
+        while let Some(next) = self.queue.front() {
+            let total = bytes + next.bytes;
+            let over =
+                total + GROUP_HEADER_BYTES > self.group_bytes_max || self.group_bytes(total) > room;
+            if over && !taken.is_empty() {
+                break;
+            }
+            bytes = total;
+            taken.extend(self.queue.pop_front());
+        }
+        self.queued_bytes -= bytes;
+
+        let block_bytes = u64::from(self.block_bytes);
+        let with_header = self.offset == block_bytes;
+        let mut out = if with_header {
+            header.encode()
+        } else {
+            Vec::new()
+        };
+        out.reserve(usize::try_from(self.group_bytes(bytes)).unwrap_or(0));
+        let group_start = out.len();
+        let (tickets, entries): (Vec<_>, Vec<_>) = taken
+            .into_iter()
+            .map(|queued| ((queued.ticket, queued.bytes), queued.entry))
+            .unzip();
+        let offsets = encode_group(&mut out, &header, self.sequence, &entries);
+        let group = tickets
+            .into_iter()
+            .zip(entries)
+            .zip(offsets)
+            .map(|(((ticket, bytes), entry), offset)| {
+                (
+                    Queued {
+                        ticket,
+                        entry,
+                        bytes,
+                    },
+                    offset,
+                )
+            })
+            .collect();
+
+        let group_offset = self.offset;
+        let start = if with_header { 0 } else { group_offset };
+        self.offset += (out.len() - group_start) as u64;
+        self.sequence += 1;
+        assert!(self.offset <= self.file_bytes && self.offset.is_multiple_of(block_bytes));
+        self.write(
+            now,
+            header.file,
+            start,
+            IoBuf::copy_of(&out),
+            group,
+            group_offset,
+            actions,
+        );
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one place that fills in the write in flight"
+    )]
+    fn write(
+        &mut self,
+        now: Duration,
+        file: FileNumber,
+        offset: u64,
+        bytes: IoBuf,
+        group: Vec<(Queued, u32)>,
+        group_offset: u64,
+        actions: &mut VecDeque<Action>,
+    ) {
+        assert!(self.in_flight.is_none(), "one write at a time");
+        self.next_token += 1;
+        // Odd tokens are writes, even ones reads.
+        let token = DiskToken(self.next_token * 2 + 1);
+        self.in_flight = Some(InFlight {
+            token,
+            file,
+            group_offset,
+            group,
+            since: now,
+        });
+        actions.push_back(Action::Write {
+            token,
+            file,
+            offset,
+            bytes,
+        });
+    }
+
+    /// A write ended.
+    pub(crate) fn written(
+        &mut self,
+        now: Duration,
+        token: DiskToken,
+        result: Result<(), DiskError>,
+    ) -> Written {
+        let Some(write) = self.in_flight.take_if(|write| write.token == token) else {
+            return Written::Failed(format!("a write that nobody asked for ended: {token:?}"));
+        };
+        if let Err(error) = result {
+            return Written::Failed(format!(
+                "write to hot-log file {} at offset {} failed: {error:?}",
+                write.file.0, write.group_offset
+            ));
+        }
+        self.last_write = now.saturating_sub(write.since);
+        self.group_writes += u64::from(!write.group.is_empty());
+        let durable = write.group.into_iter().map(|(queued, offset)| {
+            if let Some(ticket) = queued.ticket {
+                assert!(ticket > self.durable, "tickets become durable in order");
+                self.durable = ticket;
+            }
+            Durable {
+                ticket: queued.ticket,
+                entry: queued.entry,
+                place: Place {
+                    file: write.file,
+                    offset: write.group_offset + u64::from(offset),
+                    bytes: u32::try_from(queued.bytes).expect("an entry fits a group"),
+                },
+            }
+        });
+        Written::Durable(durable.collect())
+    }
+
+    /// Asks for the file after the current one, once.
+    fn prepare(&mut self, now: Duration, actions: &mut VecDeque<Action>) {
+        let waits = self.retry_at.is_some_and(|at| now < at);
+        if !self.ready.is_empty() || self.preparing.is_some() || waits {
+            return;
+        }
+        self.retry_at = None;
+        self.preparing = Some(self.next_file);
+        actions.push_back(Action::Prepare {
+            file: self.next_file,
+            bytes: self.file_bytes,
+        });
+    }
+
+    /// A file was made, or not.
+    ///
+    /// # Errors
+    /// A line, when the process must end.
+    pub(crate) fn prepared(
+        &mut self,
+        now: Duration,
+        file: FileNumber,
+        result: Result<(), DiskError>,
+    ) -> Result<(), String> {
+        if self
+            .preparing
+            .take_if(|preparing| *preparing == file)
+            .is_none()
+        {
+            return Err(format!(
+                "hot-log file {} was made but not asked for",
+                file.0
+            ));
+        }
+        match result {
+            Ok(()) => {
+                self.ready.push_back(file);
+                self.next_file = FileNumber(file.0 + 1);
+                self.full = false;
+                Ok(())
+            }
+            Err(DiskError::Full) => {
+                self.full = true;
+                self.retry_at = Some(now + FULL_RETRY);
+                Ok(())
+            }
+            Err(DiskError::Failed) => Err(format!("hot-log file {} could not be made", file.0)),
+        }
+    }
+
+    /// When a full disk is tried again.
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        self.retry_at
+    }
+}

@@ -1,0 +1,517 @@
+//! The node: owner of all state, and the only `match` on events.
+//!
+//! ```text
+//!   Message -> streams / fence / read / gossip / admin -> hot log -> Write ... Written -> apply -> answers
+//! ```
+//! The step files decide about their own state; here is what ties them together: an entry that becomes durable is applied to
+//! its segment, then whoever waited for it is answered, then one ack per log stream goes out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::wire::{Message, Refusal, Role};
+use sixfold_log_format::{Batch, NodeId, PgId, SegmentId, VolumeId};
+use sixfold_recovery::lease::GrantedLease;
+
+pub use crate::bounds::Bounds;
+
+use crate::action::{Action, Severity};
+use crate::admin::Counters;
+use crate::bounds::{EARLY_MESSAGES_MAX, WAITERS_MAX};
+use crate::chain::BatchId;
+use crate::event::{ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, StreamKey};
+use crate::gossip::Asking;
+use crate::hot_log::scan::{Next, Scan, Tail};
+use crate::hot_log::writer::{AppendError, HotLog, Written};
+use crate::hot_log::{Place, Ticket};
+use crate::page_cache::PageCache;
+use crate::read::Reads;
+use crate::roles::{Permission, permission};
+use crate::segment::{Applied, READ_LEASE, Segment};
+use crate::streams::LogStream;
+use crate::waiters::Waiter;
+
+/// Where the node is in its life.
+#[derive(Debug)]
+enum Phase {
+    Scanning,
+    Running,
+    Stopped,
+}
+
+/// A message that came before the scan ended.
+#[derive(Debug)]
+struct Early {
+    connection: ConnectionKey,
+    role: Role,
+    stream: StreamKey,
+    message: Message,
+}
+
+/// A storage node without I/O.
+#[derive(Debug)]
+pub struct NodeCore {
+    pub(crate) node: NodeId,
+    pub(crate) az: String,
+    pub(crate) block_bytes: u32,
+    pub(crate) bounds: Bounds,
+    phase: Phase,
+    scan: Option<Scan>,
+    scan_token: DiskToken,
+    early: VecDeque<Early>,
+    pub(crate) log: HotLog,
+    pub(crate) segments: BTreeMap<SegmentId, Segment>,
+    /// Segments whose creation is not durable yet: they answer nothing.
+    pub(crate) creating: BTreeMap<SegmentId, (Ticket, PgId, VolumeId)>,
+    pub(crate) streams: BTreeMap<StreamKey, LogStream>,
+    pub(crate) waiters: BTreeMap<(Ticket, u64), Waiter>,
+    pub(crate) next_waiter: u64,
+    pub(crate) ack_due: BTreeSet<SegmentId>,
+    pub(crate) reads: Reads,
+    pub(crate) cache: PageCache,
+    resident: VecDeque<(SegmentId, BatchId)>,
+    resident_bytes: usize,
+    pub(crate) asking: Asking,
+    pub(crate) counters: Counters,
+    pub(crate) actions: VecDeque<Action>,
+}
+
+impl NodeCore {
+    /// A node over the directory that the shell found. The first actions read its hot log; requests that arrive before the
+    /// scan has ended wait for it (bounded).
+    ///
+    /// `now` is the time since an arbitrary start of the clock that every later call uses (CLOCK_BOOTTIME in the daemon).
+    ///
+    /// # Panics
+    /// When the block is no power of two, or a file is not a whole number of at least two blocks: the superblock's decoder
+    /// checks both.
+    pub fn new(found: FoundDirectory, now: Duration) -> NodeCore {
+        let block_bytes = u64::from(found.block_bytes);
+        assert!(
+            found.block_bytes.is_power_of_two(),
+            "a block of {block_bytes} bytes"
+        );
+        assert!(
+            found.file_bytes.is_multiple_of(block_bytes) && found.file_bytes >= 2 * block_bytes,
+            "a hot-log file of {} bytes",
+            found.file_bytes
+        );
+        let log = HotLog::new(
+            found.node,
+            found.block_bytes,
+            found.file_bytes,
+            &found.bounds,
+        );
+        let scan = Scan::new(found.node, found.block_bytes, found.file_bytes, found.files);
+        let mut core = NodeCore {
+            node: found.node,
+            az: found.az,
+            block_bytes: found.block_bytes,
+            phase: Phase::Scanning,
+            scan: Some(scan),
+            scan_token: DiskToken(0),
+            early: VecDeque::new(),
+            log,
+            segments: BTreeMap::new(),
+            creating: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            next_waiter: 0,
+            ack_due: BTreeSet::new(),
+            reads: Reads::new(found.bounds.reads_in_flight_max),
+            cache: PageCache::new(found.bounds.page_cache_bytes_max),
+            resident: VecDeque::new(),
+            resident_bytes: 0,
+            asking: Asking::new(found.seed, now + found.bounds.gossip_interval),
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            bounds: found.bounds,
+        };
+        let next = core.scan.as_mut().expect("made above").start();
+        core.scan_step(now, next);
+        core.pump(now);
+        core
+    }
+
+    /// Takes an event.
+    pub fn handle(&mut self, now: Duration, event: Event) {
+        if matches!(self.phase, Phase::Stopped) {
+            return;
+        }
+        match event {
+            Event::Message {
+                connection,
+                role,
+                stream,
+                message,
+            } => {
+                self.on_message(now, connection, role, stream, message);
+            }
+            Event::StreamClosed { stream } => self.on_stream_closed(stream),
+            Event::Written { token, result } => self.on_written(now, token, result),
+            Event::Read { token, result } if token == self.scan_token => {
+                self.on_scan_read(now, result);
+            }
+            Event::Read { token, result } => self.on_read(token, result),
+            Event::Prepared { file, result } => self.on_prepared(now, file, result),
+            Event::PeerAnswer { token, answer } => self.on_peer_answer(now, token, answer),
+            Event::Timeout => self.on_timeout(now),
+        }
+        self.send_acks(now);
+        self.pump(now);
+    }
+
+    /// The next action, until there is none.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Timeout`] is due next, if ever.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Running => [self.log.poll_timeout(), Some(self.asking.next_round())]
+                .into_iter()
+                .flatten()
+                .min(),
+            Phase::Scanning | Phase::Stopped => None,
+        }
+    }
+
+    /// Whether the scan has ended, so that the node can be said to be ready.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    fn on_message(
+        &mut self,
+        now: Duration,
+        connection: ConnectionKey,
+        role: Role,
+        stream: StreamKey,
+        message: Message,
+    ) {
+        match permission(role, &message) {
+            Permission::Yes => {}
+            Permission::No => return self.refuse(stream, Refusal::NotAllowed),
+            Permission::Never => {
+                self.counters.refused += 1;
+                return self.actions.push_back(Action::Disconnect { connection });
+            }
+        }
+        if matches!(self.phase, Phase::Scanning) {
+            // Refills are large, and whoever sends one has been answered by this node before: it asks again.
+            if self.early.len() >= EARLY_MESSAGES_MAX || matches!(message, Message::Refill(_)) {
+                return self.refuse(stream, Refusal::Overloaded);
+            }
+            return self.early.push_back(Early {
+                connection,
+                role,
+                stream,
+                message,
+            });
+        }
+        match message {
+            Message::Attach(attach) => self.on_attach(now, stream, *attach),
+            Message::Append(append) => self.on_append(now, stream, append),
+            Message::Heartbeat(heartbeat) => self.on_heartbeat(now, stream, &heartbeat),
+            Message::Probe(probe) => self.on_probe(now, stream, probe),
+            Message::Claim(claim) => self.on_claim(now, stream, claim),
+            Message::Install(install) => self.on_install(now, stream, *install),
+            Message::Refill(refill) => self.on_refill(now, stream, refill),
+            Message::ReadPages(read) => self.on_read_pages(stream, read),
+            Message::ReadLog(read) => self.on_read_log(stream, &read),
+            Message::ReadLayer(_) => self.refuse_malformed(stream, "no such layer"),
+            Message::Gossip(gossip) => self.on_gossip(stream, &gossip),
+            Message::CreateSegment(create) => self.on_create(now, stream, *create),
+            Message::AskStatus => self.on_ask_status(stream),
+            Message::Wish(_) => self.refuse(stream, Refusal::NotAllowed),
+            Message::Echo(bytes) => self.answer(stream, Message::Echo(bytes)),
+            Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Refused(_)
+            | Message::Attached(_)
+            | Message::Ack(_)
+            | Message::ProbeAnswer(_)
+            | Message::Census(_)
+            | Message::Installed(_)
+            | Message::Pages(_)
+            | Message::GossipAnswer(_)
+            | Message::LogPiece(_)
+            | Message::LayerPiece(_)
+            | Message::Done
+            | Message::NodeStatus(_) => unreachable!("permission() lets no answer through"),
+        }
+    }
+
+    fn on_stream_closed(&mut self, stream: StreamKey) {
+        self.early.retain(|early| early.stream != stream);
+        self.forget_stream(stream);
+        self.waiters.retain(|_, waiter| waiter.stream() != stream);
+        self.reads.cancel(stream);
+    }
+
+    fn on_written(&mut self, now: Duration, token: DiskToken, result: Result<(), DiskError>) {
+        let durable = match self.log.written(now, token, result) {
+            Written::Durable(durable) => durable,
+            Written::Failed(reason) => return self.stop(reason),
+        };
+        for durable in durable {
+            self.apply(&durable.entry, durable.place);
+            if let Some(ticket) = durable.ticket {
+                self.answer_waiters(now, ticket);
+            }
+        }
+        self.resume_pulls(now);
+    }
+
+    /// An entry is durable: its segment takes it.
+    fn apply(&mut self, entry: &Entry, place: Place) {
+        let id = entry.segment();
+        if let Entry::Created { pg, manifest, .. } = entry {
+            self.creating.remove(&id);
+            let lease = GrantedLease::none(READ_LEASE);
+            let segment = Segment::new(id, *pg, manifest.clone(), lease);
+            let before = self.segments.insert(id, segment);
+            assert!(before.is_none(), "a segment is created once");
+            return;
+        }
+        let segment = self
+            .segments
+            .get_mut(&id)
+            .expect("entries follow their segment's creation");
+        let applied = segment.apply(entry, place);
+        self.applied(id, applied);
+    }
+
+    fn applied(&mut self, id: SegmentId, applied: Applied) {
+        match applied {
+            Applied::Batch(batch, bytes) => {
+                self.counters.redo_bytes += bytes as u64;
+                self.ack_due.insert(id);
+                self.keep_resident(id, batch, bytes);
+            }
+            Applied::History => self.cache.clear(id),
+            Applied::Other => {}
+        }
+    }
+
+    /// Keeps the newest redo in memory, up to the bound.
+    fn keep_resident(&mut self, id: SegmentId, batch: BatchId, bytes: usize) {
+        self.resident.push_back((id, batch));
+        self.resident_bytes += bytes;
+        while self.resident_bytes > self.bounds.resident_redo_bytes_max {
+            let Some((id, batch)) = self.resident.pop_front() else {
+                break;
+            };
+            let evicted = self
+                .segments
+                .get_mut(&id)
+                .map_or(0, |segment| segment.chain.evict(batch));
+            self.resident_bytes -= evicted;
+        }
+    }
+
+    fn on_prepared(&mut self, now: Duration, file: FileNumber, result: Result<(), DiskError>) {
+        let was_full = self.log.is_full();
+        if let Err(reason) = self.log.prepared(now, file, result) {
+            return self.stop(reason);
+        }
+        if self.log.is_full() != was_full {
+            let text = if was_full {
+                "the disk has space again"
+            } else {
+                "the disk is full"
+            };
+            self.log_line(Severity::Warning, text.to_string());
+        }
+    }
+
+    fn on_timeout(&mut self, now: Duration) {
+        if self.is_ready() && now >= self.asking.next_round() {
+            self.gossip_round(now);
+        }
+    }
+
+    fn pump(&mut self, now: Duration) {
+        if self.is_ready() {
+            let segments = &self.segments;
+            let states = || segments.values().map(Segment::state_entry).collect();
+            self.log.pump(now, &states, &mut self.actions);
+        }
+    }
+
+    /// Appends an entry of `segment`, and says how that is refused where it is.
+    pub(crate) fn append(&mut self, entry: Entry) -> Result<Ticket, Refusal> {
+        if self.waiters.len() >= WAITERS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        self.log.append(entry).map_err(|error| match error {
+            AppendError::TooLong { .. } => Refusal::Malformed {
+                reason: error.to_string(),
+            },
+            AppendError::Overloaded { .. } => Refusal::Overloaded,
+            AppendError::Full => Refusal::DiskFull,
+        })
+    }
+
+    pub(crate) fn answer(&mut self, stream: StreamKey, message: Message) {
+        self.actions.push_back(Action::Send {
+            stream,
+            message,
+            end: true,
+        });
+    }
+
+    pub(crate) fn refuse(&mut self, stream: StreamKey, refusal: Refusal) {
+        self.counters.refused += 1;
+        self.answer(stream, Message::Refused(refusal));
+    }
+
+    pub(crate) fn refuse_malformed(&mut self, stream: StreamKey, reason: impl Into<String>) {
+        self.refuse(
+            stream,
+            Refusal::Malformed {
+                reason: reason.into(),
+            },
+        );
+    }
+
+    pub(crate) fn log_line(&mut self, severity: Severity, text: String) {
+        self.actions.push_back(Action::Log { severity, text });
+    }
+
+    pub(crate) fn stop(&mut self, reason: String) {
+        self.phase = Phase::Stopped;
+        self.actions.push_back(Action::Stop { reason });
+    }
+
+    // The scan.
+
+    fn scan_step(&mut self, now: Duration, next: Next) {
+        match next {
+            Next::Read {
+                file,
+                offset,
+                bytes,
+            } => {
+                self.scan_token = self.reads.next_token();
+                let token = self.scan_token;
+                self.actions.push_back(Action::Read {
+                    token,
+                    file,
+                    offset,
+                    bytes,
+                });
+            }
+            Next::Corrupt(line) => {
+                self.log_line(Severity::Error, line.clone());
+                self.stop(line);
+            }
+            Next::Done(tail) => self.scan_done(now, *tail),
+        }
+    }
+
+    fn on_scan_read(&mut self, now: Duration, result: Result<Bytes, DiskError>) {
+        let Some(mut scan) = self.scan.take() else {
+            return;
+        };
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(error) => return self.stop(format!("reading the hot log failed: {error:?}")),
+        };
+        let mut damage = None;
+        let next = scan.take(&bytes, &mut |place, entry| {
+            if damage.is_none() {
+                damage = self.replay(place, &entry).err();
+            }
+        });
+        self.scan = Some(scan);
+        self.scan_step(now, damage.map_or(next, Next::Corrupt));
+    }
+
+    /// Takes an entry that the scan found.
+    fn replay(&mut self, place: Place, entry: &Entry) -> Result<(), String> {
+        let at = || format!("hot-log file {} at offset {}", place.file.0, place.offset);
+        let id = entry.segment();
+        if let Entry::Created { .. } = entry {
+            self.apply(entry, place);
+            return Ok(());
+        }
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return Err(format!(
+                "{}: an entry of segment {id}, which was not created",
+                at()
+            ));
+        };
+        let applied = match entry {
+            Entry::Batch { bytes, .. } => {
+                let batch = Batch::decode(bytes.clone(), segment.volume)
+                    .map_err(|error| format!("{}: {error}", at()))?;
+                segment.replay_batch(batch, place)
+            }
+            Entry::State {
+                history, scl, vdl, ..
+            } => {
+                segment.saw_vdl(*vdl);
+                let same = history.volume_epoch == segment.history_epoch();
+                if same && segment.scl() < *scl {
+                    segment.missing_below = Some(*scl);
+                }
+                Applied::Other
+            }
+            Entry::Dropped { .. } => {
+                self.segments.remove(&id);
+                return Ok(());
+            }
+            Entry::Created { .. } | Entry::Claim { .. } | Entry::Install { .. } => {
+                segment.apply(entry, place)
+            }
+        };
+        self.applied(id, applied);
+        Ok(())
+    }
+
+    fn scan_done(&mut self, now: Duration, tail: Tail) {
+        if let Some((file, offset)) = tail.torn {
+            self.log_line(
+                Severity::Info,
+                format!(
+                    "hot-log file {} was cut at offset {offset}: a write was torn",
+                    file.0
+                ),
+            );
+        }
+        self.scan = None;
+        self.scan_token = DiskToken(0);
+        self.log.resume(tail);
+        self.ack_due.clear();
+        self.counters = Counters::default();
+        let mut damaged = Vec::new();
+        for segment in self.segments.values_mut() {
+            segment.settle_after_scan();
+            // It does not know what it granted before (T1).
+            segment.lease = GrantedLease::after_restart(now, READ_LEASE);
+            if let Some(lsn) = segment.missing_below.filter(|_| segment.is_damaged()) {
+                damaged.push((segment.id, segment.scl(), lsn));
+            }
+        }
+        for (id, scl, lsn) in damaged {
+            self.log_line(
+                Severity::Error,
+                format!("segment {id} has SCL {scl} and acknowledged {lsn} before"),
+            );
+        }
+        self.phase = Phase::Running;
+        for early in std::mem::take(&mut self.early) {
+            self.on_message(
+                now,
+                early.connection,
+                early.role,
+                early.stream,
+                early.message,
+            );
+        }
+    }
+}

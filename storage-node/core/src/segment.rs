@@ -1,0 +1,318 @@
+//! One segment: its identity, what it accepted, what is durable of that, and what it holds.
+//!
+//! The guard says what was *accepted* and is changed at once, so that no ack of a lower epoch leaves any more (R2). History,
+//! manifest, chain and index only ever hold what is *durable*: the same function applies an entry when its write completes
+//! and when a restart reads it back, so that both end in the same state.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::limits::READ_LEASE_MS;
+use sixfold_log_format::{
+    Batch, History, Lsn, Manifest, Member, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
+};
+use sixfold_recovery::epoch::EpochGuard;
+use sixfold_recovery::lease::GrantedLease;
+
+use crate::census::Unsettled;
+use crate::chain::{Arrival, BatchId, Chain};
+use crate::event::StreamKey;
+use crate::gossip::GossipState;
+use crate::hot_log::{Place, Ticket};
+use crate::index::PageIndex;
+
+/// What a batch is taken under.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IngestError {
+    /// The bytes are no batch of this volume and PG.
+    #[error("{0}")]
+    Malformed(String),
+    /// Other bytes are held at an LSN of it (R13).
+    #[error("other bytes are held at LSN {lsn} of the batch {first} of epoch {volume_epoch}")]
+    Conflict {
+        lsn: Lsn,
+        first: Lsn,
+        volume_epoch: VolumeEpoch,
+    },
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub(crate) enum Ingested {
+    /// It is new: append this entry, and tell [`Segment::accept`] when the log took it.
+    New(Batch),
+    /// It is held, or all of it was annulled: nothing to keep. Its last LSN.
+    Nothing(Lsn),
+}
+
+/// A change that became durable, for the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// A batch; the SCL may have moved.
+    Batch(BatchId, usize),
+    /// History or manifest were replaced.
+    History,
+    /// Nothing that concerns anybody else.
+    Other,
+}
+
+/// A segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) pg: PgId,
+    pub(crate) volume: VolumeId,
+    /// What was accepted.
+    pub(crate) guard: EpochGuard,
+    /// What is durable of it.
+    pub(crate) durable_guard: EpochGuard,
+    pub(crate) history: History,
+    pub(crate) manifest: Manifest,
+    pub(crate) chain: Chain,
+    pub(crate) index: PageIndex,
+    pub(crate) unsettled: Unsettled,
+    pub(crate) vdl_seen: Lsn,
+    pub(crate) lease: GrantedLease,
+    pub(crate) writer_heard: Option<Duration>,
+    /// The log stream of the current writer.
+    pub(crate) stream: Option<StreamKey>,
+    /// The last control entry appended: who asks again waits for it.
+    pub(crate) control: Ticket,
+    pub(crate) gossip: GossipState,
+    /// An SCL that was acknowledged and is not reached: damage until it is (R12).
+    pub(crate) missing_below: Option<Lsn>,
+    /// Something durable could not be read back.
+    pub(crate) unreadable: bool,
+    /// Batches that the log took and that are not durable, oldest first.
+    pub(crate) pending: VecDeque<BatchId>,
+    /// Batches with other bytes at a held LSN, since the start (R13).
+    pub(crate) conflicts: u64,
+}
+
+/// The length of a read lease (T1).
+pub(crate) const READ_LEASE: Duration = Duration::from_millis(READ_LEASE_MS);
+
+impl Segment {
+    /// A segment that was just created, or is read back from the log.
+    pub(crate) fn new(id: SegmentId, pg: PgId, manifest: Manifest, lease: GrantedLease) -> Segment {
+        Segment {
+            id,
+            pg,
+            volume: manifest.volume,
+            guard: EpochGuard::creation(),
+            durable_guard: EpochGuard::creation(),
+            history: History::creation(),
+            manifest,
+            chain: Chain::default(),
+            index: PageIndex::default(),
+            unsettled: Unsettled::default(),
+            vdl_seen: Lsn::NONE,
+            lease,
+            writer_heard: None,
+            stream: None,
+            control: Ticket(0),
+            gossip: GossipState::default(),
+            missing_below: None,
+            unreadable: false,
+            pending: VecDeque::new(),
+            conflicts: 0,
+        }
+    }
+
+    /// The epoch of the history in force, which every SCL that is sent names (R5).
+    pub(crate) fn history_epoch(&self) -> VolumeEpoch {
+        self.history.volume_epoch
+    }
+
+    pub(crate) fn scl(&self) -> Lsn {
+        self.chain.scl()
+    }
+
+    /// Whether a sender may append and be acknowledged: accepted and durable (R2, R3).
+    pub(crate) fn admits(&self, volume_epoch: VolumeEpoch, writer: WriterId) -> bool {
+        self.guard.admit(volume_epoch, writer).is_ok() && self.history_epoch() == volume_epoch
+    }
+
+    /// Damage that was found and is not healed.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.unreadable || self.missing_below.is_some_and(|lsn| self.scl() < lsn)
+    }
+
+    /// The other members of the protection group.
+    pub(crate) fn peers(&self) -> Vec<Member> {
+        let members = self
+            .manifest
+            .pg(self.pg)
+            .map(|entry| entry.members())
+            .unwrap_or_default();
+        members
+            .into_iter()
+            .filter(|member| member.segment != self.id)
+            .collect()
+    }
+
+    /// The floor of what is durable somewhere rises (R17). Only a writer that has *opened* may raise it: the end of a range that
+    /// a candidate has merely installed is none, since the candidate may die before its refill, and with it the only holder of a
+    /// record below (R9).
+    pub(crate) fn saw_vdl(&mut self, vdl: Lsn) {
+        if vdl > self.vdl_seen {
+            self.vdl_seen = vdl;
+            self.unsettled.settle(vdl);
+        }
+    }
+
+    /// Verifies and judges a batch from an admitted sender of at most epoch `sender`.
+    ///
+    /// # Errors
+    /// [`IngestError`]; a conflict is counted.
+    pub(crate) fn ingest(
+        &mut self,
+        bytes: Bytes,
+        sender: VolumeEpoch,
+    ) -> Result<Ingested, IngestError> {
+        let batch = Batch::decode(bytes, self.volume)
+            .map_err(|error| IngestError::Malformed(error.to_string()))?;
+        let header = batch.header();
+        if header.pg != self.pg || header.volume_epoch > sender {
+            return Err(IngestError::Malformed(format!(
+                "batch of protection group {} and epoch {}, expected group {} and epoch {sender} or lower",
+                header.pg, header.volume_epoch, self.pg
+            )));
+        }
+        match self.chain.judge(&batch, &self.history) {
+            Arrival::New => Ok(Ingested::New(batch)),
+            Arrival::Duplicate | Arrival::Annulled => Ok(Ingested::Nothing(header.last)),
+            Arrival::Conflict { lsn } => {
+                self.conflicts += 1;
+                Err(IngestError::Conflict {
+                    lsn,
+                    first: header.first,
+                    volume_epoch: header.volume_epoch,
+                })
+            }
+        }
+    }
+
+    /// The log took a new batch: it is pending, in the order in which it will become durable.
+    pub(crate) fn accept(&mut self, batch: Batch) {
+        let id = self.chain.insert(batch);
+        self.pending.push_back(id);
+    }
+
+    /// The oldest pending batch is durable.
+    fn apply_batch(&mut self, place: Place) -> Applied {
+        let id = self
+            .pending
+            .pop_front()
+            .expect("a batch is pending until its write is durable");
+        let batch = self
+            .chain
+            .take_resident(id)
+            .expect("pending batches are in memory");
+        self.chain.set_durable(id, place);
+        self.saw_vdl(batch.header().vdl);
+        self.unsettled.add(&batch, self.vdl_seen);
+        self.chain.advance(&self.history);
+        self.index.add(id, &batch);
+        let bytes = batch.bytes().len();
+        self.chain.put_resident(id, batch);
+        Applied::Batch(id, bytes)
+    }
+
+    /// A batch that a restart read back. It was verified.
+    pub(crate) fn replay_batch(&mut self, batch: Batch, place: Place) -> Applied {
+        let header = batch.header();
+        if self
+            .chain
+            .find(&(header.first, header.volume_epoch, header.checksum))
+            .is_some()
+        {
+            return Applied::Other;
+        }
+        self.accept(batch);
+        self.apply_batch(place)
+    }
+
+    fn take_history(&mut self, history: &History, manifest: &Manifest) {
+        if history.volume_epoch > self.history.volume_epoch {
+            let old = std::mem::replace(&mut self.history, history.clone());
+            self.chain.rewind(&old, &self.history);
+            // SCLs told under another history say nothing about this one.
+            self.missing_below = None;
+        }
+        if manifest.version > self.manifest.version {
+            self.manifest = manifest.clone();
+        }
+    }
+
+    /// An entry is durable.
+    pub(crate) fn apply(&mut self, entry: &Entry, place: Place) -> Applied {
+        match entry {
+            Entry::Batch { .. } => self.apply_batch(place),
+            Entry::Claim {
+                volume_epoch,
+                writer,
+                ..
+            } => {
+                assert!(
+                    *volume_epoch >= self.durable_guard.claim,
+                    "claims only rise"
+                );
+                self.durable_guard.claim = *volume_epoch;
+                self.durable_guard.writer = *writer;
+                Applied::Other
+            }
+            Entry::Install {
+                volume_epoch,
+                writer,
+                history,
+                manifest,
+                ..
+            } => {
+                assert!(
+                    *volume_epoch >= self.durable_guard.claim,
+                    "claims only rise"
+                );
+                self.take_history(history, manifest);
+                self.durable_guard = EpochGuard {
+                    claim: *volume_epoch,
+                    writer: *writer,
+                    history_epoch: self.history.volume_epoch,
+                };
+                Applied::History
+            }
+            Entry::State { .. } | Entry::Created { .. } | Entry::Dropped { .. } => Applied::Other,
+        }
+    }
+
+    /// What stands at the head of a file for this segment (F6): what is durable.
+    pub(crate) fn state_entry(&self) -> Entry {
+        Entry::State {
+            segment: self.id,
+            pg: self.pg,
+            volume_epoch: self.durable_guard.claim,
+            writer: self.durable_guard.writer,
+            history: self.history.clone(),
+            manifest: self.manifest.clone(),
+            scl: self.scl(),
+            vdl: self.vdl_seen,
+        }
+    }
+
+    /// The scan ended: what is durable is what was accepted.
+    pub(crate) fn settle_after_scan(&mut self) {
+        self.guard = self.durable_guard;
+    }
+
+    /// Where the node of a member was last seen (R25).
+    pub(crate) fn address_of(&self, member: &Member) -> Option<String> {
+        let hint = self
+            .manifest
+            .hints
+            .iter()
+            .find(|hint| hint.node == member.node);
+        hint.map(|hint| hint.address.clone())
+    }
+}

@@ -1,0 +1,284 @@
+//! Log streams: attach, append, heartbeat, ack.
+//!
+//! A stream belongs to one segment and one writer of one epoch. It opens when the epoch's history is durable (R3) and ends
+//! when a higher claim is accepted: from then on no ack leaves on it, also not for writes in flight (R2). Acks are
+//! cumulative, at most one per stream and event.
+
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::wire::{Ack, Append, Attach, Attached, Heartbeat, Message, Refusal};
+use sixfold_log_format::{Lsn, MembershipEpoch, SegmentId, VolumeEpoch, WriterId};
+
+use crate::action::{Action, Severity};
+use crate::event::StreamKey;
+use crate::install::Installation;
+use crate::node::NodeCore;
+use crate::segment::{IngestError, Ingested};
+use crate::waiters::Waiter;
+
+/// A log stream.
+#[derive(Debug)]
+pub(crate) struct LogStream {
+    pub(crate) segment: SegmentId,
+    pub(crate) volume_epoch: VolumeEpoch,
+    pub(crate) writer: WriterId,
+    /// Highest sequence number received.
+    echo: u64,
+    /// Whether [`Attached`] was sent.
+    open: bool,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    /// Whether it was appended.
+    pub(crate) new: bool,
+    /// Its last LSN.
+    pub(crate) last: Lsn,
+}
+
+impl NodeCore {
+    pub(crate) fn on_attach(&mut self, now: Duration, stream: StreamKey, attach: Attach) {
+        let Attach {
+            segment: id,
+            volume_epoch,
+            writer,
+            history,
+            manifest,
+        } = attach;
+        if self.streams.contains_key(&stream) {
+            return self.end_stream(stream, malformed("a stream attaches once"));
+        }
+        let installation = Installation {
+            volume_epoch,
+            writer,
+            history,
+            manifest,
+        };
+        let ticket = match self.install(id, installation) {
+            Ok(ticket) => ticket,
+            Err(refusal) => return self.refuse(stream, refusal),
+        };
+        // What is left of this segment's streams is of the same writer: this one replaces it.
+        for older in self.streams_of(id) {
+            self.end_stream(
+                older,
+                malformed("a newer stream of the same writer replaced this one"),
+            );
+        }
+        self.streams.insert(
+            stream,
+            LogStream {
+                segment: id,
+                volume_epoch,
+                writer,
+                echo: 0,
+                open: false,
+            },
+        );
+        self.wait(now, ticket, Waiter::Attach { stream });
+    }
+
+    /// The history of a stream that attaches is durable.
+    pub(crate) fn answer_attach(&mut self, now: Duration, stream: StreamKey) {
+        let Some(log_stream) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let id = log_stream.segment;
+        let segment = self
+            .segments
+            .get_mut(&id)
+            .expect("streams are of segments that are here");
+        if !segment.admits(log_stream.volume_epoch, log_stream.writer) {
+            let claim = segment.guard.claim;
+            return self.end_stream(
+                stream,
+                Refusal::StaleEpoch {
+                    volume_epoch: claim,
+                },
+            );
+        }
+        log_stream.open = true;
+        segment.stream = Some(stream);
+        // Only a writer that has opened attaches: the end of its history's last range is the VDL of its reopening (R1).
+        segment.saw_vdl(segment.history.highest_end());
+        segment.writer_heard = Some(now);
+        segment.lease.granted(now);
+        let attached = Attached {
+            scl: segment.scl(),
+            history_epoch: segment.history_epoch(),
+            vdl_seen: segment.vdl_seen,
+        };
+        let message = Message::Attached(attached);
+        self.actions.push_back(Action::Send {
+            stream,
+            message,
+            end: false,
+        });
+    }
+
+    /// What append and heartbeat have in common: the stream is open, its writer the current one, its manifest not old.
+    fn hear(
+        &mut self,
+        now: Duration,
+        stream: StreamKey,
+        sequence: u64,
+        membership_epoch: MembershipEpoch,
+    ) -> Result<SegmentId, Refusal> {
+        let log_stream = match self.streams.get_mut(&stream) {
+            Some(log_stream) if log_stream.open => log_stream,
+            _ => return Err(malformed("the stream is not attached")),
+        };
+        let id = log_stream.segment;
+        let segment = self
+            .segments
+            .get_mut(&id)
+            .expect("streams are of segments that are here");
+        if !segment.admits(log_stream.volume_epoch, log_stream.writer) {
+            return Err(Refusal::StaleEpoch {
+                volume_epoch: segment.guard.claim,
+            });
+        }
+        if membership_epoch < segment.manifest.version.membership_epoch {
+            let manifest = Box::new(segment.manifest.clone());
+            return Err(Refusal::StaleMembership { manifest });
+        }
+        log_stream.echo = log_stream.echo.max(sequence);
+        segment.writer_heard = Some(now);
+        Ok(id)
+    }
+
+    pub(crate) fn on_append(&mut self, now: Duration, stream: StreamKey, append: Append) {
+        let id = match self.hear(now, stream, append.sequence, append.membership_epoch) {
+            Ok(id) => id,
+            Err(refusal) => return self.end_stream(stream, refusal),
+        };
+        let sender = self.streams[&stream].volume_epoch;
+        match self.take_batch(id, append.batch, sender) {
+            Ok(taken) if taken.new => {}
+            // Held already, or on its way to the disk: the ack says how far.
+            Ok(_) => {
+                self.ack_due.insert(id);
+            }
+            Err(refusal) => self.end_stream(stream, refusal),
+        }
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, now: Duration, stream: StreamKey, heartbeat: &Heartbeat) {
+        let id = match self.hear(now, stream, heartbeat.sequence, heartbeat.membership_epoch) {
+            Ok(id) => id,
+            Err(refusal) => return self.end_stream(stream, refusal),
+        };
+        let segment = self.segments.get_mut(&id).expect("heard just now");
+        segment.saw_vdl(heartbeat.vdl);
+        segment.gossip.pg_last = segment.gossip.pg_last.max(heartbeat.pg_last);
+        self.ack_due.insert(id);
+    }
+
+    /// Verifies a batch from an admitted sender and appends it when it is new.
+    pub(crate) fn take_batch(
+        &mut self,
+        id: SegmentId,
+        bytes: bytes::Bytes,
+        sender: VolumeEpoch,
+    ) -> Result<Taken, Refusal> {
+        let segment = self.segments.get_mut(&id).expect("the caller found it");
+        let batch = match segment.ingest(bytes, sender) {
+            Ok(Ingested::New(batch)) => batch,
+            Ok(Ingested::Nothing(last)) => return Ok(Taken { new: false, last }),
+            Err(IngestError::Malformed(reason)) => return Err(Refusal::Malformed { reason }),
+            Err(error @ IngestError::Conflict { .. }) => {
+                let reason = error.to_string();
+                self.log_line(Severity::Error, format!("segment {id}: {reason}"));
+                return Err(Refusal::Corrupt { reason });
+            }
+        };
+        let last = batch.header().last;
+        self.append(Entry::Batch {
+            segment: id,
+            bytes: batch.bytes().clone(),
+        })?;
+        self.segments
+            .get_mut(&id)
+            .expect("the caller found it")
+            .accept(batch);
+        Ok(Taken { new: true, last })
+    }
+
+    /// One ack for each segment about which there is something to say.
+    pub(crate) fn send_acks(&mut self, now: Duration) {
+        for id in std::mem::take(&mut self.ack_due) {
+            let Some(segment) = self.segments.get_mut(&id) else {
+                continue;
+            };
+            let Some(stream) = segment.stream else {
+                continue;
+            };
+            let log_stream = &self.streams[&stream];
+            assert!(
+                segment.admits(log_stream.volume_epoch, log_stream.writer),
+                "no ack of a lower epoch leaves once a claim is accepted (R2)"
+            );
+            segment.lease.granted(now);
+            let ack = Ack {
+                echo: log_stream.echo,
+                scl: segment.scl(),
+                history_epoch: segment.history_epoch(),
+                slow: self.log.is_slow(now),
+                full: !self.log.takes_batches(),
+                wishes: Vec::new(),
+            };
+            self.actions.push_back(Action::Send {
+                stream,
+                message: Message::Ack(ack),
+                end: false,
+            });
+        }
+    }
+
+    fn streams_of(&self, id: SegmentId) -> Vec<StreamKey> {
+        let of_segment = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.segment == id);
+        of_segment.map(|(key, _)| *key).collect()
+    }
+
+    /// A claim or history was accepted: streams of lower epochs and of rivals end (R2).
+    pub(crate) fn end_stale_streams(&mut self, id: SegmentId) {
+        let guard = self.segments[&id].guard;
+        for key in self.streams_of(id) {
+            let stream = &self.streams[&key];
+            if stream.volume_epoch != guard.claim || stream.writer != guard.writer {
+                self.end_stream(
+                    key,
+                    Refusal::StaleEpoch {
+                        volume_epoch: guard.claim,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Refuses and ends a stream.
+    pub(crate) fn end_stream(&mut self, stream: StreamKey, refusal: Refusal) {
+        self.forget_stream(stream);
+        self.refuse(stream, refusal);
+    }
+
+    /// Forgets a stream; no ack leaves on it any more.
+    pub(crate) fn forget_stream(&mut self, stream: StreamKey) {
+        if let Some(log_stream) = self.streams.remove(&stream)
+            && let Some(segment) = self.segments.get_mut(&log_stream.segment)
+        {
+            segment.stream.take_if(|current| *current == stream);
+        }
+    }
+}
+
+fn malformed(reason: &str) -> Refusal {
+    Refusal::Malformed {
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,303 @@
+//! The write path: group gather, acks, duplicates, conflicts.
+
+use sixfold_log_format::wire::{Message, Refusal, Role};
+use sixfold_log_format::{Lsn, MembershipEpoch};
+
+use crate::shell::Shell;
+use crate::writer::{Writer, last_ack, lsn, node, refusal, segment_id};
+
+#[test]
+fn a_batch_is_acknowledged_only_when_it_is_durable() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2, 3]);
+    let append = writer.append(&batch);
+    shell.say(stream, append);
+    assert!(shell.take(stream).is_empty());
+    assert!(shell.complete_write());
+    let ack = last_ack(&mut shell, stream);
+    assert_eq!(
+        (ack.scl, ack.echo, ack.history_epoch),
+        (batch.header().last, 1, writer.epoch)
+    );
+}
+
+#[test]
+fn what_arrives_during_a_write_goes_out_with_the_next_one() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let before = shell.writes_done;
+    for _ in 0..20 {
+        let batch = writer.batch(&[2]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+    }
+    shell.settle();
+    assert_eq!(
+        shell.writes_done - before,
+        2,
+        "the first alone, nineteen together"
+    );
+    let acks = shell.take(stream);
+    assert_eq!(acks.len(), 2, "one ack per group");
+    let Some(Message::Ack(ack)) = acks.first() else {
+        panic!()
+    };
+    let first = writer.batches[0].header().last;
+    assert_eq!(ack.scl, first, "what is still in flight does not count");
+    let Some(Message::Ack(ack)) = acks.last() else {
+        panic!()
+    };
+    assert_eq!((ack.scl, ack.echo), (writer.prev, 20));
+}
+
+#[test]
+fn a_group_does_not_grow_past_its_bound() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    for _ in 0..400 {
+        let batch = writer.batch(&[2]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        assert!(
+            shell
+                .writes
+                .iter()
+                .all(|write| write.bytes.len() <= 16 << 10)
+        );
+    }
+    while shell.complete_write() {
+        assert!(
+            shell
+                .writes
+                .iter()
+                .all(|write| write.bytes.len() <= (16 << 10) + 512)
+        );
+    }
+    assert_eq!(last_ack(&mut shell, stream).scl, writer.prev);
+}
+
+#[test]
+fn a_duplicate_is_acknowledged_and_not_stored_again() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2]);
+    writer.ship(&mut shell, stream, &batch);
+    let redo = shell.status().redo_bytes;
+    let writes = shell.writes_done;
+    let ack = writer.ship(&mut shell, stream, &batch);
+    assert_eq!((ack.scl, ack.echo), (batch.header().last, 2));
+    assert_eq!(
+        (shell.status().redo_bytes, shell.writes_done),
+        (redo, writes)
+    );
+}
+
+#[test]
+fn a_duplicate_of_a_batch_in_flight_is_stored_once() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2]);
+    for _ in 0..3 {
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+    }
+    shell.settle();
+    assert_eq!(last_ack(&mut shell, stream).scl, batch.header().last);
+    assert_eq!(shell.status().redo_bytes, batch.bytes().len() as u64);
+}
+
+#[test]
+fn other_bytes_at_an_lsn_are_refused_loudly() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let mut twin = writer.clone();
+    let batch = writer.batch(&[2]);
+    writer.ship(&mut shell, stream, &batch);
+    let other = twin.batch(&[3, 4]);
+    let append = twin.append(&other);
+    shell.say(stream, append);
+    let answer = shell.take(stream).pop().unwrap();
+    assert!(matches!(refusal(answer), Refusal::Corrupt { .. }));
+    assert_eq!(shell.errors().len(), 1);
+    assert_eq!(shell.status().segments[0].highest, batch.header().last);
+}
+
+#[test]
+fn a_batch_behind_a_hole_is_kept_and_counts_when_the_hole_closes() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let first = writer.batch(&[2]);
+    let second = writer.batch(&[2, 3]);
+    let third = writer.batch(&[4]);
+    assert_eq!(writer.ship(&mut shell, stream, &third).scl, Lsn::NONE);
+    assert_eq!(
+        writer.ship(&mut shell, stream, &first).scl,
+        first.header().last
+    );
+    assert_eq!(
+        writer.ship(&mut shell, stream, &second).scl,
+        third.header().last
+    );
+}
+
+#[test]
+fn heartbeats_are_acknowledged_at_once_and_raise_the_vdl_seen() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2]);
+    writer.ship(&mut shell, stream, &batch);
+    writer.vdl = batch.header().last;
+    let heartbeat = writer.heartbeat();
+    shell.say(stream, heartbeat);
+    let ack = last_ack(&mut shell, stream);
+    assert_eq!((ack.echo, ack.scl), (2, batch.header().last));
+    assert_eq!(shell.status().segments[0].vdl_seen, writer.vdl);
+}
+
+#[test]
+fn an_old_membership_epoch_is_refused_with_the_current_manifest() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    writer.manifest.version.membership_epoch = MembershipEpoch::new(5);
+    let stream = writer.attach(&mut shell, 0);
+    let mut old = writer.clone();
+    old.manifest.version.membership_epoch = MembershipEpoch::new(4);
+    let heartbeat = old.heartbeat();
+    shell.say(stream, heartbeat);
+    let answer = shell.take(stream).pop().unwrap();
+    assert_eq!(
+        refusal(answer),
+        Refusal::StaleMembership {
+            manifest: Box::new(writer.manifest)
+        }
+    );
+}
+
+#[test]
+fn a_newer_stream_of_the_same_writer_replaces_the_older_one() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let old = writer.attach(&mut shell, 0);
+    let new = writer.attach(&mut shell, 0);
+    assert!(matches!(
+        shell.take(old).pop(),
+        Some(Message::Refused(Refusal::Malformed { .. }))
+    ));
+    let batch = writer.batch(&[2]);
+    writer.ship(&mut shell, new, &batch);
+    assert!(shell.take(old).is_empty());
+}
+
+#[test]
+fn appends_beyond_the_queue_are_refused_as_overloaded() {
+    let mut found = crate::shell::found(0);
+    found.bounds.queued_bytes_max = 4 << 10;
+    let mut shell = Shell::with(found);
+    crate::writer::create(&mut shell, 0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let mut refused = None;
+    for _ in 0..100 {
+        let batch = writer.batch(&[2, 3, 4, 5]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        refused = refused.or(shell.take(stream).pop());
+    }
+    assert_eq!(refusal(refused.unwrap()), Refusal::Overloaded);
+    shell.settle();
+    assert!(shell.take(stream).is_empty(), "the stream ended");
+    let (_, attached) = writer.attached(&mut shell, 0);
+    assert!(attached.scl > Lsn::NONE && attached.scl < writer.prev);
+}
+
+#[test]
+fn roles_are_kept_apart() {
+    let mut shell = node(0);
+    let writer = Writer::first();
+    for (role, message) in [
+        (Role::Node, writer.attach_message(0)),
+        (Role::Reader, writer.claim(0)),
+        (Role::Operator, writer.install(0)),
+        (Role::Reader, writer.refill(0, &[])),
+        (Role::Node, writer.read(0, &[2], lsn(1), lsn(1))),
+        (Role::Reader, Message::AskStatus),
+    ] {
+        let answer = shell.request_as(role, message).pop().unwrap();
+        assert_eq!(refusal(answer), Refusal::NotAllowed);
+    }
+    let answer = shell.request_as(Role::Reader, Message::Echo(vec![1, 2].into()));
+    assert_eq!(answer, [Message::Echo(vec![1, 2].into())]);
+    assert!(shell.request_as(Role::Writer, Message::Done).is_empty());
+    assert_eq!(shell.disconnected.len(), 1);
+}
+
+#[test]
+fn creation_is_repeatable_until_somebody_claimed() {
+    let mut shell = node(0);
+    crate::writer::create(&mut shell, 0);
+    let create = |segment: u8| {
+        Message::CreateSegment(Box::new(sixfold_log_format::wire::CreateSegment {
+            segment: segment_id(segment),
+            pg: sixfold_log_format::PgId::ROOT,
+            manifest: crate::writer::manifest(1),
+        }))
+    };
+    assert!(matches!(
+        shell.ask(create(1)),
+        Message::Refused(Refusal::Malformed { .. })
+    ));
+    let writer = Writer::first();
+    shell.ask(writer.claim(0));
+    assert_eq!(refusal(shell.ask(create(0))), Refusal::Exists);
+}
+
+#[test]
+fn a_full_disk_refuses_batches_serves_reads_and_takes_claims() {
+    let mut shell = node(0);
+    shell.disk_full = true;
+    let mut writer = Writer::first();
+    let mut stream = writer.attach(&mut shell, 0);
+    let mut full = false;
+    for _ in 0..2_000 {
+        let batch = writer.batch(&[2]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.settle();
+        if let Some(Message::Refused(refusal)) = shell.take(stream).pop() {
+            assert_eq!(refusal, Refusal::DiskFull);
+            full = true;
+            break;
+        }
+    }
+    assert!(full);
+    let last = writer.batches[writer.batches.len() - 2].header().last;
+    let scl = shell.status().segments[0].scl;
+    assert_eq!(scl, last);
+    stream = writer.attach(&mut shell, 0);
+    let heartbeat = writer.heartbeat();
+    shell.say(stream, heartbeat);
+    assert!(last_ack(&mut shell, stream).full);
+    let answer = shell.ask(writer.read(0, &[2], last, last));
+    assert!(matches!(answer, Message::Pages(_)));
+    shell.disk_full = false;
+    shell.now = shell
+        .core
+        .poll_timeout()
+        .unwrap()
+        .max(shell.now + std::time::Duration::from_secs(2));
+    shell.event(sixfold_storage_node_core::Event::Timeout);
+    let batch = writer.batches.last().unwrap().clone();
+    assert_eq!(
+        writer.ship(&mut shell, stream, &batch).scl,
+        batch.header().last
+    );
+}

@@ -1,0 +1,320 @@
+//! A shell in memory: files as bytes, writes that complete when the test says so, torn writes at a crash.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::NodeId;
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::{Message, NodeStatus, Role};
+use sixfold_storage_node_core::{
+    Action, Bounds, ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, NodeCore,
+    PeerToken, Severity, StreamKey,
+};
+
+pub const BLOCK: usize = 512;
+
+#[derive(Debug)]
+pub struct PendingWrite {
+    pub token: DiskToken,
+    pub file: FileNumber,
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Ask {
+    pub token: PeerToken,
+    pub node: NodeId,
+    pub message: Message,
+}
+
+#[derive(Debug)]
+pub struct Shell {
+    pub core: NodeCore,
+    pub found: FoundDirectory,
+    pub files: BTreeMap<FileNumber, Vec<u8>>,
+    pub writes: VecDeque<PendingWrite>,
+    pub asks: VecDeque<Ask>,
+    pub sent: VecDeque<(StreamKey, Message, bool)>,
+    pub logged: Vec<(Severity, String)>,
+    pub stopped: Option<String>,
+    pub disconnected: Vec<ConnectionKey>,
+    pub now: Duration,
+    pub disk_full: bool,
+    /// Reads wait here when they are held back.
+    pub reads: VecDeque<(DiskToken, FileNumber, u64, u32)>,
+    pub hold_reads: bool,
+    pub reads_done: usize,
+    pub writes_done: usize,
+    next_stream: u64,
+}
+
+pub fn node_id(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 16])
+}
+
+pub fn bounds() -> Bounds {
+    Bounds {
+        group_bytes_max: 16 << 10,
+        queued_bytes_max: 1 << 20,
+        resident_redo_bytes_max: 1 << 20,
+        page_cache_bytes_max: 1 << 20,
+        reads_in_flight_max: 4,
+        gossip_interval: Duration::from_millis(100),
+    }
+}
+
+pub fn found(number: u8) -> FoundDirectory {
+    FoundDirectory {
+        node: node_id(number),
+        az: format!("az{}", number / 2 + 1),
+        block_bytes: BLOCK as u32,
+        file_bytes: 64 << 10,
+        files: Vec::new(),
+        bounds: bounds(),
+        seed: u64::from(number),
+    }
+}
+
+impl Shell {
+    /// A fresh node, ready.
+    pub fn new(number: u8) -> Shell {
+        Shell::with(found(number))
+    }
+
+    pub fn with(found: FoundDirectory) -> Shell {
+        let mut shell = Shell::start(found, BTreeMap::new(), Duration::from_secs(1));
+        shell.settle();
+        assert!(shell.core.is_ready());
+        shell
+    }
+
+    pub fn start(
+        mut found: FoundDirectory,
+        files: BTreeMap<FileNumber, Vec<u8>>,
+        now: Duration,
+    ) -> Shell {
+        found.files = files
+            .iter()
+            .map(|(file, bytes)| (*file, bytes.len() as u64))
+            .collect();
+        let core = NodeCore::new(found.clone(), now);
+        let mut shell = Shell {
+            core,
+            found,
+            files,
+            writes: VecDeque::new(),
+            asks: VecDeque::new(),
+            sent: VecDeque::new(),
+            logged: Vec::new(),
+            stopped: None,
+            disconnected: Vec::new(),
+            now,
+            disk_full: false,
+            reads: VecDeque::new(),
+            hold_reads: false,
+            reads_done: 0,
+            writes_done: 0,
+            next_stream: 0,
+        };
+        shell.drain();
+        shell
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.core.handle(self.now, event);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Send {
+                    stream,
+                    message,
+                    end,
+                } => {
+                    // What is sent survives the wire.
+                    let frame = message.encode();
+                    let mut bytes = frame.head.to_vec();
+                    frame
+                        .tail
+                        .iter()
+                        .for_each(|tail| bytes.extend_from_slice(tail));
+                    let decoded = Message::decode(Bytes::from(bytes).slice(4..)).unwrap();
+                    assert_eq!(decoded, message);
+                    self.sent.push_back((stream, message, end));
+                }
+                Action::Disconnect { connection } => self.disconnected.push(connection),
+                Action::Write {
+                    token,
+                    file,
+                    offset,
+                    bytes,
+                } => {
+                    let bytes: Vec<u8> = bytes.as_ref().to_vec();
+                    assert_eq!(bytes.len() % BLOCK, 0);
+                    assert_eq!(offset % BLOCK as u64, 0);
+                    assert!(self.writes.is_empty(), "one write in flight");
+                    self.writes.push_back(PendingWrite {
+                        token,
+                        file,
+                        offset,
+                        bytes,
+                    });
+                }
+                Action::Read {
+                    token,
+                    file,
+                    offset,
+                    bytes,
+                } => {
+                    assert_eq!(offset % BLOCK as u64, 0);
+                    assert_eq!(bytes as usize % BLOCK, 0);
+                    self.reads.push_back((token, file, offset, bytes));
+                    if !self.hold_reads {
+                        self.complete_reads();
+                    }
+                }
+                Action::Prepare { file, bytes } => {
+                    let result = if self.disk_full {
+                        Err(DiskError::Full)
+                    } else {
+                        self.files.insert(file, vec![0; bytes as usize]);
+                        Ok(())
+                    };
+                    self.core.handle(self.now, Event::Prepared { file, result });
+                }
+                Action::AskPeer {
+                    token,
+                    node,
+                    message,
+                    ..
+                } => {
+                    self.asks.push_back(Ask {
+                        token,
+                        node,
+                        message,
+                    });
+                }
+                Action::Log { severity, text } => self.logged.push((severity, text)),
+                Action::Stop { reason } => self.stopped = Some(reason),
+            }
+        }
+    }
+
+    pub fn complete_reads(&mut self) {
+        while let Some((token, file, offset, bytes)) = self.reads.pop_front() {
+            self.reads_done += 1;
+            let content = &self.files[&file];
+            let start = (offset as usize).min(content.len());
+            let end = (start + bytes as usize).min(content.len());
+            let result = Ok(Bytes::copy_from_slice(&content[start..end]));
+            self.core.handle(self.now, Event::Read { token, result });
+        }
+        self.drain();
+    }
+
+    /// The write in flight becomes durable; false when there is none.
+    pub fn complete_write(&mut self) -> bool {
+        let Some(write) = self.writes.pop_front() else {
+            return false;
+        };
+        self.writes_done += 1;
+        let start = write.offset as usize;
+        let file = self.files.get_mut(&write.file).unwrap();
+        file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
+        self.event(Event::Written {
+            token: write.token,
+            result: Ok(()),
+        });
+        true
+    }
+
+    /// Until nothing is in flight.
+    pub fn settle(&mut self) {
+        while self.complete_write() {}
+    }
+
+    /// Restarts over what is on the disk; the write in flight is lost but for the blocks that `survives` names.
+    pub fn crash(mut self, survives: &dyn Fn(usize) -> bool) -> Shell {
+        if let Some(write) = self.writes.pop_front() {
+            let file = self.files.get_mut(&write.file).unwrap();
+            for (index, block) in write.bytes.chunks(BLOCK).enumerate() {
+                if survives(index) {
+                    let start = write.offset as usize + index * BLOCK;
+                    file[start..start + BLOCK].copy_from_slice(block);
+                }
+            }
+        }
+        Shell::start(self.found, self.files, self.now + Duration::from_secs(1))
+    }
+
+    pub fn open_stream(&mut self) -> StreamKey {
+        self.next_stream += 1;
+        StreamKey(self.next_stream)
+    }
+
+    pub fn say_as(&mut self, role: Role, stream: StreamKey, message: Message) {
+        self.event(Event::Message {
+            connection: ConnectionKey(1),
+            role,
+            stream,
+            message,
+        });
+    }
+
+    pub fn say(&mut self, stream: StreamKey, message: Message) {
+        self.say_as(Role::Writer, stream, message);
+    }
+
+    /// Sends a request on a stream of its own and takes what was answered so far.
+    pub fn request_as(&mut self, role: Role, message: Message) -> Vec<Message> {
+        let stream = self.open_stream();
+        self.say_as(role, stream, message);
+        self.take(stream)
+    }
+
+    /// Sends a request, lets the disk finish, and returns the only answer.
+    pub fn ask(&mut self, message: Message) -> Message {
+        self.ask_as(Role::Writer, message)
+    }
+
+    pub fn ask_as(&mut self, role: Role, message: Message) -> Message {
+        let stream = self.open_stream();
+        self.say_as(role, stream, message);
+        self.settle();
+        let mut answers = self.take(stream);
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        answers.pop().unwrap()
+    }
+
+    /// Takes everything sent on a stream so far.
+    pub fn take(&mut self, stream: StreamKey) -> Vec<Message> {
+        let (taken, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.sent)
+            .into_iter()
+            .partition(|(key, _, _)| *key == stream);
+        self.sent = kept;
+        taken.into_iter().map(|(_, message, _)| message).collect()
+    }
+
+    pub fn status(&mut self) -> NodeStatus {
+        match self
+            .request_as(Role::Operator, Message::AskStatus)
+            .pop()
+            .unwrap()
+        {
+            Message::NodeStatus(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn errors(&self) -> Vec<&str> {
+        let errors = self
+            .logged
+            .iter()
+            .filter(|(severity, _)| *severity == Severity::Error);
+        errors.map(|(_, text)| text.as_str()).collect()
+    }
+}

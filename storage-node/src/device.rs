@@ -1,0 +1,274 @@
+//! The hot log's files: which are open, how a new one is prepared, how large the device's blocks are.
+//!
+//! A file is prepared on a helper thread: created under a temporary name, preallocated, written with zeros, synced, renamed,
+//! its directory synced. Appending to it then changes no file-system metadata, so that a synced write is one write.
+//! Where something is written is the core's decision; the ring does it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    CWD, FallocateFlags, OFlags, RenameFlags, fallocate, major, minor, renameat_with,
+};
+use rustix::io::Errno;
+use sixfold_log_format::hot_log::{FileNumber, Superblock};
+use sixfold_storage_node_core::{DiskError, IoBuf};
+
+use crate::directory::{Directory, file_path, list_hot_log, sync_directory, temporary_path};
+use crate::error::NodeError;
+use crate::uring::disk_error;
+
+/// What is written with zeros at once when a file is prepared and nothing else is going on.
+const ZERO_BYTES: usize = 1 << 20;
+/// The same when the hot log is in use: an append waits behind one such write at most.
+const PACED_ZERO_BYTES: usize = 256 << 10;
+/// The block unit where the device does not say.
+const BLOCK_BYTES_DEFAULT: u32 = 4096;
+/// Longest pause between two writes of a paced preparation.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// The open files of the hot log.
+#[derive(Debug)]
+pub(crate) struct Device {
+    directory: Directory,
+    file_bytes: u64,
+    files: BTreeMap<FileNumber, Rc<File>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Device {
+    /// Opens every hot-log file and removes what a crash left of a preparation. Returns the files that are there.
+    pub(crate) fn open(
+        directory: Directory,
+        superblock: &Superblock,
+    ) -> Result<(Device, Vec<(FileNumber, u64)>), NodeError> {
+        let hot_log = directory.hot_log();
+        let found = list_hot_log(&hot_log, superblock.file_bytes)?;
+        for leftover in &found.leftovers {
+            tracing::info!(path = %leftover.display(), "removes an unfinished hot-log file");
+            fs::remove_file(leftover)
+                .map_err(|error| NodeError::file("remove", leftover, error))?;
+        }
+        let mut files = BTreeMap::new();
+        for (number, _) in &found.files {
+            let path = file_path(&hot_log, *number);
+            let file = open_synced(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => NodeError::NoDirectIo {
+                    path: directory.path().display().to_string(),
+                },
+                _ => NodeError::file("open", &path, error),
+            })?;
+            files.insert(*number, Rc::new(file));
+        }
+        let stopping = Arc::new(AtomicBool::new(false));
+        Ok((
+            Device {
+                directory,
+                file_bytes: superblock.file_bytes,
+                files,
+                stopping,
+            },
+            found.files,
+        ))
+    }
+
+    /// An open file.
+    pub(crate) fn file(&self, number: FileNumber) -> Option<Rc<File>> {
+        self.files.get(&number).cloned()
+    }
+
+    /// What it takes to prepare a file, for a helper thread. It is paced when the hot log is already in use.
+    ///
+    /// # Panics
+    /// When the core asks for another length than the superblock fixes.
+    pub(crate) fn preparation(&self, number: FileNumber, bytes: u64) -> Preparation {
+        assert_eq!(
+            bytes, self.file_bytes,
+            "hot-log files have the length that the superblock fixes"
+        );
+        Preparation {
+            hot_log: self.directory.hot_log(),
+            number,
+            bytes,
+            paced: !self.files.is_empty(),
+            stopping: Arc::clone(&self.stopping),
+            _lock: self.directory.lock(),
+        }
+    }
+
+    /// Takes a prepared file.
+    pub(crate) fn add(&mut self, number: FileNumber, file: File) {
+        let before = self.files.insert(number, Rc::new(file));
+        assert!(before.is_none(), "a hot-log file is prepared once");
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The making of a hot-log file.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    hot_log: PathBuf,
+    number: FileNumber,
+    bytes: u64,
+    paced: bool,
+    stopping: Arc<AtomicBool>,
+    /// A helper thread may outlive the node for a moment; nobody else prepares files here meanwhile.
+    _lock: Arc<File>,
+}
+
+impl Preparation {
+    /// Does it. Blocks; not for the thread that serves. Leaves no temporary file behind when it fails.
+    pub(crate) fn run(self) -> Result<File, DiskError> {
+        let temporary = temporary_path(&self.hot_log, self.number);
+        self.make(&temporary).map_err(|error| {
+            if !self.stopping.load(Ordering::Relaxed) {
+                tracing::error!(path = %temporary.display(), %error, "cannot prepare a hot-log file");
+            }
+            if let Err(error) = fs::remove_file(&temporary)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %temporary.display(), %error, "cannot remove it");
+            }
+            error.raw_os_error().map_or(DiskError::Failed, |raw| {
+                disk_error(Errno::from_raw_os_error(raw))
+            })
+        })
+    }
+
+    fn make(&self, temporary: &Path) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(flags(OFlags::DIRECT))
+            .open(temporary)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
+            // The zeros below allocate as well, in more pieces.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.write_zeros(&file)?;
+        file.sync_all()?;
+        drop(file);
+        let path = file_path(&self.hot_log, self.number);
+        // Never over a file that is there: it may hold what was acknowledged.
+        renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?;
+        sync_directory(&self.hot_log).map_err(|error| io::Error::other(error.to_string()))?;
+        open_synced(&path)
+    }
+
+    fn write_zeros(&self, file: &File) -> io::Result<()> {
+        let zeros = IoBuf::zeroed(if self.paced {
+            PACED_ZERO_BYTES
+        } else {
+            ZERO_BYTES
+        });
+        let mut offset = 0;
+        while offset < self.bytes {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let left = usize::try_from(self.bytes - offset).unwrap_or(usize::MAX);
+            let piece = &zeros.as_ref()[..left.min(zeros.as_ref().len())];
+            let started = Instant::now();
+            file.write_all_at(piece, offset)?;
+            offset += piece.len() as u64;
+            if self.paced {
+                // A third of the time is left to appends and reads alone.
+                std::thread::sleep((started.elapsed() / 2).min(PAUSE_MAX));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `O_DSYNC` of the kernel on every architecture that this runs on. rustix 1.1 gives `O_SYNC` under that name on Linux, which
+/// would commit the file's times with each append.
+const O_DSYNC: u32 = 0o10000;
+
+/// Opens a file as the hot log needs it, `O_DIRECT | O_DSYNC`: what was written is durable when the write is complete.
+///
+/// # Errors
+/// `InvalidInput` when the file system does no direct I/O; others as for any file.
+pub fn open_synced(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags(OFlags::DIRECT | OFlags::from_bits_retain(O_DSYNC)))
+        .open(path)
+}
+
+fn flags(flags: OFlags) -> i32 {
+    i32::try_from(flags.bits()).expect("flags of open(2) are an int")
+}
+
+/// What a device says of its blocks, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockSizes {
+    /// What it writes without tearing a neighbor.
+    pub(crate) physical: u32,
+    /// What it can address.
+    pub(crate) logical: u32,
+}
+
+/// The unit in which a directory on this device is written, bytes: its physical block, never below the logical one (F10).
+pub(crate) fn block_unit(directory: &Path) -> Result<u32, NodeError> {
+    let sizes = block_sizes(directory)?;
+    let needed = sizes.physical.max(sizes.logical);
+    if needed.is_power_of_two() && needed as usize <= IoBuf::ALIGN_BYTES {
+        return Ok(needed);
+    }
+    // A physical block beyond what buffers are aligned to is given up for the next best; a logical one cannot be.
+    if sizes.logical as usize <= IoBuf::ALIGN_BYTES {
+        return Ok(BLOCK_BYTES_DEFAULT);
+    }
+    Err(NodeError::BlockUnit {
+        path: directory.display().to_string(),
+        found: BLOCK_BYTES_DEFAULT,
+        needed,
+    })
+}
+
+/// The block sizes of the device that holds a directory. File systems without one device are said to have the default.
+pub(crate) fn block_sizes(directory: &Path) -> Result<BlockSizes, NodeError> {
+    let device = fs::metadata(directory)
+        .map_err(|error| NodeError::file("access", directory, error))?
+        .dev();
+    let name = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    let physical =
+        queue_value(Path::new(&name), "physical_block_size").unwrap_or(BLOCK_BYTES_DEFAULT);
+    let logical = queue_value(Path::new(&name), "logical_block_size").unwrap_or(512);
+    Ok(BlockSizes { physical, logical })
+}
+
+/// A value of the device's request queue; a partition has none, its parent has.
+fn queue_value(device: &Path, name: &str) -> Option<u32> {
+    let device = fs::canonicalize(device).ok()?;
+    [Some(device.as_path()), device.parent()]
+        .into_iter()
+        .flatten()
+        .find_map(|holder| {
+            let text = fs::read_to_string(holder.join("queue").join(name)).ok()?;
+            text.trim()
+                .parse()
+                .ok()
+                .filter(|bytes: &u32| (512..=1 << 20).contains(bytes))
+        })
+}
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod device_tests;

@@ -1,0 +1,105 @@
+use super::*;
+
+use crate::directory::HotLogFiles;
+
+fn scratch() -> tempfile::TempDir {
+    // The build directory: the system's temporary directory may be a tmpfs without direct I/O.
+    let program = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(program.parent().unwrap()).unwrap()
+}
+
+fn preparation(hot_log: &Path, number: u64, bytes: u64) -> Preparation {
+    Preparation {
+        hot_log: hot_log.to_owned(),
+        number: FileNumber(number),
+        bytes,
+        paced: false,
+        stopping: Arc::default(),
+        _lock: Arc::new(File::open("/dev/null").unwrap()),
+    }
+}
+
+#[test]
+fn a_prepared_file_is_all_zeros_and_takes_no_further_space() {
+    let directory = scratch();
+    let bytes = (2 << 20) + 4096;
+    preparation(directory.path(), 1, bytes).run().unwrap();
+    let path = file_path(directory.path(), FileNumber(1));
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!(metadata.len(), bytes);
+    assert!(metadata.blocks() * 512 >= bytes, "not allocated");
+    assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+    let found = list_hot_log(directory.path(), bytes).unwrap();
+    assert_eq!(
+        found,
+        HotLogFiles {
+            files: vec![(FileNumber(1), bytes)],
+            leftovers: Vec::new()
+        }
+    );
+}
+
+#[test]
+fn an_append_syncs_the_data_and_not_the_times() {
+    let directory = scratch();
+    let file = preparation(directory.path(), 1, 4096).run().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&file).unwrap();
+    assert!(flags.contains(OFlags::DIRECT));
+    // `O_SYNC` is `O_DSYNC` and a bit of its own.
+    assert_eq!(flags.bits() & OFlags::SYNC.bits(), O_DSYNC, "{flags:?}");
+}
+
+#[test]
+fn a_preparation_never_replaces_a_file() {
+    let directory = scratch();
+    let path = file_path(directory.path(), FileNumber(1));
+    fs::write(&path, b"acknowledged").unwrap();
+    let result = preparation(directory.path(), 1, 4096).run();
+    assert_eq!(result.unwrap_err(), DiskError::Failed);
+    assert_eq!(fs::read(&path).unwrap(), b"acknowledged");
+    assert!(!temporary_path(directory.path(), FileNumber(1)).exists());
+}
+
+#[test]
+fn a_preparation_that_cannot_begin_has_failed() {
+    let directory = scratch();
+    let missing = directory.path().join("missing");
+    assert_eq!(
+        preparation(&missing, 1, 4096).run().unwrap_err(),
+        DiskError::Failed
+    );
+}
+
+#[test]
+fn a_stopping_node_gives_a_preparation_up() {
+    let directory = scratch();
+    let preparation = preparation(directory.path(), 1, 8 << 20);
+    preparation.stopping.store(true, Ordering::Relaxed);
+    assert_eq!(preparation.run().unwrap_err(), DiskError::Failed);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_block_unit_is_one_that_buffers_are_aligned_to_and_the_device_can_address() {
+    let directory = scratch();
+    let unit = block_unit(directory.path()).unwrap();
+    let sizes = block_sizes(directory.path()).unwrap();
+    assert!(unit.is_power_of_two() && unit as usize <= IoBuf::ALIGN_BYTES);
+    assert!(unit >= sizes.logical);
+    assert!(unit >= sizes.physical.min(4096));
+}
+
+#[test]
+fn a_partition_has_the_block_sizes_of_its_disk() {
+    let root = scratch();
+    let disk = root.path().join("disk");
+    let partition = disk.join("partition");
+    fs::create_dir_all(disk.join("queue")).unwrap();
+    fs::create_dir_all(&partition).unwrap();
+    fs::write(disk.join("queue/physical_block_size"), "4096\n").unwrap();
+    assert_eq!(queue_value(&partition, "physical_block_size"), Some(4096));
+    assert_eq!(queue_value(&disk, "physical_block_size"), Some(4096));
+    assert_eq!(queue_value(&disk, "logical_block_size"), None);
+    fs::write(disk.join("queue/logical_block_size"), "0\n").unwrap();
+    assert_eq!(queue_value(&disk, "logical_block_size"), None);
+}

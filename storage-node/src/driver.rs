@@ -1,0 +1,445 @@
+//! Drives the core: events in, actions out, on the one thread of the node.
+//!
+//! Whoever has an event calls [`Driver::handle`], which runs the core and does its actions before it returns; the ring is
+//! entered once for all of them. No call waits and none calls back, so that the one `RefCell` is never borrowed twice.
+//! Decides nothing: what cannot be done is told to the core as a failed operation.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::Message;
+use sixfold_storage_node_core::{
+    Action, ConnectionKey, DiskError, Event, NodeCore, PeerToken, Severity, StreamKey,
+};
+use sixfold_transport::{Connection, Endpoint};
+use tokio::sync::Notify;
+
+use crate::device::Device;
+use crate::error::NodeError;
+use crate::failure::Failure;
+use crate::outbox::{Full, Outbox};
+use crate::peers::Peers;
+use crate::uring::{Completion, Ring, Watch};
+
+/// Time since an arbitrary start, time in suspension included: what the core counts in.
+pub(crate) fn now() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).expect("the clock counts from the machine's start");
+    let nanoseconds = u32::try_from(time.tv_nsec).expect("below a second");
+    Duration::new(seconds, nanoseconds)
+}
+
+/// What the driver acts through.
+pub(crate) struct Shell {
+    pub(crate) ring: Ring,
+    pub(crate) device: Device,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) failure: Rc<Failure>,
+}
+
+/// The core and its surroundings, for every task of the node.
+pub(crate) struct Driver {
+    state: RefCell<State>,
+    failure: Rc<Failure>,
+    /// The timer has to look again.
+    timer_changed: Rc<Notify>,
+    ready: Rc<Notify>,
+}
+
+struct State {
+    core: NodeCore,
+    ring: Ring,
+    device: Device,
+    peers: Rc<Peers>,
+    failure: Rc<Failure>,
+    streams: BTreeMap<StreamKey, Stream>,
+    connections: BTreeMap<ConnectionKey, Connection>,
+    keys: u64,
+    queued_bytes: Rc<Cell<usize>>,
+    /// Operations that ended at once, to be told after the actions.
+    ended: VecDeque<Event>,
+    completions: Vec<Completion>,
+    /// What the core asked to have done outside, to be spawned after the borrow.
+    outside: Vec<Outside>,
+    /// When the timer task will wake.
+    armed: Option<Duration>,
+    halted: bool,
+}
+
+struct Stream {
+    connection: ConnectionKey,
+    outbox: Rc<Outbox>,
+}
+
+/// Work that takes a task of its own.
+enum Outside {
+    Prepare {
+        file: FileNumber,
+        bytes: u64,
+    },
+    Ask {
+        token: PeerToken,
+        node: sixfold_log_format::NodeId,
+        address: String,
+        message: Message,
+    },
+}
+
+impl Driver {
+    /// Starts the core, the timer and the watch on the ring.
+    pub(crate) fn start(core: NodeCore, shell: Shell) -> Result<Rc<Driver>, NodeError> {
+        let watch = shell
+            .ring
+            .watch()
+            .map_err(|source| NodeError::Ring { source })?;
+        let failure = shell.failure;
+        let driver = Rc::new(Driver {
+            state: RefCell::new(State {
+                core,
+                ring: shell.ring,
+                device: shell.device,
+                peers: Rc::new(Peers::new(shell.endpoint, Rc::clone(&failure))),
+                failure: Rc::clone(&failure),
+                streams: BTreeMap::new(),
+                connections: BTreeMap::new(),
+                keys: 0,
+                queued_bytes: Rc::default(),
+                ended: VecDeque::new(),
+                completions: Vec::new(),
+                outside: Vec::new(),
+                armed: None,
+                halted: false,
+            }),
+            failure: Rc::clone(&failure),
+            timer_changed: Rc::default(),
+            ready: Rc::default(),
+        });
+        failure.spawn(watch_ring(Rc::clone(&driver), watch));
+        failure.spawn(watch_clock(Rc::clone(&driver)));
+        driver.run(None);
+        Ok(driver)
+    }
+
+    /// Tells the core what happened and does what it asks for.
+    pub(crate) fn handle(self: &Rc<Self>, event: Event) {
+        self.run(Some(event));
+    }
+
+    fn run(self: &Rc<Self>, event: Option<Event>) {
+        // After a failure nothing may be acknowledged, and after a panic the core is in no defined state.
+        if self.failure.is_set() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        if state.halted {
+            return;
+        }
+        if let Some(event) = event {
+            state.core.handle(now(), event);
+        }
+        state.pump();
+        let due = state.core.poll_timeout();
+        let sooner = match (due, state.armed) {
+            (Some(due), Some(armed)) => due < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if sooner {
+            state.armed = due;
+            self.timer_changed.notify_one();
+        }
+        if state.core.is_ready() {
+            self.ready.notify_one();
+        }
+        let outside = std::mem::take(&mut state.outside);
+        for work in outside {
+            self.start_outside(&state, work);
+        }
+    }
+
+    fn start_outside(self: &Rc<Self>, state: &State, work: Outside) {
+        let driver = Rc::clone(self);
+        match work {
+            Outside::Prepare { file, bytes } => {
+                let preparation = state.device.preparation(file, bytes);
+                let helper = tokio::task::spawn_blocking(move || preparation.run());
+                self.failure.spawn(async move {
+                    match helper.await {
+                        Ok(result) => driver.prepared(file, result),
+                        Err(error) if error.is_panic() => driver.failure.set(NodeError::Panicked),
+                        // The runtime is going away.
+                        Err(_) => {}
+                    }
+                });
+            }
+            Outside::Ask {
+                token,
+                node,
+                address,
+                message,
+            } => {
+                let peers = Rc::clone(&state.peers);
+                self.failure.spawn(async move {
+                    let answer = peers.ask(node, &address, &message).await;
+                    driver.handle(Event::PeerAnswer { token, answer });
+                });
+            }
+        }
+    }
+
+    fn prepared(self: &Rc<Self>, number: FileNumber, result: Result<File, DiskError>) {
+        let result = result.map(|file| self.state.borrow_mut().device.add(number, file));
+        self.handle(Event::Prepared {
+            file: number,
+            result,
+        });
+    }
+
+    /// Returns when the core has read its hot log.
+    pub(crate) async fn ready(&self) {
+        self.ready.notified().await;
+    }
+
+    /// Nothing is done any more, whatever happens.
+    pub(crate) fn halt(&self) {
+        self.state.borrow_mut().halted = true;
+    }
+
+    /// Takes in a connection.
+    pub(crate) fn add_connection(&self, connection: Connection) -> ConnectionKey {
+        let mut state = self.state.borrow_mut();
+        let key = ConnectionKey(state.next_key());
+        state.connections.insert(key, connection);
+        key
+    }
+
+    /// Forgets a connection; its streams end by themselves.
+    pub(crate) fn remove_connection(&self, key: ConnectionKey) {
+        self.state.borrow_mut().connections.remove(&key);
+    }
+
+    /// Takes in a stream.
+    pub(crate) fn add_stream(&self, connection: ConnectionKey) -> (StreamKey, Rc<Outbox>) {
+        let mut state = self.state.borrow_mut();
+        let key = StreamKey(state.next_key());
+        let outbox = Rc::new(Outbox::new(Rc::clone(&state.queued_bytes)));
+        state.streams.insert(
+            key,
+            Stream {
+                connection,
+                outbox: Rc::clone(&outbox),
+            },
+        );
+        (key, outbox)
+    }
+
+    /// Forgets a stream and tells the core.
+    pub(crate) fn remove_stream(self: &Rc<Self>, stream: StreamKey) {
+        if let Some(stream) = self.state.borrow_mut().streams.remove(&stream) {
+            stream.outbox.cut();
+        }
+        self.handle(Event::StreamClosed { stream });
+    }
+
+    /// The spawner of tasks that take the node down when they panic.
+    pub(crate) fn failure(&self) -> &Rc<Failure> {
+        &self.failure
+    }
+}
+
+impl State {
+    fn next_key(&mut self) -> u64 {
+        self.keys += 1;
+        self.keys
+    }
+
+    /// Does actions and tells completions until there is neither.
+    fn pump(&mut self) {
+        loop {
+            while let Some(action) = self.core.poll_action() {
+                self.perform(action);
+                if self.halted {
+                    return;
+                }
+            }
+            if let Err(error) = self
+                .ring
+                .submit()
+                .and_then(|()| self.ring.reap(&mut self.completions))
+            {
+                return self.fail(NodeError::Ring { source: error });
+            }
+            if self.completions.is_empty() && self.ended.is_empty() {
+                return;
+            }
+            let now = now();
+            while let Some(event) = self.ended.pop_front() {
+                self.core.handle(now, event);
+            }
+            for completion in self.completions.drain(..) {
+                self.core.handle(now, completion.into());
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Send {
+                stream,
+                message,
+                end,
+            } => self.send(stream, &message, end),
+            Action::Disconnect { connection } => self.disconnect(connection, "protocol violation"),
+            Action::Write {
+                token,
+                file,
+                offset,
+                bytes,
+            } => match self.device.file(file) {
+                Some(file) => self.ring.write(token, file, offset, bytes),
+                None => self.ended.push_back(Event::Written {
+                    token,
+                    result: Err(self.missing(file)),
+                }),
+            },
+            Action::Read {
+                token,
+                file,
+                offset,
+                bytes,
+            } => match self.device.file(file) {
+                Some(file) => self.ring.read(token, file, offset, bytes),
+                None => self.ended.push_back(Event::Read {
+                    token,
+                    result: Err(self.missing(file)),
+                }),
+            },
+            Action::Prepare { file, bytes } => self.outside.push(Outside::Prepare { file, bytes }),
+            Action::AskPeer {
+                token,
+                node,
+                address,
+                message,
+            } => {
+                self.outside.push(Outside::Ask {
+                    token,
+                    node,
+                    address,
+                    message,
+                });
+            }
+            Action::Log { severity, text } => match severity {
+                Severity::Info => tracing::info!("{text}"),
+                Severity::Warning => tracing::warn!("{text}"),
+                Severity::Error => tracing::error!("{text}"),
+            },
+            Action::Stop { reason } => self.fail(NodeError::Stopped { reason }),
+        }
+    }
+
+    fn send(&mut self, key: StreamKey, message: &Message, end: bool) {
+        let mut frame = message.encode();
+        loop {
+            let Some(stream) = self.streams.get(&key) else {
+                return;
+            };
+            match stream.outbox.push(frame) {
+                Ok(()) if end => return stream.outbox.end(),
+                Ok(()) => return,
+                Err(Full::Stream) => {
+                    let connection = stream.connection;
+                    return self.disconnect(connection, "answers are not read");
+                }
+                // Not the one who happens to push is to blame: it may be a writer's ack.
+                Err(Full::Total(back)) => {
+                    frame = back;
+                    let heaviest = self.heaviest_connection();
+                    self.disconnect(heaviest, "too many answers are not read");
+                }
+            }
+        }
+    }
+
+    /// The connection with most bytes waiting. Called when there are some.
+    fn heaviest_connection(&self) -> ConnectionKey {
+        let mut bytes: BTreeMap<ConnectionKey, usize> = BTreeMap::new();
+        for stream in self.streams.values() {
+            *bytes.entry(stream.connection).or_default() += stream.outbox.queued_bytes();
+        }
+        let heaviest = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
+        let (connection, bytes) = heaviest.expect("the bytes are those of some stream");
+        assert!(bytes > 0, "bytes are counted that no stream holds");
+        connection
+    }
+
+    fn disconnect(&mut self, key: ConnectionKey, reason: &str) {
+        tracing::warn!(reason, "closes a connection");
+        if let Some(connection) = self.connections.get(&key) {
+            connection.close(reason);
+        }
+        let streams = self
+            .streams
+            .values()
+            .filter(|stream| stream.connection == key);
+        streams.for_each(|stream| stream.outbox.cut());
+    }
+
+    /// The core never names a file that it was not given; should it do so, the operation has failed.
+    fn missing(&self, file: FileNumber) -> DiskError {
+        tracing::error!(file = file.0, "no such hot-log file");
+        DiskError::Failed
+    }
+
+    fn fail(&mut self, error: NodeError) {
+        self.halted = true;
+        self.failure.set(error);
+    }
+}
+
+impl From<Completion> for Event {
+    fn from(completion: Completion) -> Event {
+        match completion {
+            Completion::Written { token, result } => Event::Written { token, result },
+            Completion::Read { token, result } => Event::Read { token, result },
+        }
+    }
+}
+
+/// Wakes when the ring has completions.
+async fn watch_ring(driver: Rc<Driver>, watch: Watch) {
+    loop {
+        if let Err(source) = watch.signaled().await {
+            return driver.failure.set(NodeError::Ring { source });
+        }
+        driver.run(None);
+    }
+}
+
+/// Tells the core when its timeout has come.
+async fn watch_clock(driver: Rc<Driver>) {
+    loop {
+        let due = {
+            let mut state = driver.state.borrow_mut();
+            state.armed = state.core.poll_timeout();
+            state.armed
+        };
+        let changed = driver.timer_changed.notified();
+        match due {
+            None => changed.await,
+            Some(due) => {
+                let wait = due.saturating_sub(now());
+                tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep(wait) => driver.handle(Event::Timeout),
+                }
+                // A core whose timeout stays in the past must not starve everybody else.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

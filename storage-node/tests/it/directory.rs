@@ -1,0 +1,186 @@
+//! A directory that is not this node's gives one clear line and is left as it was found.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sixfold_log_format::checksum::checksum;
+use sixfold_log_format::hot_log::SUPERBLOCK_COPY_BYTES;
+use sixfold_log_format::wire::{Message, Role};
+
+use crate::client::{Client, bounded};
+use crate::cluster::{Cluster, Daemon, node_id, refusal};
+use crate::scratch::picture;
+
+/// Where the superblock's version stands, behind checksum and magic.
+const VERSION_AT: usize = 12;
+
+/// A node's directory with a segment in its hot log.
+fn formatted(cluster: &Cluster, number: u8) -> PathBuf {
+    let daemon = Daemon::start(cluster.options(number)).unwrap();
+    bounded(async {
+        let client = Client::connect(cluster, &daemon, Role::Writer).await;
+        assert_eq!(client.create_segment().await, Message::Done);
+    });
+    daemon.stop().unwrap();
+    cluster.data_dir(number)
+}
+
+/// Starts node 1 on its directory, which must be refused with a line that holds `expected`, and must not be touched.
+fn assert_refused_untouched(cluster: &Cluster, expected: &str) {
+    let directory = cluster.data_dir(1);
+    let before = picture(&directory);
+    let line = refusal(cluster.options(1));
+    assert!(line.contains(expected), "{line}");
+    assert!(!line.contains('\n'), "{line}");
+    assert!(picture(&directory) == before, "the directory was touched");
+}
+
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[offset] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_missing_directory_is_not_made() {
+    let cluster = Cluster::new();
+    let mut options = cluster.options(1);
+    options.data_dir = options.data_dir.join("missing");
+    let line = refusal(options.clone());
+    assert_eq!(
+        line,
+        format!(
+            "data directory {} does not exist",
+            options.data_dir.display()
+        )
+    );
+    assert!(!options.data_dir.exists());
+}
+
+#[test]
+fn a_file_is_no_data_directory() {
+    let cluster = Cluster::new();
+    let mut options = cluster.options(1);
+    options.data_dir = options.data_dir.join("file");
+    fs::write(&options.data_dir, b"precious").unwrap();
+    assert!(refusal(options.clone()).ends_with("is not a directory"));
+    assert_eq!(fs::read(&options.data_dir).unwrap(), b"precious");
+}
+
+#[test]
+fn a_directory_with_somebody_elses_files_is_not_formatted() {
+    let cluster = Cluster::new();
+    let options = cluster.options(1);
+    fs::write(options.data_dir.join("thesis.txt"), b"precious").unwrap();
+    assert_refused_untouched(&cluster, "holds thesis.txt but no superblock");
+}
+
+#[test]
+fn a_lost_superblock_does_not_make_the_node_an_empty_one() {
+    let cluster = Cluster::new();
+    fs::remove_file(formatted(&cluster, 1).join("superblock")).unwrap();
+    assert_refused_untouched(&cluster, "holds hot-log but no superblock");
+}
+
+#[test]
+fn the_directory_of_another_node_is_refused() {
+    let cluster = Cluster::new();
+    let theirs = formatted(&cluster, 2);
+    let ours = cluster.options(1).data_dir;
+    fs::remove_dir(&ours).unwrap();
+    fs::rename(theirs, ours).unwrap();
+    assert_refused_untouched(
+        &cluster,
+        &format!(
+            "belongs to node {}, this is node {}",
+            node_id(2),
+            node_id(1)
+        ),
+    );
+}
+
+#[test]
+fn the_directory_of_another_format_version_is_refused() {
+    let cluster = Cluster::new();
+    let path = formatted(&cluster, 1).join("superblock");
+    let mut bytes = fs::read(&path).unwrap();
+    for copy in bytes.chunks_mut(SUPERBLOCK_COPY_BYTES) {
+        copy[VERSION_AT] += 1;
+        let sum = checksum(&[], &copy[4..]);
+        copy[..4].copy_from_slice(&sum.to_le_bytes());
+    }
+    fs::write(&path, bytes).unwrap();
+    assert_refused_untouched(&cluster, "has format version 2, this build reads 1");
+}
+
+#[test]
+fn a_superblock_is_read_from_the_copy_that_is_sound_and_refused_without_one() {
+    let cluster = Cluster::new();
+    let path = formatted(&cluster, 1).join("superblock");
+    flip(&path, 100);
+    Daemon::start(cluster.options(1)).unwrap().stop().unwrap();
+    flip(&path, SUPERBLOCK_COPY_BYTES + 100);
+    assert_refused_untouched(&cluster, "is damaged");
+}
+
+#[test]
+fn an_unknown_file_is_refused() {
+    let cluster = Cluster::new();
+    let directory = formatted(&cluster, 1);
+    fs::write(directory.join("notes"), b"").unwrap();
+    assert_refused_untouched(&cluster, "notes does not belong");
+    fs::remove_file(directory.join("notes")).unwrap();
+    fs::write(directory.join("hot-log/1.log"), b"").unwrap();
+    assert_refused_untouched(&cluster, "1.log does not belong");
+}
+
+#[test]
+fn a_hot_log_file_that_was_cut_is_refused() {
+    let cluster = Cluster::new();
+    let path = formatted(&cluster, 1).join("hot-log/0000000000000001.log");
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len((8 << 20) - 4096).unwrap();
+    assert_refused_untouched(&cluster, "has 8384512 bytes, expected 8388608");
+}
+
+#[test]
+fn a_directory_in_use_is_refused_until_it_is_free() {
+    let cluster = Cluster::new();
+    let daemon = Daemon::start(cluster.options(1)).unwrap();
+    let line = refusal(cluster.options(1));
+    assert!(line.ends_with("is in use by another process"), "{line}");
+    daemon.stop().unwrap();
+    Daemon::start(cluster.options(1)).unwrap().stop().unwrap();
+}
+
+#[test]
+fn what_a_crash_left_of_a_format_or_a_preparation_is_cleared_away() {
+    let cluster = Cluster::new();
+    let directory = cluster.options(1).data_dir;
+    fs::write(directory.join("superblock.tmp"), b"half").unwrap();
+    fs::create_dir(directory.join("hot-log")).unwrap();
+    formatted(&cluster, 1);
+    let leftover = directory.join("hot-log/0000000000000009.log.tmp");
+    fs::write(&leftover, b"half").unwrap();
+    formatted(&cluster, 1);
+    assert!(!leftover.exists());
+    assert!(!directory.join("superblock.tmp").exists());
+}
+
+#[test]
+fn damage_before_something_sound_ends_the_node_and_changes_nothing() {
+    let cluster = Cluster::new();
+    let directory = formatted(&cluster, 1);
+    let daemon = Daemon::start(cluster.options(1)).unwrap();
+    bounded(async {
+        let client = Client::connect(&cluster, &daemon, Role::Writer).await;
+        client.attach().await;
+    });
+    daemon.stop().unwrap();
+    // The first group stands behind the file's header, which takes one block.
+    flip(&directory.join("hot-log/0000000000000001.log"), 4096 + 100);
+    assert_refused_untouched(
+        &cluster,
+        "node stopped: hot-log file 1 is damaged at offset 4096",
+    );
+}

@@ -1,0 +1,18 @@
+//! The daemon on real files, a real ring and real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod client;
+mod cluster;
+mod scratch;
+
+mod daemon;
+mod directory;
+mod start;
+mod uring;

@@ -1,0 +1,284 @@
+//! Endpoints: a UDP socket that connects, and for a node also listens.
+//!
+//! All connections of an endpoint share its socket. The accept loop of a node only takes [`Incoming`]s; handshakes run in
+//! tasks of their own, as many as the loop lets run. It does not decide who may do what beyond the role: that is the
+//! node's business, message by message.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use sixfold_log_format::NodeId;
+use sixfold_log_format::wire::{Hello, Refusal, Role, Welcome};
+
+use crate::connection::{Connection, TransportError, code};
+use crate::hello;
+use crate::socket::CappedSocket;
+use crate::tls::{Identity, TlsError};
+use crate::tuning;
+
+/// Handshakes that wait for the accept loop; beyond it, newcomers are refused.
+const INCOMING_COUNT_MAX: usize = 256;
+/// Bytes kept for a handshake that waits for the accept loop, and for all of them.
+const INCOMING_BYTES_MAX: u64 = 64 << 10;
+const INCOMING_TOTAL_BYTES_MAX: u64 = 4 << 20;
+/// Longest time that [`Endpoint::close`] waits for peers to be told.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Settings of the transport.
+#[derive(Debug, Clone)]
+pub struct TransportOptions {
+    /// A connection that hears nothing for this long is lost. Slowness is judged by the age of acks instead (F13).
+    pub idle_limit: Duration,
+    /// Silence after which a keep-alive is sent.
+    pub keep_alive: Duration,
+    /// UDP payload to begin with, bytes, 1,200 at least; `None` = QUIC's 1,200. Either way larger datagrams are looked
+    /// for, up to 8,900, which fit jumbo frames and loopback, and smaller ones are fallen back to where these get lost.
+    pub mtu_bytes: Option<u16>,
+    /// Longest time that opening a connection may take.
+    pub connect_limit: Duration,
+}
+
+impl Default for TransportOptions {
+    fn default() -> TransportOptions {
+        TransportOptions {
+            idle_limit: Duration::from_secs(3),
+            keep_alive: Duration::from_millis(500),
+            mtu_bytes: None,
+            connect_limit: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a connection did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A certificate was not accepted by one of the two sides.
+    #[error("{address}: certificate refused: {reason}")]
+    Certificate {
+        /// The peer.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// The peer answered the hello with a refusal.
+    #[error("{address}: refused: {refusal:?}")]
+    Refused {
+        /// The peer.
+        address: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// No answer, or the connection broke.
+    #[error("{address}: {source}")]
+    Transport {
+        /// The peer.
+        address: SocketAddr,
+        /// How.
+        source: TransportError,
+    },
+}
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The socket cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A socket with an identity. Must be made and used inside a tokio runtime with its I/O and time drivers on. Cheap to
+/// clone.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    quic: quinn::Endpoint,
+    address: SocketAddr,
+    connect_limit: Duration,
+}
+
+impl Endpoint {
+    /// An endpoint that only connects, from an ephemeral port.
+    ///
+    /// # Errors
+    /// When no socket can be had or the identity is unusable.
+    pub fn client(
+        identity: &Identity,
+        options: &TransportOptions,
+    ) -> Result<Endpoint, EndpointError> {
+        // An IPv6 socket reaches IPv4 peers too, where the system has IPv6 at all.
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let (socket, address) = match UdpSocket::bind(any) {
+            Ok(socket) => (socket, any),
+            Err(_) => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?,
+        };
+        Endpoint::on_socket(socket, address, identity, options, None)
+    }
+
+    /// An endpoint that listens on `address` and also connects.
+    ///
+    /// # Errors
+    /// When the address is taken or the identity is unusable: only a node's can listen.
+    pub fn server(
+        address: SocketAddr,
+        identity: &Identity,
+        options: &TransportOptions,
+    ) -> Result<Endpoint, EndpointError> {
+        if identity.role() != Role::Node {
+            return Err(EndpointError::Tls(TlsError::Invalid {
+                what: format!("identity of a {}", role_name(identity.role())),
+                reason: "only a node can listen".to_owned(),
+            }));
+        }
+        let crypto = QuicServerConfig::try_from(identity.server_config()?)
+            .expect("the cipher suite that QUIC begins with is among the provider's");
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config
+            .transport_config(Arc::new(tuning::transport_config(options)))
+            .max_incoming(INCOMING_COUNT_MAX)
+            .incoming_buffer_size(INCOMING_BYTES_MAX)
+            .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+        let (socket, address) = bind(address)?;
+        Endpoint::on_socket(socket, address, identity, options, Some(config))
+    }
+
+    fn on_socket(
+        socket: UdpSocket,
+        asked: SocketAddr,
+        identity: &Identity,
+        options: &TransportOptions,
+        server_config: Option<quinn::ServerConfig>,
+    ) -> Result<Endpoint, EndpointError> {
+        let failed = |source| EndpointError::Bind {
+            address: asked,
+            source,
+        };
+        let crypto = QuicClientConfig::try_from(identity.client_config()?)
+            .expect("the cipher suite that QUIC begins with is among the provider's");
+        let mut client_config = quinn::ClientConfig::new(Arc::new(crypto));
+        client_config.transport_config(Arc::new(tuning::transport_config(options)));
+        tuning::enlarge_buffers(&socket);
+        let address = socket.local_addr().map_err(failed)?;
+        let socket = CappedSocket::new(socket, tuning::mtu_bytes_max(options)).map_err(failed)?;
+        let mut quic = quinn::Endpoint::new_with_abstract_socket(
+            tuning::endpoint_config(identity, options),
+            server_config,
+            Arc::new(socket),
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(failed)?;
+        quic.set_default_client_config(client_config);
+        Ok(Endpoint {
+            quic,
+            address,
+            connect_limit: options.connect_limit,
+        })
+    }
+
+    /// The bound address.
+    pub fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connects to the node that `hello` names: TLS with the node's id as the name to verify, then hello and welcome.
+    /// Takes [`TransportOptions::connect_limit`] at most.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        hello: Hello,
+    ) -> Result<(Connection, Welcome), ConnectError> {
+        let introduced = hello::introduce(&self.quic, address, hello);
+        match tokio::time::timeout(self.connect_limit, introduced).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Transport {
+                address,
+                source: TransportError::TimedOut,
+            }),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn quic(&self) -> &quinn::Endpoint {
+        &self.quic
+    }
+
+    /// The next connection that wants in; `None` when the endpoint was closed. Safe to cancel.
+    pub async fn accept(&self) -> Option<Incoming> {
+        self.quic.accept().await.map(Incoming::new)
+    }
+
+    /// Closes all connections and waits for the peers to be told, half a second at most.
+    pub async fn close(&self) {
+        self.quic.close(code::DONE, b"endpoint closed");
+        // A peer that does not answer finds out by its idle limit.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.quic.wait_idle()).await;
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<(UdpSocket, SocketAddr), EndpointError> {
+    match UdpSocket::bind(address) {
+        Ok(socket) => Ok((socket, address)),
+        Err(source) => Err(EndpointError::Bind { address, source }),
+    }
+}
+
+/// A connection that wants in: its TLS handshake goes on in [`Incoming::welcome`], off the accepting task. Dropping it
+/// refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    quic: quinn::Incoming,
+    address: SocketAddr,
+}
+
+impl Incoming {
+    fn new(quic: quinn::Incoming) -> Incoming {
+        let address = quic.remote_address();
+        Incoming { quic, address }
+    }
+
+    /// Ends the handshake: the certificate must be of the cluster's CA, its role the one in the hello, the hello for this
+    /// node, and a wire version in common; otherwise the peer is refused. Takes two seconds at most, and half a second
+    /// more to deliver a refusal: a peer that says nothing is dropped.
+    ///
+    /// # Errors
+    /// [`TransportError`]; the peer was told.
+    pub async fn welcome(
+        self,
+        node: NodeId,
+        incarnation: u64,
+    ) -> Result<(Connection, Hello), TransportError> {
+        hello::welcome(self.quic, node, incarnation).await
+    }
+
+    /// Turns it away before any work is done for it: the peer's [`Endpoint::connect`] reports
+    /// [`Refusal::Overloaded`].
+    pub fn refuse(self) {
+        self.quic.refuse();
+    }
+
+    /// Where it comes from.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// A role as certificates write it.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Node => "node",
+        Role::Writer => "writer",
+        Role::Reader => "reader",
+        Role::Operator => "operator",
+    }
+}
