@@ -101,7 +101,11 @@ pub async fn run(
     let begun = Instant::now();
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..clients {
-        load.spawn_local(one_client(Rc::clone(&shared), Rc::clone(&latencies), begun + time));
+        load.spawn_local(one_client(
+            Rc::clone(&shared),
+            Rc::clone(&latencies),
+            begun + time,
+        ));
     }
     loop {
         tokio::select! {
@@ -122,10 +126,17 @@ pub async fn run(
     let latencies = latencies.take();
     #[allow(clippy::cast_precision_loss)] // Figures for people: 52 bits are enough.
     let commits_per_second = latencies.count() as f64 / seconds;
-    Ok(BareRun { commits_per_second, latencies })
+    Ok(BareRun {
+        commits_per_second,
+        latencies,
+    })
 }
 
-async fn one_client(shared: Rc<Client>, latencies: Rc<RefCell<Latencies>>, until: Instant) -> Result<()> {
+async fn one_client(
+    shared: Rc<Client>,
+    latencies: Rc<RefCell<Latencies>>,
+    until: Instant,
+) -> Result<()> {
     while Instant::now() < until {
         let begun = Instant::now();
         let (sender, answered) = oneshot::channel();
@@ -173,14 +184,24 @@ async fn send(shared: Rc<Client>, index: usize, mut sender: Sender) -> Result<()
 
 async fn receive(shared: Rc<Client>, index: usize, mut receiver: Receiver) -> Result<()> {
     while let Some(message) = receiver.recv().await? {
-        let Message::Echo(bytes) = message else { bail!("a bare node said something else") };
-        let sequence = u64::from_le_bytes(*bytes.first_chunk::<SEQUENCE_BYTES>().context("a short answer")?);
+        let Message::Echo(bytes) = message else {
+            bail!("a bare node said something else")
+        };
+        let sequence = u64::from_le_bytes(
+            *bytes
+                .first_chunk::<SEQUENCE_BYTES>()
+                .context("a short answer")?,
+        );
         let mut state = shared.state.borrow_mut();
         state.acknowledged[index] = sequence;
         let mut sorted = state.acknowledged;
         sorted.sort_unstable_by(|left, right| right.cmp(left));
         state.quorum_sequence = sorted[WRITE_QUORUM - 1];
-        while state.sent.front().is_some_and(|(sequence, _)| *sequence <= state.quorum_sequence) {
+        while state
+            .sent
+            .front()
+            .is_some_and(|(sequence, _)| *sequence <= state.quorum_sequence)
+        {
             let (_, commits) = state.sent.pop_front().expect("just looked at");
             for commit in commits {
                 // A client that is gone does not wait any more.

@@ -1,10 +1,10 @@
 //! A bare node: the transport and the ring of a storage node without a storage node. It appends what arrives on a stream and
 //! answers with the highest sequence number that is durable. One write in flight gathers the next.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -28,16 +28,21 @@ struct Node {
     ring: RefCell<Ring>,
     file: Rc<File>,
     state: RefCell<State>,
-    durable: Notify,
 }
 
 #[derive(Default)]
 struct State {
     offset: u64,
-    waiting: Vec<Bytes>,
-    waiting_sequence: u64,
-    writing_sequence: Option<u64>,
-    durable_sequence: u64,
+    waiting: Vec<(Rc<Log>, Bytes)>,
+    /// Whose messages are in the write in flight, each with the sequence number that it brings them to.
+    writing: Vec<(Rc<Log>, u64)>,
+}
+
+/// A stream's messages.
+#[derive(Default)]
+struct Log {
+    durable_sequence: Cell<u64>,
+    durable: Notify,
 }
 
 /// Makes the file that a bare node appends to: preallocated, written with zeros, synced.
@@ -45,16 +50,19 @@ struct State {
 /// # Errors
 /// When the file system says so.
 pub fn prepare_file(path: &Path) -> Result<File> {
-    const O_DIRECT: i32 = 0o40000;
-    const O_DSYNC: i32 = 0o10000;
     let context = || format!("cannot prepare {}", path.display());
-    let file = File::options().write(true).create(true).truncate(true).open(path).with_context(context)?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .with_context(context)?;
     let zeros = vec![0; 1 << 20];
     for offset in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset).with_context(context)?;
     }
     file.sync_all().with_context(context)?;
-    File::options().read(true).write(true).custom_flags(O_DIRECT | O_DSYNC).open(path).with_context(context)
+    sixfold_storage_node::open_synced(path).with_context(context)
 }
 
 /// Runs until `stop`; `ready` is told the bound address.
@@ -71,16 +79,23 @@ pub fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let file = Rc::new(prepare_file(file)?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let endpoint = Endpoint::server(listen, identity, options)?;
         let ring = Ring::new().context("io_uring")?;
         let watch = ring.watch()?;
-        let shared = Rc::new(Node { ring: RefCell::new(ring), file, state: RefCell::default(), durable: Notify::new() });
+        let shared = Rc::new(Node {
+            ring: RefCell::new(ring),
+            file,
+            state: RefCell::default(),
+        });
         ready(endpoint.local_address());
         let completions = tokio::task::spawn_local(Rc::clone(&shared).watch(watch));
-        let accepting = tokio::task::spawn_local(accept(Rc::clone(&shared), endpoint.clone(), node));
+        let accepting =
+            tokio::task::spawn_local(accept(Rc::clone(&shared), endpoint.clone(), node));
         tokio::select! {
             () = stop => Ok(()),
             ended = completions => ended.context("the ring failed")?,
@@ -93,7 +108,9 @@ async fn accept(shared: Rc<Node>, endpoint: Endpoint, node: NodeId) -> Result<()
     while let Some(incoming) = endpoint.accept().await {
         let shared = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
-            let Ok((connection, _)) = incoming.welcome(node, 1).await else { return };
+            let Ok((connection, _)) = incoming.welcome(node, 1).await else {
+                return;
+            };
             serve(shared, connection).await;
         });
     }
@@ -102,10 +119,11 @@ async fn accept(shared: Rc<Node>, endpoint: Endpoint, node: NodeId) -> Result<()
 
 async fn serve(shared: Rc<Node>, connection: Connection) {
     while let Ok((mut sender, receiver)) = connection.accept().await {
-        let reading = tokio::task::spawn_local(read(Rc::clone(&shared), receiver));
+        let log = Rc::new(Log::default());
+        let reading = tokio::task::spawn_local(read(Rc::clone(&shared), Rc::clone(&log), receiver));
         let mut answered = 0;
         while !reading.is_finished() {
-            let durable = shared.state.borrow().durable_sequence;
+            let durable = log.durable_sequence.get();
             if durable > answered {
                 answered = durable;
                 let answer = Message::Echo(Bytes::copy_from_slice(&answered.to_le_bytes()));
@@ -113,38 +131,45 @@ async fn serve(shared: Rc<Node>, connection: Connection) {
                     break;
                 }
             } else {
-                shared.durable.notified().await;
+                log.durable.notified().await;
             }
         }
     }
 }
 
-async fn read(shared: Rc<Node>, mut receiver: Receiver) {
+async fn read(shared: Rc<Node>, log: Rc<Log>, mut receiver: Receiver) {
     while let Ok(Some(Message::Echo(bytes))) = receiver.recv().await {
-        let Some(head) = bytes.first_chunk::<SEQUENCE_BYTES>() else { break };
-        {
-            let mut state = shared.state.borrow_mut();
-            state.waiting_sequence = u64::from_le_bytes(*head);
-            state.waiting.push(bytes);
+        if bytes.len() < SEQUENCE_BYTES {
+            break;
         }
+        shared
+            .state
+            .borrow_mut()
+            .waiting
+            .push((Rc::clone(&log), bytes));
         shared.write();
     }
-    shared.durable.notify_waiters();
+    log.durable.notify_one();
 }
 
 impl Node {
     /// Writes what waits, unless a write is in flight.
     fn write(&self) {
         let mut state = self.state.borrow_mut();
-        if state.writing_sequence.is_some() || state.waiting.is_empty() {
+        let state = &mut *state;
+        if !state.writing.is_empty() || state.waiting.is_empty() {
             return;
         }
-        let bytes: usize = state.waiting.iter().map(Bytes::len).sum();
+        let bytes: usize = state.waiting.iter().map(|(_, message)| message.len()).sum();
         let mut buf = IoBuf::zeroed(bytes.next_multiple_of(BLOCK_BYTES));
         let mut at = 0;
-        for message in state.waiting.drain(..) {
+        for (log, message) in state.waiting.drain(..) {
             buf.as_mut()[at..at + message.len()].copy_from_slice(&message);
             at += message.len();
+            let head = message
+                .first_chunk::<SEQUENCE_BYTES>()
+                .expect("short messages were refused");
+            state.writing.push((log, u64::from_le_bytes(*head)));
         }
         let length = buf.as_ref().len() as u64;
         if state.offset + length > FILE_BYTES {
@@ -153,7 +178,6 @@ impl Node {
         let mut ring = self.ring.borrow_mut();
         ring.write(DiskToken(0), Rc::clone(&self.file), state.offset, buf);
         state.offset += length;
-        state.writing_sequence = Some(state.waiting_sequence);
         // A submission that fails comes back as a completion that says so.
         let _ = ring.submit();
     }
@@ -164,17 +188,18 @@ impl Node {
             watch.signaled().await?;
             self.ring.borrow_mut().reap(&mut ended)?;
             for completion in ended.drain(..) {
-                let Completion::Written { result, .. } = completion else { continue };
+                let Completion::Written { result, .. } = completion else {
+                    continue;
+                };
                 if result.is_err() {
                     bail!("a write failed");
                 }
-                let mut state = self.state.borrow_mut();
-                if let Some(sequence) = state.writing_sequence.take() {
-                    state.durable_sequence = sequence;
+                for (log, sequence) in self.state.borrow_mut().writing.drain(..) {
+                    log.durable_sequence.set(sequence);
+                    log.durable.notify_one();
                 }
             }
             self.write();
-            self.durable.notify_waiters();
         }
     }
 }

@@ -42,7 +42,12 @@ struct Load {
 ///
 /// # Errors
 /// When a commit fails: none may.
-pub async fn run(database: &Database, clients: usize, value_bytes: usize, time: Duration) -> Result<CommitRun> {
+pub async fn run(
+    database: &Database,
+    clients: usize,
+    value_bytes: usize,
+    time: Duration,
+) -> Result<CommitRun> {
     let before = database.stats().await?;
     let begun = Instant::now();
     let load = Rc::new(Load {

@@ -56,7 +56,11 @@ pub async fn echo(
             answers.spawn_local(async move { link.call(&message).await });
         }
         for _ in 0..QUORUM {
-            answers.join_next().await.context("fewer nodes than a quorum")?.context("an echo failed")??;
+            answers
+                .join_next()
+                .await
+                .context("fewer nodes than a quorum")?
+                .context("an echo failed")??;
         }
         latencies.record(begun.elapsed());
         while let Some(answer) = answers.join_next().await {
@@ -84,7 +88,10 @@ pub fn append(dir: &Path, rounds: usize) -> Result<Latencies> {
             let block = IoBuf::zeroed(APPEND_BYTES);
             for round in started {
                 let offset = round * APPEND_BYTES as u64 % (32 << 20);
-                if done.send(file.write_all_at(block.as_ref(), offset)).is_err() {
+                if done
+                    .send(file.write_all_at(block.as_ref(), offset))
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -97,7 +104,10 @@ pub fn append(dir: &Path, rounds: usize) -> Result<Latencies> {
             start.send(round as u64).context("a writing thread ended")?;
         }
         for index in 0..starts.len() {
-            completions.recv_timeout(Duration::from_secs(30)).context("a write hangs")?.context("a write failed")?;
+            completions
+                .recv_timeout(Duration::from_secs(30))
+                .context("a write hangs")?
+                .context("a write failed")?;
             if index + 1 == QUORUM {
                 latencies.record(begun.elapsed());
             }
@@ -110,7 +120,8 @@ pub fn append(dir: &Path, rounds: usize) -> Result<Latencies> {
         }
     }
     for index in 0..6 {
-        std::fs::remove_file(dir.join(format!("append-{index}"))).context("cannot remove a file")?;
+        std::fs::remove_file(dir.join(format!("append-{index}")))
+            .context("cannot remove a file")?;
     }
     Ok(latencies)
 }

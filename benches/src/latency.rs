@@ -15,7 +15,8 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Latencies {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are sound");
+        let histogram =
+            Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are sound");
         Latencies { histogram }
     }
 }
@@ -29,7 +30,8 @@ impl Latencies {
 
     /// Counts one, in microseconds.
     pub fn record_us(&mut self, us: u64) {
-        self.histogram.saturating_record(us.clamp(1, LATENCY_MAX_US));
+        self.histogram
+            .saturating_record(us.clamp(1, LATENCY_MAX_US));
     }
 
     /// How many were counted.
@@ -68,6 +70,9 @@ mod tests {
         for us in 1..=1_000 {
             latencies.record(Duration::from_micros(us));
         }
-        assert_eq!((latencies.count(), latencies.p50_us(), latencies.p99_us()), (1_000, 500, 990));
+        assert_eq!(
+            (latencies.count(), latencies.p50_us(), latencies.p99_us()),
+            (1_000, 500, 990)
+        );
     }
 }

@@ -12,4 +12,3 @@ pub mod bare;
 pub mod bare_node;
 
 pub mod floor;
-

@@ -122,7 +122,9 @@ fn measure(common: &CommonArgs, engine: Option<&CommitArgs>) -> Result<()> {
         bail!("--clients must be at least 1");
     }
     let (root, _guard) = crate::demo::root_dir(common.dir.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = tokio::task::LocalSet::new();
     let report = local.block_on(&runtime, async {
         tokio::select! {
@@ -147,24 +149,45 @@ async fn rows(common: &CommonArgs, engine: Option<&CommitArgs>, root: &Path) -> 
     let mut echo_us = None;
     let with_floor = engine.is_none_or(|engine| engine.with_floor);
     let identity = Identity::load(&cluster.tls_dir, "writer")?;
-    let options = TransportOptions { mtu_bytes: Some(LOOPBACK_MTU_BYTES), ..TransportOptions::default() };
+    let options = TransportOptions {
+        mtu_bytes: Some(LOOPBACK_MTU_BYTES),
+        ..TransportOptions::default()
+    };
     if with_floor {
         say("echo to the fourth of six daemons");
-        let addresses: Vec<_> = cluster.nodes.iter().map(|node| (node.node, node.address)).collect();
-        echo_us = Some(sixfold_benches::floor::echo(&identity, &options, &addresses, FLOOR_ROUNDS).await?.p50_us());
+        let addresses: Vec<_> = cluster
+            .nodes
+            .iter()
+            .map(|node| (node.node, node.address))
+            .collect();
+        echo_us = Some(
+            sixfold_benches::floor::echo(&identity, &options, &addresses, FLOOR_ROUNDS)
+                .await?
+                .p50_us(),
+        );
     }
     if let Some(engine) = engine {
-        let database = Database::create(Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES)).await?;
+        let database =
+            Database::create(Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES)).await?;
         for &clients in &common.clients {
             say(&format!("{clients} clients"));
             let value_bytes = usize::try_from(engine.value_bytes)?;
             let time = Duration::from_secs(common.seconds);
-            let commit = sixfold_benches::commit::run(&database, clients, value_bytes, time).await?;
-            runs.push(Row { commit: Some(commit), bare_clients: None, floor: None });
+            let commit =
+                sixfold_benches::commit::run(&database, clients, value_bytes, time).await?;
+            runs.push(Row {
+                commit: Some(commit),
+                bare_clients: None,
+                floor: None,
+            });
         }
         database.close().await;
     } else {
-        runs.extend(common.clients.iter().map(|&clients| Row { commit: None, bare_clients: Some(clients), floor: None }));
+        runs.extend(common.clients.iter().map(|&clients| Row {
+            commit: None,
+            bare_clients: Some(clients),
+            floor: None,
+        }));
     }
     drop(nodes);
     if let Some(echo_p50_us) = echo_us {
@@ -175,9 +198,14 @@ async fn rows(common: &CommonArgs, engine: Option<&CommitArgs>, root: &Path) -> 
             say(&format!("{clients} clients without an engine"));
             // The same bytes for each commit as the engine made of it.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A few hundred.
-            let bytes = row.commit.as_ref().map_or(COMMIT_BYTES, |run| run.redo_bytes_per_commit as usize);
+            let bytes = row
+                .commit
+                .as_ref()
+                .map_or(COMMIT_BYTES, |run| run.redo_bytes_per_commit as usize);
             let time = Duration::from_secs(common.seconds);
-            let bare = sixfold_benches::bare::run(&identity, &options, &addresses, clients, bytes, time).await?;
+            let bare =
+                sixfold_benches::bare::run(&identity, &options, &addresses, clients, bytes, time)
+                    .await?;
             row.floor = Some(FloorFields {
                 bare_commits_per_second: bare.commits_per_second,
                 bare_p50_us: bare.latencies.p50_us(),
@@ -205,7 +233,10 @@ async fn start_bare_nodes(
             format!("--tls-dir={}", path_text(&dir.node_tls_dir(index))?),
             format!("--file={}", path_text(&root.join(format!("bare-{index}")))?),
         ];
-        children.push(OwnedChild::start(&format!("bare node {}", index + 1), &args)?);
+        children.push(OwnedChild::start(
+            &format!("bare node {}", index + 1),
+            &args,
+        )?);
     }
     let mut addresses = Vec::new();
     for (child, node) in children.iter_mut().zip(&cluster.nodes) {
@@ -218,10 +249,21 @@ async fn start_bare_nodes(
 fn bare_node(args: &BareNodeArgs) -> Result<()> {
     let node = NodeId::from_hex(&args.node).context("--node is not 32 hexadecimal digits")?;
     let identity = Identity::load(&args.tls_dir, "node")?;
-    let options = TransportOptions { mtu_bytes: Some(LOOPBACK_MTU_BYTES), ..TransportOptions::default() };
+    let options = TransportOptions {
+        mtu_bytes: Some(LOOPBACK_MTU_BYTES),
+        ..TransportOptions::default()
+    };
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let ready = crate::storage_node::say_ready;
-    sixfold_benches::bare_node::run(listen, node, &identity, &options, &args.file, ready, stop_signal(true))
+    sixfold_benches::bare_node::run(
+        listen,
+        node,
+        &identity,
+        &options,
+        &args.file,
+        ready,
+        stop_signal(true),
+    )
 }
 
 /// What is being done, for a person who waits.
@@ -234,21 +276,40 @@ fn say(what: &str) {
 fn print_rows(report: &Report) {
     println!(
         "{:>8} {:>12} {:>8} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
-        "clients", "commits/s", "p50 us", "p99 us", "p99.9 us", "bare/s", "bare p50", "echo p50", "append p50"
+        "clients",
+        "commits/s",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "bare/s",
+        "bare p50",
+        "echo p50",
+        "append p50"
     );
     for row in &report.runs {
-        let clients = row.commit.as_ref().map(|run| run.clients).or(row.bare_clients).unwrap_or_default();
+        let clients = row
+            .commit
+            .as_ref()
+            .map(|run| run.clients)
+            .or(row.bare_clients)
+            .unwrap_or_default();
         print!("{clients:>8} ");
         match &row.commit {
             Some(run) => {
-                print!("{:>12.0} {:>8} {:>8} {:>8} ", run.commits_per_second, run.p50_us, run.p99_us, run.p999_us);
+                print!(
+                    "{:>12.0} {:>8} {:>8} {:>8} ",
+                    run.commits_per_second, run.p50_us, run.p99_us, run.p999_us
+                );
             }
             None => print!("{:>12} {:>8} {:>8} {:>8} ", "-", "-", "-", "-"),
         }
         match &row.floor {
             Some(floor) => println!(
                 "{:>12.0} {:>10} {:>10} {:>10}",
-                floor.bare_commits_per_second, floor.bare_p50_us, floor.echo_p50_us, floor.append_p50_us
+                floor.bare_commits_per_second,
+                floor.bare_p50_us,
+                floor.echo_p50_us,
+                floor.append_p50_us
             ),
             None => println!("{:>12} {:>10} {:>10} {:>10}", "-", "-", "-", "-"),
         }

@@ -1,10 +1,11 @@
 //! Child processes that never outlive their parent, and the signals that end a process in order.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -48,20 +49,37 @@ pub(crate) struct OwnedChild {
     child: Child,
     input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
+    /// Ends with the child's standard error, and gives what it said last of why it ends.
+    last_words: Option<JoinHandle<Option<String>>>,
+}
+
+/// Passes on what a child says on standard error, but for the line that says why it ends: that one is the parent's to tell, once.
+fn pass_on(errors: ChildStderr) -> Option<String> {
+    let mut last_words = None;
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        match line.strip_prefix("sixfold: ") {
+            Some(words) => last_words = Some(words.to_owned()),
+            None => eprintln!("{line}"),
+        }
+    }
+    last_words
 }
 
 impl OwnedChild {
-    /// Starts this very program with `args`. Standard output is read line by line; standard error is the parent's.
+    /// Starts this very program with `args`. Standard output is read line by line; standard error is passed on.
     pub(crate) fn start(name: &str, args: &[String]) -> Result<OwnedChild> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut child = Command::new(program)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let input = child.stdin.take();
         let output = child.stdout.take().expect("standard output was asked for");
+        let errors = child.stderr.take().expect("standard error was asked for");
+        let last_words = Some(std::thread::spawn(move || pass_on(errors)));
         let (sender, lines) = mpsc::channel(1024);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines() {
@@ -71,7 +89,13 @@ impl OwnedChild {
                 }
             }
         });
-        Ok(OwnedChild { name: name.to_owned(), child, input, lines })
+        Ok(OwnedChild {
+            name: name.to_owned(),
+            child,
+            input,
+            lines,
+            last_words,
+        })
     }
 
     /// The child's process id.
@@ -93,9 +117,13 @@ impl OwnedChild {
             Ok(Some(rest)) => Ok(rest),
             Ok(None) => {
                 let status = self.child.wait().context("cannot wait for a child")?;
-                bail!("{} ended with {status}", self.name);
+                Err(self.why_ended(status))
             }
-            Err(_) => bail!("{} did not say {:?} within {limit:?}", self.name, prefix.trim()),
+            Err(_) => bail!(
+                "{} did not say {:?} within {limit:?}",
+                self.name,
+                prefix.trim()
+            ),
         }
     }
 
@@ -106,32 +134,54 @@ impl OwnedChild {
 
     /// Writes a line to the child's standard input.
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
-        let input = self.input.as_mut().with_context(|| format!("{} takes no input any more", self.name))?;
-        writeln!(input, "{line}").and_then(|()| input.flush()).with_context(|| format!("cannot tell {}", self.name))
+        let input = self
+            .input
+            .as_mut()
+            .with_context(|| format!("{} takes no input any more", self.name))?;
+        writeln!(input, "{line}")
+            .and_then(|()| input.flush())
+            .with_context(|| format!("cannot tell {}", self.name))
     }
 
     /// Whether it still runs; an error when it ended by itself.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait().context("cannot wait for a child")? {
             None => Ok(()),
-            Some(status) => bail!("{} ended with {status}", self.name),
+            Some(status) => Err(self.why_ended(status)),
+        }
+    }
+
+    /// Why it ended, in its own words if it had any.
+    fn why_ended(&mut self, status: ExitStatus) -> anyhow::Error {
+        let last_words = self
+            .last_words
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .flatten();
+        match last_words {
+            Some(words) => anyhow!("{}: {words}", self.name),
+            None => anyhow!("{} ended with {status}", self.name),
         }
     }
 
     /// Kills it with SIGKILL and reaps it.
     pub(crate) fn kill(mut self) -> Result<()> {
-        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
-        self.child.wait().with_context(|| format!("cannot reap {}", self.name))?;
+        self.child
+            .kill()
+            .with_context(|| format!("cannot kill {}", self.name))?;
+        self.child
+            .wait()
+            .with_context(|| format!("cannot reap {}", self.name))?;
         Ok(())
     }
 
-    /// Ends its standard input and waits for it to end by itself.
-    pub(crate) async fn finish(mut self, limit: Duration) -> Result<ExitStatus> {
+    /// Ends its standard input and waits for it to end by itself; an error when it did not end well.
+    pub(crate) async fn finish(mut self, limit: Duration) -> Result<()> {
         self.input = None;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
-                return Ok(status);
+                return if status.success() { Ok(()) } else { Err(self.why_ended(status)) };
             }
             if Instant::now() >= deadline {
                 bail!("{} did not end within {limit:?}", self.name);

@@ -25,6 +25,11 @@ pub(crate) const NODE_COUNT: usize = 6;
 /// How long a node may take to scan its log and answer.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// Ports of a local cluster are above this one.
+const FIRST_PORT: u16 = 10_000;
+/// Ports that are tried before the system is asked for any.
+const PORT_TRIES_MAX: usize = 1_000;
+
 /// A cluster directory.
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterDir {
@@ -39,7 +44,9 @@ pub(crate) fn az_of(index: usize) -> String {
 impl ClusterDir {
     /// Where a cluster is, or will be.
     pub(crate) fn at(root: &Path) -> Result<ClusterDir> {
-        let root = root.canonicalize().with_context(|| format!("directory {}", root.display()))?;
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("directory {}", root.display()))?;
         Ok(ClusterDir { root })
     }
 
@@ -50,7 +57,7 @@ impl ClusterDir {
 
     /// Reads it.
     pub(crate) fn cluster(&self) -> Result<Cluster> {
-        Ok(Cluster::load(&self.cluster_file())?)
+        Ok(Cluster::load(self.cluster_file())?)
     }
 
     /// Whether a cluster was laid out here.
@@ -68,11 +75,15 @@ impl ClusterDir {
             .next()
             .is_some();
         if occupied {
-            bail!("{} is not empty and holds no cluster.toml", self.root.display());
+            bail!(
+                "{} is not empty and holds no cluster.toml",
+                self.root.display()
+            );
         }
         let ca = ClusterCa::generate()?;
         let tls_dir = self.root.join("tls");
-        std::fs::create_dir(&tls_dir).with_context(|| format!("cannot make {}", tls_dir.display()))?;
+        std::fs::create_dir(&tls_dir)
+            .with_context(|| format!("cannot make {}", tls_dir.display()))?;
         ca.save(&tls_dir)?;
         ca.issue(Role::Writer, None)?.save(&tls_dir, "writer")?;
         ca.issue(Role::Operator, None)?.save(&tls_dir, "operator")?;
@@ -82,7 +93,12 @@ impl ClusterDir {
             nodes.push(self.lay_out_node(&ca, index, address, hot_log_file_mib)?);
         }
         let volume = VolumeId::from_bytes(random_bytes()?);
-        Cluster { volume, nodes, tls_dir: PathBuf::from("tls") }.save(&self.cluster_file())?;
+        Cluster {
+            volume,
+            nodes,
+            tls_dir: PathBuf::from("tls"),
+        }
+        .save(self.cluster_file())?;
         Ok(())
     }
 
@@ -96,9 +112,11 @@ impl ClusterDir {
         let node = NodeId::from_bytes(random_bytes()?);
         let dir = self.node_dir(index);
         for dir in [dir.join("tls"), dir.join("data")] {
-            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            std::fs::create_dir_all(&dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        ca.issue(Role::Node, Some(node))?.save(&dir.join("tls"), "node")?;
+        ca.issue(Role::Node, Some(node))?
+            .save(&dir.join("tls"), "node")?;
         let config = NodeConfig {
             node: Some(node.to_string()),
             az: Some(az_of(index)),
@@ -112,7 +130,11 @@ impl ClusterDir {
         let path = dir.join("node.toml");
         let text = toml::to_string(&config).context("cannot write settings")?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(ClusterNode { node, az: az_of(index), address })
+        Ok(ClusterNode {
+            node,
+            az: az_of(index),
+            address,
+        })
     }
 
     /// Where a node's certificates are.
@@ -129,7 +151,12 @@ impl ClusterDir {
         let config = self.node_dir(index).join("node.toml");
         OwnedChild::start(
             &format!("node {}", index + 1),
-            &["storage-node".into(), "--config".into(), path_text(&config)?, "--stop-with-stdin".into()],
+            &[
+                "storage-node".into(),
+                "--config".into(),
+                path_text(&config)?,
+                "--stop-with-stdin".into(),
+            ],
         )
     }
 
@@ -151,16 +178,39 @@ pub(crate) const LOOPBACK_MTU_BYTES: u16 = 8_900;
 
 /// A path as an argument for a child.
 pub(crate) fn path_text(path: &Path) -> Result<String> {
-    path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str()
+        .map(str::to_owned)
+        .with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-/// Free UDP addresses on loopback. All are held until the last is found, so that they differ.
+/// Free UDP addresses on loopback, below the ports that the system hands out itself: a node that is down for a moment must not
+/// find its port taken by some client. All are held until the last is found, so that they differ.
 fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let sockets: Vec<UdpSocket> = (0..count)
-        .map(|_| UdpSocket::bind("127.0.0.1:0"))
-        .collect::<std::io::Result<_>>()
-        .context("cannot find a free port")?;
-    sockets.iter().map(|socket| socket.local_addr().context("cannot read a port")).collect()
+    let ports = FIRST_PORT..ephemeral_ports_start().max(FIRST_PORT + 1);
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..PORT_TRIES_MAX {
+        if sockets.len() == count {
+            break;
+        }
+        let draw = random_bytes()?;
+        let offset = u16::from_le_bytes([draw[0], draw[1]]) % (ports.end - ports.start);
+        sockets.extend(UdpSocket::bind(("127.0.0.1", ports.start + offset)));
+    }
+    while sockets.len() < count {
+        sockets.push(UdpSocket::bind("127.0.0.1:0").context("cannot find a free port")?);
+    }
+    sockets
+        .iter()
+        .map(|socket| socket.local_addr().context("cannot read a port"))
+        .collect()
+}
+
+/// The first port that the system gives to sockets that name none.
+fn ephemeral_ports_start() -> u16 {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .unwrap_or(32_768)
 }
 
 /// Sixteen random bytes for an id.

@@ -30,10 +30,13 @@ pub(crate) struct LocalArgs {
 
 /// Starts the nodes and keeps them. A node that dies is started again.
 pub(crate) fn run(args: &LocalArgs) -> Result<()> {
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot make {}", args.dir.display()))?;
+    std::fs::create_dir_all(&args.dir)
+        .with_context(|| format!("cannot make {}", args.dir.display()))?;
     let dir = ClusterDir::at(&args.dir)?;
     dir.lay_out(args.hot_log_file_mib)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         tokio::select! {
             () = stop_signal(args.stop_with_stdin) => Ok(()),
@@ -48,14 +51,22 @@ async fn keep(args: &LocalArgs, dir: &ClusterDir) -> Result<()> {
     let indexes: Vec<usize> = (0..NODE_COUNT).collect();
     let mut nodes = dir.start_nodes(&indexes).await?;
     for (index, node) in &nodes {
-        println!("node {} {} {} pid {}", index + 1, az_of(*index), cluster.nodes[*index].address, node.id());
+        println!(
+            "node {} {} {} pid {}",
+            index + 1,
+            az_of(*index),
+            cluster.nodes[*index].address,
+            node.id()
+        );
     }
     println!("ready: sixfold shell --dir {}", args.dir.display());
     let mut restarted: [Option<Instant>; NODE_COUNT] = [None; NODE_COUNT];
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         for (index, node) in &mut nodes {
-            let Err(error) = node.check_alive() else { continue };
+            let Err(error) = node.check_alive() else {
+                continue;
+            };
             if restarted[*index].is_some_and(|last| last.elapsed() < RESTART_INTERVAL) {
                 return Err(error.context("it had just been started again"));
             }

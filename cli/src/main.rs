@@ -18,7 +18,13 @@ use clap::{Parser, Subcommand};
 #[command(name = "sixfold", version, about, propagate_version = true)]
 struct Cli {
     /// What is logged on standard error, for example `info` or `sixfold_transport=debug`
-    #[arg(long, global = true, env = "SIXFOLD_LOG", default_value = "warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "SIXFOLD_LOG",
+        default_value = "warn",
+        value_name = "FILTER"
+    )]
     log: String,
     #[command(subcommand)]
     verb: Verb,

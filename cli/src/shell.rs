@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -33,6 +34,12 @@ status                   points of the volume and its segments
 help | exit
 Text is UTF-8; \\xHH in a key or value stands for a byte.";
 
+/// A writer counts as alive for a second after it was last heard, also when it was closed: one shell right behind another
+/// waits that long before it says that the volume is in use.
+const IN_USE_LIMIT: Duration = Duration::from_millis(1_500);
+/// How often it asks meanwhile.
+const IN_USE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Most lines that a scan prints.
 const SCAN_COUNT_MAX: usize = 100;
 
@@ -45,9 +52,14 @@ struct Shell {
 pub(crate) fn run(args: &ShellArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
     let options = Options::new(dir.cluster()?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let database = runtime.block_on(open(options, args.take_over))?;
-    let mut shell = Shell { database: database.clone(), transaction: None };
+    let mut shell = Shell {
+        database: database.clone(),
+        transaction: None,
+    };
     let ended = if std::io::stdin().is_terminal() {
         interactive(&runtime, &mut shell)
     } else {
@@ -59,10 +71,17 @@ pub(crate) fn run(args: &ShellArgs) -> Result<()> {
 }
 
 async fn open(options: Options, take_over: bool) -> Result<Database> {
-    let opened = if take_over {
-        Database::take_over(options.clone()).await
-    } else {
-        Database::open(options.clone()).await
+    let begun = Instant::now();
+    let opened = loop {
+        let opened = if take_over {
+            Database::take_over(options.clone()).await
+        } else {
+            Database::open(options.clone()).await
+        };
+        if !matches!(opened, Err(Error::InUse { .. })) || begun.elapsed() >= IN_USE_LIMIT {
+            break opened;
+        }
+        tokio::time::sleep(IN_USE_INTERVAL).await;
     };
     match opened {
         Ok(database) => Ok(database),
@@ -70,7 +89,9 @@ async fn open(options: Options, take_over: bool) -> Result<Database> {
             eprintln!("the volume does not exist yet; creating it");
             Ok(Database::create(options).await?)
         }
-        Err(error @ Error::InUse { .. }) => Err(error).context("use --take-over to fence the writer that is alive"),
+        Err(error @ Error::InUse { .. }) => {
+            Err(error).context("use --take-over to fence the writer that is alive")
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -79,8 +100,15 @@ fn interactive(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<(
     println!("sixfold shell; help lists the commands");
     let mut editor = Reedline::create();
     loop {
-        let mark = if shell.transaction.is_some() { "sixfold*" } else { "sixfold" };
-        let prompt = DefaultPrompt::new(DefaultPromptSegment::Basic(mark.to_owned()), DefaultPromptSegment::Empty);
+        let mark = if shell.transaction.is_some() {
+            "sixfold*"
+        } else {
+            "sixfold"
+        };
+        let prompt = DefaultPrompt::new(
+            DefaultPromptSegment::Basic(mark.to_owned()),
+            DefaultPromptSegment::Empty,
+        );
         match editor.read_line(&prompt).context("cannot read a line")? {
             Signal::Success(line) => match runtime.block_on(shell.execute(&line)) {
                 Ok(true) => {}
@@ -95,7 +123,10 @@ fn interactive(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<(
 fn piped(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<()> {
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line.context("cannot read standard input")?;
-        if !runtime.block_on(shell.execute(&line)).with_context(|| format!("line {}", number + 1))? {
+        if !runtime
+            .block_on(shell.execute(&line))
+            .with_context(|| format!("line {}", number + 1))?
+        {
             break;
         }
     }
@@ -112,14 +143,19 @@ impl Shell {
             "" => {}
             "help" => println!("{HELP}"),
             "exit" | "quit" => return Ok(false),
-            "begin" if self.transaction.is_some() => bail!("a transaction is open; commit or rollback first"),
+            "begin" if self.transaction.is_some() => {
+                bail!("a transaction is open; commit or rollback first")
+            }
             "begin" => self.transaction = Some(self.database.begin().await?),
             "commit" => {
                 let transaction = self.transaction.take().context("no transaction is open")?;
                 println!("committed at {}", transaction.commit().await?.lsn);
             }
             "rollback" => {
-                self.transaction.take().context("no transaction is open")?.rollback();
+                self.transaction
+                    .take()
+                    .context("no transaction is open")?
+                    .rollback();
             }
             "status" => self.status().await?,
             "get" | "put" | "delete" | "scan" => self.operate(verb, rest).await?,
@@ -140,7 +176,9 @@ impl Shell {
                 None => println!("(absent)"),
             },
             "put" => {
-                let (key, value) = rest.split_once(char::is_whitespace).context("put KEY VALUE")?;
+                let (key, value) = rest
+                    .split_once(char::is_whitespace)
+                    .context("put KEY VALUE")?;
                 transaction.put(&unescape(key)?, &unescape(value.trim_start())?)?;
             }
             "delete" => transaction.delete(&one_key(rest)?)?,
@@ -158,14 +196,25 @@ impl Shell {
     async fn status(&self) -> Result<()> {
         let stats = self.database.stats().await?;
         let report = self.database.open_report();
-        println!("volume epoch {}, opened in {} ms", report.volume_epoch, report.open_ms());
-        println!("last {} vcl {} vdl {}", stats.writer.last, stats.writer.vcl, stats.writer.vdl);
+        println!(
+            "volume epoch {}, opened in {} ms",
+            report.volume_epoch,
+            report.open_ms()
+        );
+        println!(
+            "last {} vcl {} vdl {}",
+            stats.writer.last, stats.writer.vcl, stats.writer.vdl
+        );
         for relation in &stats.writer.relations {
             println!(
                 "segment {} node {} {} scl {}",
                 relation.segment,
                 relation.node,
-                if relation.attached { "attached" } else { "away" },
+                if relation.attached {
+                    "attached"
+                } else {
+                    "away"
+                },
                 relation.scl
             );
         }
@@ -182,7 +231,9 @@ async fn scan(transaction: &Transaction, rest: &str) -> Result<()> {
     }
     use std::ops::Bound::{Excluded, Included, Unbounded};
     let upper = to.map_or(Unbounded, Excluded);
-    let mut range = transaction.range((Included(from), upper)).limit(SCAN_COUNT_MAX);
+    let mut range = transaction
+        .range((Included(from), upper))
+        .limit(SCAN_COUNT_MAX);
     while let Some((key, value)) = range.next().await? {
         println!("{} {}", escape(&key), escape(&value));
     }
@@ -216,7 +267,9 @@ fn unescape(text: &str) -> Result<Vec<u8>> {
             .and_then(|hex| hex.get(..2))
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-            .with_context(|| format!("{text:?}: a backslash needs xHH or another backslash behind it"))?;
+            .with_context(|| {
+                format!("{text:?}: a backslash needs xHH or another backslash behind it")
+            })?;
         bytes.push(byte);
         rest = &rest[3..];
     }
@@ -252,7 +305,12 @@ mod tests {
 
     #[test]
     fn any_bytes_survive_escaping() {
-        for bytes in [&b"plain"[..], b"back\\slash", b"\x00\xff\n", "ümläut".as_bytes()] {
+        for bytes in [
+            &b"plain"[..],
+            b"back\\slash",
+            b"\x00\xff\n",
+            "ümläut".as_bytes(),
+        ] {
             assert_eq!(unescape(&escape(bytes)).unwrap(), bytes);
         }
     }

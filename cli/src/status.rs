@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use sixfold::{Cluster, ClusterNode};
-use sixfold_log_format::wire::{Attach, Hello, Message, NodeStatus, Role, SegmentStatus, WIRE_VERSION};
+use sixfold_log_format::wire::{
+    Attach, Hello, Message, NodeStatus, Role, SegmentStatus, WIRE_VERSION,
+};
 use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions};
 
 use crate::cluster_dir::ClusterDir;
@@ -26,7 +28,9 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(args: &StatusArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
     let cluster = dir.cluster()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let operator = Operator::new(&cluster, "operator")?;
         let mut silent = 0;
@@ -35,7 +39,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<()> {
                 Ok(status) => print_status(node, &status),
                 Err(error) => {
                     silent += 1;
-                    println!("node {} {} {} silent: {error:#}", node.node, node.az, node.address);
+                    println!(
+                        "node {} {} {} silent: {error:#}",
+                        node.node, node.az, node.address
+                    );
                 }
             }
         }
@@ -48,7 +55,13 @@ pub(crate) fn run(args: &StatusArgs) -> Result<()> {
 fn print_status(node: &ClusterNode, status: &NodeStatus) {
     println!(
         "node {} {} {} hot log {} bytes, {} writes, {} batches by gossip, {} refused",
-        node.node, node.az, node.address, status.hot_log_bytes, status.group_writes, status.gossip_batches, status.refused
+        node.node,
+        node.az,
+        node.address,
+        status.hot_log_bytes,
+        status.group_writes,
+        status.gossip_batches,
+        status.refused
     );
     for segment in &status.segments {
         println!(
@@ -79,7 +92,11 @@ impl Operator {
     pub(crate) fn new(cluster: &Cluster, identity: &str) -> Result<Operator> {
         let identity = Identity::load(Path::new(&cluster.tls_dir), identity)?;
         let endpoint = Endpoint::client(&identity, &TransportOptions::default())?;
-        Ok(Operator { endpoint, cluster: cluster.clone(), role: identity.role() })
+        Ok(Operator {
+            endpoint,
+            cluster: cluster.clone(),
+            role: identity.role(),
+        })
     }
 
     /// Connects to a node.
@@ -103,7 +120,9 @@ impl Operator {
             connection.close("done");
             Ok(answer)
         };
-        tokio::time::timeout(ANSWER_LIMIT, work).await.context("no answer in time")?
+        tokio::time::timeout(ANSWER_LIMIT, work)
+            .await
+            .context("no answer in time")?
     }
 
     /// Opens a log stream and returns what the segment says to it.
@@ -112,11 +131,16 @@ impl Operator {
             let connection = self.connect(node).await?;
             let (mut sender, mut receiver) = connection.open().await?;
             sender.send(&Message::Attach(Box::new(attach))).await?;
-            let answer = receiver.recv().await?.context("the log stream ended without an answer")?;
+            let answer = receiver
+                .recv()
+                .await?
+                .context("the log stream ended without an answer")?;
             connection.close("done");
             anyhow::Ok(answer)
         };
-        tokio::time::timeout(ANSWER_LIMIT, work).await.context("no answer in time")?
+        tokio::time::timeout(ANSWER_LIMIT, work)
+            .await
+            .context("no answer in time")?
     }
 
     /// How a node is.
@@ -132,7 +156,11 @@ impl Operator {
     pub(crate) async fn segment_status(&self, node: &ClusterNode) -> Result<SegmentStatus> {
         let status = self.node_status(node).await?;
         let volume = self.cluster.volume;
-        status.segments.into_iter().find(|segment| segment.volume == volume).context("hosts no segment of the volume")
+        status
+            .segments
+            .into_iter()
+            .find(|segment| segment.volume == volume)
+            .context("hosts no segment of the volume")
     }
 
     /// Closes all connections.

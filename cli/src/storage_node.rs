@@ -83,7 +83,8 @@ pub(crate) struct NodeConfig {
 
 impl NodeConfig {
     fn load(path: &Path) -> Result<NodeConfig> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let mut config: NodeConfig = toml::from_str(&text)
             .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), one_line(&error, &text)))?;
         let base = path.parent().unwrap_or(Path::new("."));
@@ -95,8 +96,15 @@ impl NodeConfig {
 
 /// A TOML error as one line with its line number.
 pub(crate) fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let message = error.message().lines().next().unwrap_or_default().to_owned();
+    let line = error
+        .span()
+        .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let message = error
+        .message()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     match line {
         Some(line) => format!("line {line}: {message}"),
         None => message,
@@ -104,11 +112,21 @@ pub(crate) fn one_line(error: &toml::de::Error, text: &str) -> String {
 }
 
 fn required<T>(value: Option<T>, name: &str) -> Result<T> {
-    value.with_context(|| format!("{name} is not set (in the settings file, as a flag, or as SIXFOLD_{})", name.to_uppercase()))
+    value.with_context(|| {
+        format!(
+            "{name} is not set (in the settings file, as a flag, or as SIXFOLD_{})",
+            name.to_uppercase()
+        )
+    })
 }
 
 fn options(args: StorageNodeArgs) -> Result<NodeOptions> {
-    let config = args.config.as_deref().map(NodeConfig::load).transpose()?.unwrap_or_default();
+    let config = args
+        .config
+        .as_deref()
+        .map(NodeConfig::load)
+        .transpose()?
+        .unwrap_or_default();
     let node = required(args.node.or(config.node), "node")?;
     let Some(node) = NodeId::from_hex(&node) else {
         bail!("node: {node:?} is not 32 hexadecimal digits");
@@ -122,13 +140,19 @@ fn options(args: StorageNodeArgs) -> Result<NodeOptions> {
     );
     options.mtu_bytes = args.mtu_bytes.or(config.mtu_bytes).or(options.mtu_bytes);
     if let Some(mib) = args.hot_log_file_mib.or(config.hot_log_file_mib) {
-        options.hot_log_file_bytes = mib.checked_mul(1 << 20).context("hot_log_file_mib is too large")?;
+        options.hot_log_file_bytes = mib
+            .checked_mul(1 << 20)
+            .context("hot_log_file_mib is too large")?;
     }
     if let Some(mib) = args.resident_redo_mib.or(config.resident_redo_mib) {
-        options.resident_redo_bytes_max = mib.checked_mul(1 << 20).context("resident_redo_mib is too large")?;
+        options.resident_redo_bytes_max = mib
+            .checked_mul(1 << 20)
+            .context("resident_redo_mib is too large")?;
     }
     if let Some(mib) = args.page_cache_mib.or(config.page_cache_mib) {
-        options.page_cache_bytes_max = mib.checked_mul(1 << 20).context("page_cache_mib is too large")?;
+        options.page_cache_bytes_max = mib
+            .checked_mul(1 << 20)
+            .context("page_cache_mib is too large")?;
     }
     Ok(options)
 }
@@ -137,7 +161,11 @@ fn options(args: StorageNodeArgs) -> Result<NodeOptions> {
 pub(crate) fn run(args: StorageNodeArgs) -> Result<()> {
     let stop_with_stdin = args.stop_with_stdin;
     let options = options(args)?;
-    sixfold_storage_node::run(options, say_ready, crate::child::stop_signal(stop_with_stdin))?;
+    sixfold_storage_node::run(
+        options,
+        say_ready,
+        crate::child::stop_signal(stop_with_stdin),
+    )?;
     Ok(())
 }
 

@@ -46,12 +46,15 @@ impl Findings {
 pub(crate) async fn check(database: &Database, lines: &[Line]) -> Result<Findings> {
     let snapshot = database.snapshot();
     let mut findings = Findings::default();
-    let mut balances = vec![work::ACCOUNT_START; usize::try_from(work::ACCOUNT_COUNT).expect("few accounts")];
+    let mut balances =
+        vec![work::ACCOUNT_START; usize::try_from(work::ACCOUNT_COUNT).expect("few accounts")];
     let marks = read_marks(&snapshot, &mut balances, &mut findings).await?;
     let answered = check_answered(&snapshot, lines, &marks, &mut findings).await?;
     findings.unknown_found = lines
         .iter()
-        .filter(|line| line.outcome == Outcome::Unknown && marks.contains(&work::mark_key(line.work)))
+        .filter(|line| {
+            line.outcome == Outcome::Unknown && marks.contains(&work::mark_key(line.work))
+        })
         .count() as u64;
     check_refused(lines, &marks, &mut findings);
     check_balances(&snapshot, &balances, &mut findings).await?;
@@ -59,7 +62,8 @@ pub(crate) async fn check(database: &Database, lines: &[Line]) -> Result<Finding
         let snapshot = database.snapshot_at(lsn)?;
         let sum: i64 = accounts(&snapshot).await?.iter().sum();
         findings.read_points += 1;
-        let expected = work::ACCOUNT_START * i64::try_from(work::ACCOUNT_COUNT).expect("few accounts");
+        let expected =
+            work::ACCOUNT_START * i64::try_from(work::ACCOUNT_COUNT).expect("few accounts");
         if sum != expected {
             findings.torn(|| format!("at {lsn} the accounts sum up to {sum}, not {expected}"));
         }
@@ -77,7 +81,9 @@ async fn read_marks(
     for prefix in ["ledger/", "put/"] {
         let mut range = snapshot.range(prefix_bounds(prefix));
         while let Some((key, value)) = range.next().await? {
-            let Some(work) = work::parse_mark_key(&key) else { bail!("a key that nobody wrote: {key:?}") };
+            let Some(work) = work::parse_mark_key(&key) else {
+                bail!("a key that nobody wrote: {key:?}")
+            };
             if value[..] != work::mark_value(work)[..] {
                 findings.torn(|| format!("{key:?} holds a value that nobody wrote"));
             }
@@ -106,7 +112,9 @@ async fn check_answered(
     }
     let mut answered: BTreeMap<Phase, Vec<Lsn>> = BTreeMap::new();
     for line in lines {
-        let Outcome::Answered { lsn, .. } = line.outcome else { continue };
+        let Outcome::Answered { lsn, .. } = line.outcome else {
+            continue;
+        };
         findings.answered += 1;
         answered.entry(line.phase).or_default().push(lsn);
         match line.work.kind {
@@ -120,13 +128,18 @@ async fn check_answered(
                 let chunk = line.work.number;
                 let right = (0..work::ROWS_PER_CHUNK)
                     .filter(|&row| {
-                        rows.get(&work::row_key(chunk, row)).is_some_and(|value| value[..] == work::row_value(chunk, row)[..])
+                        rows.get(&work::row_key(chunk, row))
+                            .is_some_and(|value| value[..] == work::row_value(chunk, row)[..])
                     })
                     .count() as u64;
                 match right {
                     work::ROWS_PER_CHUNK => {}
-                    0 => findings.lost(|| format!("chunk {chunk}, answered at {lsn}, is not there")),
-                    right => findings.torn(|| format!("chunk {chunk} has {right} of {} rows", work::ROWS_PER_CHUNK)),
+                    0 => {
+                        findings.lost(|| format!("chunk {chunk}, answered at {lsn}, is not there"))
+                    }
+                    right => findings.torn(|| {
+                        format!("chunk {chunk} has {right} of {} rows", work::ROWS_PER_CHUNK)
+                    }),
                 }
             }
         }
@@ -137,14 +150,20 @@ async fn check_answered(
 /// What was refused before it got LSNs must not be there.
 fn check_refused(lines: &[Line], marks: &BTreeSet<Vec<u8>>, findings: &mut Findings) {
     for line in lines.iter().filter(|line| line.outcome == Outcome::Refused) {
-        if matches!(line.work.kind, Kind::Transfer | Kind::Put) && marks.contains(&work::mark_key(line.work)) {
+        if matches!(line.work.kind, Kind::Transfer | Kind::Put)
+            && marks.contains(&work::mark_key(line.work))
+        {
             findings.torn(|| format!("{:?} was refused and is there", line.work));
         }
     }
 }
 
 /// Each account must be what the ledger entries make of it: a transfer is there whole or not at all.
-async fn check_balances(snapshot: &Snapshot, expected: &[i64], findings: &mut Findings) -> Result<()> {
+async fn check_balances(
+    snapshot: &Snapshot,
+    expected: &[i64],
+    findings: &mut Findings,
+) -> Result<()> {
     let found = accounts(snapshot).await?;
     findings.read_points += 1;
     if found.len() != expected.len() {
@@ -152,7 +171,8 @@ async fn check_balances(snapshot: &Snapshot, expected: &[i64], findings: &mut Fi
     }
     for (account, (found, expected)) in found.iter().zip(expected).enumerate() {
         if found != expected {
-            findings.torn(|| format!("account {account} holds {found}, its ledger says {expected}"));
+            findings
+                .torn(|| format!("account {account} holds {found}, its ledger says {expected}"));
         }
     }
     Ok(())
@@ -173,7 +193,12 @@ fn read_points(answered: &BTreeMap<Phase, Vec<Lsn>>) -> Vec<Lsn> {
     for (_, lsns) in answered.iter().filter(|(phase, _)| **phase != Phase::Setup) {
         let mut lsns = lsns.clone();
         lsns.sort_unstable();
-        points.extend([lsns.first(), lsns.get(lsns.len() / 2), lsns.last()].into_iter().flatten().copied());
+        points.extend(
+            [lsns.first(), lsns.get(lsns.len() / 2), lsns.last()]
+                .into_iter()
+                .flatten()
+                .copied(),
+        );
     }
     points.sort_unstable();
     points.dedup();
@@ -192,23 +217,44 @@ fn prefix_bounds(prefix: &str) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
 pub(crate) async fn old_epoch_is_refused(cluster: &Cluster, old: VolumeEpoch) -> Result<()> {
     let operator = Operator::new(cluster, "writer")?;
     for node in &cluster.nodes {
-        let probe = operator.call(node, &Message::Probe(Probe { volume: cluster.volume })).await?;
-        let Message::ProbeAnswer(answer) = probe else { bail!("node {} did not answer a probe", node.node) };
-        let segment = answer.segments.first().with_context(|| format!("node {} hosts no segment", node.node))?;
-        let mut manifest = answer.manifest.with_context(|| format!("node {} holds no manifest", node.node))?;
+        let probe = operator
+            .call(
+                node,
+                &Message::Probe(Probe {
+                    volume: cluster.volume,
+                }),
+            )
+            .await?;
+        let Message::ProbeAnswer(answer) = probe else {
+            bail!("node {} did not answer a probe", node.node)
+        };
+        let segment = answer
+            .segments
+            .first()
+            .with_context(|| format!("node {} hosts no segment", node.node))?;
+        let mut manifest = answer
+            .manifest
+            .with_context(|| format!("node {} holds no manifest", node.node))?;
         manifest.version.volume_epoch = old;
         let attach = Attach {
             segment: segment.segment,
             volume_epoch: old,
             writer: WriterId::from_bytes([0xee; 16]),
-            history: History { volume_epoch: old, ..History::creation() },
+            history: History {
+                volume_epoch: old,
+                ..History::creation()
+            },
             manifest: *manifest,
         };
         let answer = operator.attach(node, attach).await?;
         let Message::Refused(Refusal::StaleEpoch { volume_epoch }) = answer else {
             bail!("node {} did not refuse epoch {old}: {answer:?}", node.node);
         };
-        ensure!(volume_epoch > old, "node {} refused epoch {old} for {volume_epoch}", node.node);
+        ensure!(
+            volume_epoch > old,
+            "node {} refused epoch {old} for {volume_epoch}",
+            node.node
+        );
     }
     operator.close().await;
     Ok(())

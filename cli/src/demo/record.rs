@@ -34,8 +34,14 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// All, in order.
-    pub(crate) const ALL: [Phase; 6] =
-        [Phase::Setup, Phase::Healthy, Phase::Outage, Phase::Rejoin, Phase::Crash, Phase::After];
+    pub(crate) const ALL: [Phase; 6] = [
+        Phase::Setup,
+        Phase::Healthy,
+        Phase::Outage,
+        Phase::Rejoin,
+        Phase::Crash,
+        Phase::After,
+    ];
 
     /// Its name in files and tables.
     pub(crate) fn name(self) -> &'static str {
@@ -72,12 +78,19 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &'static str); 4] =
-        [(Kind::Accounts, "accounts"), (Kind::Rows, "rows"), (Kind::Transfer, "transfer"), (Kind::Put, "put")];
+    const ALL: [(Kind, &'static str); 4] = [
+        (Kind::Accounts, "accounts"),
+        (Kind::Rows, "rows"),
+        (Kind::Transfer, "transfer"),
+        (Kind::Put, "put"),
+    ];
 
     /// Its name in files.
     pub(crate) fn name(self) -> &'static str {
-        Kind::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+        Kind::ALL
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or("", |(_, name)| name)
     }
 
     fn parse(name: &str) -> Result<Kind> {
@@ -144,34 +157,57 @@ impl Recorder {
     }
 
     /// Writes an answered commit.
-    pub(crate) fn answered(&mut self, phase: Phase, work: WorkId, lsn: Lsn, latency_us: u64) -> Result<()> {
+    pub(crate) fn answered(
+        &mut self,
+        phase: Phase,
+        work: WorkId,
+        lsn: Lsn,
+        latency_us: u64,
+    ) -> Result<()> {
         self.write(&format!("A {} {lsn} {latency_us}\n", head(phase, work)))
     }
 
     /// Writes one that was not.
-    pub(crate) fn failed(&mut self, phase: Phase, work: WorkId, unknown: bool, reason: &str) -> Result<()> {
+    pub(crate) fn failed(
+        &mut self,
+        phase: Phase,
+        work: WorkId,
+        unknown: bool,
+        reason: &str,
+    ) -> Result<()> {
         let letter = if unknown { 'U' } else { 'F' };
         let reason = reason.replace('\n', " ");
         self.write(&format!("{letter} {} {reason}\n", head(phase, work)))
     }
 
     fn write(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(line.as_bytes()).context("cannot write the record of answered commits")
+        self.file
+            .write_all(line.as_bytes())
+            .context("cannot write the record of answered commits")
     }
 }
 
 fn head(phase: Phase, work: WorkId) -> String {
-    format!("{} {} {} {}", phase.name(), work.kind.name(), work.client, work.number)
+    format!(
+        "{} {} {} {}",
+        phase.name(),
+        work.kind.name(),
+        work.client,
+        work.number
+    )
 }
 
 /// Reads a record. A last line without its end was cut by a kill: its commit was not counted either.
 pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
         .lines()
         .enumerate()
-        .map(|(index, line)| parse(line).with_context(|| format!("{} line {}", path.display(), index + 1)))
+        .map(|(index, line)| {
+            parse(line).with_context(|| format!("{} line {}", path.display(), index + 1))
+        })
         .collect()
 }
 
@@ -180,14 +216,25 @@ fn parse(line: &str) -> Result<Line> {
     let mut word = || words.next().context("too short");
     let letter = word()?;
     let phase = Phase::parse(word()?)?;
-    let work = WorkId { kind: Kind::parse(word()?)?, client: word()?.parse()?, number: word()?.parse()? };
+    let work = WorkId {
+        kind: Kind::parse(word()?)?,
+        client: word()?.parse()?,
+        number: word()?.parse()?,
+    };
     let outcome = match letter {
-        "A" => Outcome::Answered { lsn: Lsn::new(word()?.parse()?), latency_us: word()?.parse()? },
+        "A" => Outcome::Answered {
+            lsn: Lsn::new(word()?.parse()?),
+            latency_us: word()?.parse()?,
+        },
         "U" => Outcome::Unknown,
         "F" => Outcome::Refused,
         other => bail!("begins with {other:?}"),
     };
-    Ok(Line { phase, work, outcome })
+    Ok(Line {
+        phase,
+        work,
+        outcome,
+    })
 }
 
 #[cfg(test)]
@@ -198,14 +245,28 @@ mod tests {
     fn a_record_reads_back_and_a_cut_last_line_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
-        let work = WorkId { kind: Kind::Transfer, client: 3, number: 7 };
+        let work = WorkId {
+            kind: Kind::Transfer,
+            client: 3,
+            number: 7,
+        };
         let mut recorder = Recorder::open(&path).unwrap();
-        recorder.answered(Phase::Outage, work, Lsn::new(12), 345).unwrap();
-        recorder.failed(Phase::Crash, work, true, "no\nquorum").unwrap();
+        recorder
+            .answered(Phase::Outage, work, Lsn::new(12), 345)
+            .unwrap();
+        recorder
+            .failed(Phase::Crash, work, true, "no\nquorum")
+            .unwrap();
         recorder.write("A crash put 1 2 3").unwrap();
         let lines = read(&path).unwrap();
         assert_eq!(lines.len(), 2);
-        assert_eq!(lines[0].outcome, Outcome::Answered { lsn: Lsn::new(12), latency_us: 345 });
+        assert_eq!(
+            lines[0].outcome,
+            Outcome::Answered {
+                lsn: Lsn::new(12),
+                latency_us: 345
+            }
+        );
         assert_eq!((lines[0].phase, lines[0].work), (Phase::Outage, work));
         assert_eq!(lines[1].outcome, Outcome::Unknown);
     }

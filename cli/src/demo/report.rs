@@ -78,12 +78,15 @@ pub(crate) fn by_phase(lines: &[Line]) -> BTreeMap<Phase, PhaseReport> {
         let phase = phases.entry(line.phase).or_insert_with(|| PhaseReport {
             answered: 0,
             failed: 0,
-            latencies: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are sound"),
+            latencies: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
+                .expect("the bounds are sound"),
         });
         match line.outcome {
             Outcome::Answered { latency_us, .. } => {
                 phase.answered += 1;
-                phase.latencies.saturating_record(latency_us.clamp(1, LATENCY_MAX_US));
+                phase
+                    .latencies
+                    .saturating_record(latency_us.clamp(1, LATENCY_MAX_US));
             }
             Outcome::Unknown | Outcome::Refused => phase.failed += 1,
         }
@@ -98,7 +101,11 @@ pub(crate) fn is_good(summary: &Summary) -> bool {
 
 #[allow(clippy::cast_precision_loss)] // Figures for people: 52 bits are enough.
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 /// Puts the JSON object together.
@@ -106,10 +113,20 @@ pub(crate) fn summarize(measured: &Measured, phases: &BTreeMap<Phase, PhaseRepor
     let healthy = phases.get(&Phase::Healthy);
     let quantile = |q| healthy.map_or(0, |phase| phase.latencies.value_at_quantile(q));
     let outage = phases.get(&Phase::Outage);
-    let wire_bytes = measured.writers.iter().map(|writer| writer.wire_bytes).sum();
-    let user_bytes = measured.writers.iter().map(|writer| writer.user_bytes).sum();
+    let wire_bytes = measured
+        .writers
+        .iter()
+        .map(|writer| writer.wire_bytes)
+        .sum();
+    let user_bytes = measured
+        .writers
+        .iter()
+        .map(|writer| writer.user_bytes)
+        .sum();
     #[allow(clippy::cast_precision_loss)] // As above.
-    let commits_per_second = healthy.map_or(0.0, |phase| phase.answered as f64 / measured.healthy_seconds);
+    let commits_per_second = healthy.map_or(0.0, |phase| {
+        phase.answered as f64 / measured.healthy_seconds
+    });
     Summary {
         nodes: measured.nodes,
         acked: measured.findings.answered,
@@ -138,9 +155,16 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Prints the table.
-pub(crate) fn print_table(measured: &Measured, phases: &BTreeMap<Phase, PhaseReport>, summary: &Summary) {
+pub(crate) fn print_table(
+    measured: &Measured,
+    phases: &BTreeMap<Phase, PhaseReport>,
+    summary: &Summary,
+) {
     println!();
-    println!("{:<10} {:>10} {:>8} {:>10} {:>10} {:>10}", "phase", "answered", "failed", "p50 us", "p99 us", "p99.9 us");
+    println!(
+        "{:<10} {:>10} {:>8} {:>10} {:>10} {:>10}",
+        "phase", "answered", "failed", "p50 us", "p99 us", "p99.9 us"
+    );
     for (phase, report) in phases {
         println!(
             "{:<10} {:>10} {:>8} {:>10} {:>10} {:>10}",
@@ -158,9 +182,18 @@ pub(crate) fn print_table(measured: &Measured, phases: &BTreeMap<Phase, PhaseRep
         "commits    {} answered, {} lost, {} torn; {} unknown ones are there",
         summary.acked, summary.lost, summary.torn, findings.unknown_found
     );
-    println!("sums       right at {} read points unless counted as torn", findings.read_points);
-    println!("speed      {} commits a second with six nodes up", summary.commits_per_second);
-    println!("catch-up   {:.0} ms until the returned zone held everything", measured.catch_up_ms);
+    println!(
+        "sums       right at {} read points unless counted as torn",
+        findings.read_points
+    );
+    println!(
+        "speed      {} commits a second with six nodes up",
+        summary.commits_per_second
+    );
+    println!(
+        "catch-up   {:.0} ms until the returned zone held everything",
+        measured.catch_up_ms
+    );
     println!(
         "reopening  open {:.1} ms, first commit {:.1} ms, lease wait {:.1} ms apart, {:.1} MB of redo not folded",
         summary.reopen.open_ms,
@@ -168,7 +201,10 @@ pub(crate) fn print_table(measured: &Measured, phases: &BTreeMap<Phase, PhaseRep
         summary.reopen.lease_wait_ms,
         ratio(measured.unfolded_bytes, 1_000_000),
     );
-    println!("wire       {} bytes at the writer per committed byte", summary.wire_bytes_per_user_byte);
+    println!(
+        "wire       {} bytes at the writer per committed byte",
+        summary.wire_bytes_per_user_byte
+    );
     if let Some(first) = &findings.first {
         println!("WRONG      {first}");
     }

@@ -35,7 +35,11 @@ pub(crate) fn balance(value: &[u8]) -> Option<i64> {
 
 /// The key that a piece of work leaves: a ledger entry or a value. Chunks of rows leave several ([`row_key`]).
 pub(crate) fn mark_key(work: WorkId) -> Vec<u8> {
-    let prefix = if work.kind == Kind::Transfer { "ledger" } else { "put" };
+    let prefix = if work.kind == Kind::Transfer {
+        "ledger"
+    } else {
+        "put"
+    };
     format!("{prefix}/{:04}/{:010}", work.client, work.number).into_bytes()
 }
 
@@ -47,7 +51,11 @@ pub(crate) fn parse_mark_key(key: &[u8]) -> Option<WorkId> {
         "put" => Kind::Put,
         _ => return None,
     };
-    Some(WorkId { kind, client: parts.next()?.parse().ok()?, number: parts.next()?.parse().ok()? })
+    Some(WorkId {
+        kind,
+        client: parts.next()?.parse().ok()?,
+        number: parts.next()?.parse().ok()?,
+    })
 }
 
 /// The value at [`mark_key`]: recognizable bytes that nothing else writes.
@@ -70,7 +78,11 @@ pub(crate) fn row_key(chunk: u64, row: u64) -> Vec<u8> {
 /// Its value.
 pub(crate) fn row_value(chunk: u64, row: u64) -> Vec<u8> {
     let client = u32::try_from(row).expect("rows per chunk are few");
-    mark_value(WorkId { kind: Kind::Rows, client, number: chunk })
+    mark_value(WorkId {
+        kind: Kind::Rows,
+        client,
+        number: chunk,
+    })
 }
 
 /// What a transfer does.
@@ -85,7 +97,11 @@ pub(crate) fn transfer(work: WorkId) -> Transfer {
 /// What a client does next: mostly transfers.
 pub(crate) fn kind_of(client: u32, number: u64) -> Kind {
     let draw = mix(u64::from(client) << 40 ^ number);
-    if draw % 4 == 0 { Kind::Put } else { Kind::Transfer }
+    if draw.is_multiple_of(4) {
+        Kind::Put
+    } else {
+        Kind::Transfer
+    }
 }
 
 fn seed(work: WorkId) -> u64 {
@@ -113,7 +129,11 @@ mod tests {
     #[test]
     fn a_transfer_never_goes_to_its_own_account() {
         for number in 0..100_000 {
-            let transfer = transfer(WorkId { kind: Kind::Transfer, client: 7, number });
+            let transfer = transfer(WorkId {
+                kind: Kind::Transfer,
+                client: 7,
+                number,
+            });
             assert_ne!(transfer.from, transfer.to);
             assert!(transfer.to < ACCOUNT_COUNT && transfer.amount > 0);
         }
@@ -122,7 +142,11 @@ mod tests {
     #[test]
     fn a_mark_key_names_its_work() {
         for kind in [Kind::Transfer, Kind::Put] {
-            let work = WorkId { kind, client: 12, number: 345 };
+            let work = WorkId {
+                kind,
+                client: 12,
+                number: 345,
+            };
             assert_eq!(parse_mark_key(&mark_key(work)), Some(work));
         }
         assert_eq!(parse_mark_key(b"row/1/2"), None);

@@ -85,7 +85,9 @@ struct Load {
 
 /// Runs the process.
 pub(crate) fn run(args: &DemoWriterArgs) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, work(args))
 }
@@ -100,14 +102,22 @@ async fn work(args: &DemoWriterArgs) -> Result<()> {
     };
     let load = Rc::new(Load {
         database,
-        phase: Cell::new(if args.create_chunks.is_some() { Phase::Setup } else { Phase::After }),
+        phase: Cell::new(if args.create_chunks.is_some() {
+            Phase::Setup
+        } else {
+            Phase::After
+        }),
         stopping: Cell::new(false),
         recorder: RefCell::new(Recorder::open(&args.record)?),
         answered: Cell::new(0),
         failed: Cell::new(0),
     });
     // The first commit of a reopened volume is what the reopening is measured by.
-    let first = WorkId { kind: Kind::Put, client: args.first_client + args.clients, number: 0 };
+    let first = WorkId {
+        kind: Kind::Put,
+        client: args.first_client + args.clients,
+        number: 0,
+    };
     load.run_one(first).await?;
     let report = load.database.open_report();
     let opened = OpenedReport {
@@ -152,13 +162,23 @@ async fn work(args: &DemoWriterArgs) -> Result<()> {
 impl Load {
     /// Accounts, then rows from a few loaders side by side.
     async fn set_up(self: &Rc<Self>, chunks: u64) -> Result<()> {
-        self.run_one(WorkId { kind: Kind::Accounts, client: 0, number: 0 }).await?;
+        self.run_one(WorkId {
+            kind: Kind::Accounts,
+            client: 0,
+            number: 0,
+        })
+        .await?;
         let mut loaders = tokio::task::JoinSet::new();
         for loader in 0..LOADERS {
             let load = Rc::clone(self);
             loaders.spawn_local(async move {
                 for number in (loader..chunks).step_by(usize::try_from(LOADERS).expect("few")) {
-                    load.run_one(WorkId { kind: Kind::Rows, client: 0, number }).await?;
+                    load.run_one(WorkId {
+                        kind: Kind::Rows,
+                        client: 0,
+                        number,
+                    })
+                    .await?;
                 }
                 anyhow::Ok(())
             });
@@ -175,7 +195,12 @@ impl Load {
             if self.stopping.get() {
                 break;
             }
-            self.run_one(WorkId { kind: work::kind_of(client, number), client, number }).await?;
+            self.run_one(WorkId {
+                kind: work::kind_of(client, number),
+                client,
+                number,
+            })
+            .await?;
         }
         Ok(())
     }
@@ -189,16 +214,19 @@ impl Load {
                 outcome => break outcome,
             }
         };
-        let mut recorder = self.recorder.borrow_mut();
         match outcome {
             Ok((lsn, latency_us)) => {
-                recorder.answered(phase, work, lsn, latency_us)?;
+                self.recorder
+                    .borrow_mut()
+                    .answered(phase, work, lsn, latency_us)?;
                 self.answered.set(self.answered.get() + 1);
             }
             Err(error) => {
-                recorder.failed(phase, work, matches!(error, Error::Unknown { .. }), &error.to_string())?;
+                let unknown = matches!(error, Error::Unknown { .. });
+                self.recorder
+                    .borrow_mut()
+                    .failed(phase, work, unknown, &error.to_string())?;
                 self.failed.set(self.failed.get() + 1);
-                drop(recorder);
                 // A refusal comes at once; without a pause the clients would only fill the record with it.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -211,18 +239,27 @@ impl Load {
         match work.kind {
             Kind::Accounts => {
                 for account in 0..work::ACCOUNT_COUNT {
-                    transaction.put(work::account_key(account), work::ACCOUNT_START.to_le_bytes())?;
+                    transaction.put(
+                        work::account_key(account),
+                        work::ACCOUNT_START.to_le_bytes(),
+                    )?;
                 }
             }
             Kind::Rows => {
                 for row in 0..work::ROWS_PER_CHUNK {
-                    transaction.put(work::row_key(work.number, row), work::row_value(work.number, row))?;
+                    transaction.put(
+                        work::row_key(work.number, row),
+                        work::row_value(work.number, row),
+                    )?;
                 }
             }
             Kind::Put => transaction.put(work::mark_key(work), work::mark_value(work))?,
             Kind::Transfer => {
                 let transfer = work::transfer(work);
-                for (account, change) in [(transfer.from, -transfer.amount), (transfer.to, transfer.amount)] {
+                for (account, change) in [
+                    (transfer.from, -transfer.amount),
+                    (transfer.to, transfer.amount),
+                ] {
                     let key = work::account_key(account);
                     let value = transaction.get(&key).await?;
                     // An account that is missing or malformed shows as a wrong sum at the end.
@@ -258,7 +295,9 @@ fn millis(duration: Duration) -> f64 {
 
 fn say(what: &str, text: &str) -> Result<()> {
     let mut output = std::io::stdout().lock();
-    writeln!(output, "{what} {text}").and_then(|()| output.flush()).context("nobody reads what the writer says")
+    writeln!(output, "{what} {text}")
+        .and_then(|()| output.flush())
+        .context("nobody reads what the writer says")
 }
 
 /// The phases that standard input names; the channel ends with it. A thread, since reading blocks.
@@ -267,7 +306,9 @@ fn phases_from_stdin() -> tokio::sync::mpsc::Receiver<Phase> {
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let Ok(line) = line else { break };
-            let phase = line.strip_prefix("phase ").and_then(|name| Phase::parse(name).ok());
+            let phase = line
+                .strip_prefix("phase ")
+                .and_then(|name| Phase::parse(name).ok());
             if let Some(phase) = phase
                 && sender.blocking_send(phase).is_err()
             {

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 700;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// All Rust files of the tree with their text, by path from the root.
@@ -22,7 +25,12 @@ fn sources() -> BTreeMap<String, String> {
                     walk(&path, root, found);
                 }
             } else if name.ends_with(".rs") {
-                let key = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                let key = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
                 found.insert(key, std::fs::read_to_string(&path).unwrap());
             }
         }
@@ -36,12 +44,16 @@ fn sources() -> BTreeMap<String, String> {
 
 /// Product code: not tests, not examples, not this file.
 fn is_product(path: &str) -> bool {
-    !path.contains("/tests/") && !path.contains("/examples/") && !path.ends_with("_tests.rs") && !path.ends_with("/tests.rs")
+    !path.contains("/tests/")
+        && !path.contains("/examples/")
+        && !path.ends_with("_tests.rs")
+        && !path.ends_with("/tests.rs")
 }
 
 /// Lines without comments.
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(|line| line.split("//").next().unwrap_or_default())
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
 }
 
 #[test]
@@ -50,13 +62,32 @@ fn arrows_between_crates_point_down() {
         ("log-format", &[]),
         ("recovery", &["sixfold-log-format"]),
         ("transport", &["sixfold-log-format"]),
-        ("storage-node/core", &["sixfold-log-format", "sixfold-recovery"]),
-        ("storage-node", &["sixfold-log-format", "sixfold-storage-node-core", "sixfold-transport"]),
+        (
+            "storage-node/core",
+            &["sixfold-log-format", "sixfold-recovery"],
+        ),
+        (
+            "storage-node",
+            &[
+                "sixfold-log-format",
+                "sixfold-storage-node-core",
+                "sixfold-transport",
+            ],
+        ),
         ("compute/kv", &["sixfold-log-format"]),
-        ("compute/core", &["sixfold-kv", "sixfold-log-format", "sixfold-recovery"]),
+        (
+            "compute/core",
+            &["sixfold-kv", "sixfold-log-format", "sixfold-recovery"],
+        ),
         (
             "compute",
-            &["sixfold-compute-core", "sixfold-kv", "sixfold-log-format", "sixfold-recovery", "sixfold-transport"],
+            &[
+                "sixfold-compute-core",
+                "sixfold-kv",
+                "sixfold-log-format",
+                "sixfold-recovery",
+                "sixfold-transport",
+            ],
         ),
     ];
     for (dir, allowed) in allowed {
@@ -80,7 +111,10 @@ fn each_technology_has_one_door() {
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
         for (name, doors) in doors {
             let named = code_lines(text).any(|line| line.contains(name));
-            assert!(!named || doors.iter().any(|door| path.starts_with(door)), "{path} names {name}");
+            assert!(
+                !named || doors.iter().any(|door| path.starts_with(door)),
+                "{path} names {name}"
+            );
         }
     }
 }
@@ -88,24 +122,46 @@ fn each_technology_has_one_door() {
 #[test]
 fn unsafe_code_is_in_the_ring_door_alone() {
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
-        let used = code_lines(text).any(|line| line.contains("unsafe {") || line.contains("allow(unsafe_code)"));
-        assert!(!used || path == "storage-node/src/uring.rs", "{path} holds unsafe code");
+        let used = code_lines(text)
+            .any(|line| line.contains("unsafe {") || line.contains("allow(unsafe_code)"));
+        assert!(
+            !used || path == "storage-node/src/uring.rs",
+            "{path} holds unsafe code"
+        );
     }
 }
 
 #[test]
 fn pure_crates_know_no_clock_socket_thread_or_hash_order() {
-    let pure = ["log-format/src/", "recovery/src/", "storage-node/core/src/", "compute/kv/src/", "compute/core/src/"];
+    let pure = [
+        "log-format/src/",
+        "recovery/src/",
+        "storage-node/core/src/",
+        "compute/kv/src/",
+        "compute/core/src/",
+    ];
     let banned = [
-        "std::net", "std::fs", "std::thread", "std::process", "Instant::now", "SystemTime", "HashMap", "HashSet", "async fn",
-        "tokio::", "getrandom",
+        "std::net",
+        "std::fs",
+        "std::thread",
+        "std::process",
+        "Instant::now",
+        "SystemTime",
+        "HashMap",
+        "HashSet",
+        "async fn",
+        "tokio::",
+        "getrandom",
     ];
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
         if !pure.iter().any(|dir| path.starts_with(dir)) {
             continue;
         }
         for word in banned {
-            assert!(!code_lines(text).any(|line| line.contains(word)), "{path} names {word}");
+            assert!(
+                !code_lines(text).any(|line| line.contains(word)),
+                "{path} names {word}"
+            );
         }
     }
 }
@@ -113,9 +169,15 @@ fn pure_crates_know_no_clock_socket_thread_or_hash_order() {
 #[test]
 fn files_stay_readable() {
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
-        let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]" || text.contains("mod tests;")).count();
+        let lines = text
+            .lines()
+            .take_while(|line| line.trim() != "#[cfg(test)]" || text.contains("mod tests;"))
+            .count();
         assert!(lines <= FILE_LINES_MAX, "{path} has {lines} lines");
-        assert!(text.starts_with("//!"), "{path} does not say what it is for");
+        assert!(
+            text.starts_with("//!"),
+            "{path} does not say what it is for"
+        );
     }
 }
 
@@ -125,7 +187,10 @@ fn names_are_the_fields_terms() {
     let banned = ["leader", "checkpoint", "replica", "flush"];
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
         for (index, line) in text.lines().enumerate() {
-            let lower = line.to_lowercase().replace("read replica", "").replace("flush()", "");
+            let lower = line
+                .to_lowercase()
+                .replace("read replica", "")
+                .replace("flush()", "");
             for word in banned {
                 assert!(!lower.contains(word), "{path}:{}: {word}", index + 1);
             }
@@ -145,23 +210,42 @@ fn every_invariant_names_code_and_tests_that_exist() {
     let functions: BTreeSet<&str> = sources
         .values()
         .flat_map(|text| text.lines())
-        .filter_map(|line| line.trim().strip_prefix("fn ").or_else(|| line.trim().strip_prefix("async fn ")))
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("fn ")
+                .or_else(|| line.trim().strip_prefix("async fn "))
+        })
         .filter_map(|rest| rest.split(['(', '<']).next())
         .collect();
     let mut rows = 0;
-    for line in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #")) {
+    for line in page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| #"))
+    {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         if cells.len() != 4 || cells[0].starts_with('-') {
             continue;
         }
         rows += 1;
         let (code, tests) = (ticked(cells[2]), ticked(cells[3]));
-        assert!(!code.is_empty() && !tests.is_empty(), "invariant {} names no code or no test", cells[0]);
+        assert!(
+            !code.is_empty() && !tests.is_empty(),
+            "invariant {} names no code or no test",
+            cells[0]
+        );
         for path in code {
-            assert!(sources.contains_key(path), "invariant {}: no file {path}", cells[0]);
+            assert!(
+                sources.contains_key(path),
+                "invariant {}: no file {path}",
+                cells[0]
+            );
         }
         for test in tests {
-            assert!(functions.contains(test), "invariant {}: no test {test}", cells[0]);
+            assert!(
+                functions.contains(test),
+                "invariant {}: no test {test}",
+                cells[0]
+            );
         }
     }
     assert!(rows >= 30, "only {rows} invariants were found");

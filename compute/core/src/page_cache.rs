@@ -1,6 +1,6 @@
 //! The page cache: page id -> versions, each with the interval of read points for which it is known to be the page (R27).
 //!
-//! Any thread looks up; only the writer's thread puts in and takes out, through [`CacheKeeper`]. A version above VDL is
+//! Any thread looks up; only the writer's thread puts in and takes out, through the keeper. A version above VDL is
 //! never taken out and is charged to the bound on unacknowledged redo, not to the cache's (R30).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,8 +14,10 @@ use crate::shared::Shared;
 use crate::tip::TipPage;
 
 const SHARD_COUNT: usize = 256;
-/// Versions of one page; beyond, one that only few read points can need goes.
-const VERSIONS_MAX: usize = 16;
+/// Versions of one page at which those between the announced read points go.
+const VERSIONS_MAX: usize = 8;
+/// Closed versions remembered for trimming, as a multiple of the versions that fit; what is forgotten goes by eviction.
+const CLOSED_SHARE: usize = 4;
 
 /// A version of a page.
 #[derive(Debug)]
@@ -161,15 +163,27 @@ impl CacheKeeper {
     /// The tip's pages become versions at the seal `point`. Comes before VDL can reach it.
     pub(crate) fn seal(&mut self, point: Lsn, pages: impl Iterator<Item = TipPage>) {
         let mut count = 0;
+        let mut announced = None;
         for TipPage { page, first } in pages {
             count += 1;
-            self.install(point, page, first);
+            self.install(point, page, first, &mut announced);
         }
+        let excess = self
+            .closed
+            .len()
+            .saturating_sub(self.versions_max * CLOSED_SHARE);
+        self.closed.drain(..excess);
         self.above.push_back((point, count));
         self.above_count += count;
     }
 
-    fn install(&mut self, point: Lsn, page: Arc<Page>, first: Lsn) {
+    fn install(
+        &mut self,
+        point: Lsn,
+        page: Arc<Page>,
+        first: Lsn,
+        announced: &mut Option<Vec<Lsn>>,
+    ) {
         let id = page.id();
         let start = page.lsn();
         assert!(
@@ -198,10 +212,18 @@ impl CacheKeeper {
             end: None,
             page,
         });
-        // Under a long snapshot: the oldest is what it needs, the newest are what everybody needs.
-        if entry.versions.len() > VERSIONS_MAX && entry.versions[1].start <= self.vdl {
-            entry.versions.remove(1);
-            self.charged_count -= 1;
+        // A long snapshot keeps versions of a hot page, but only the ones that somebody reads.
+        if entry.versions.len() > VERSIONS_MAX {
+            let announced = announced.get_or_insert_with(|| self.shared.announced());
+            self.charged_count -= entry.drop_versions(|version| {
+                let Some(end) = version.end.filter(|&end| end < self.vdl) else {
+                    return false;
+                };
+                let next = announced.partition_point(|&read_point| read_point < version.start);
+                announced
+                    .get(next)
+                    .is_none_or(|&read_point| read_point > end)
+            });
         }
     }
 

@@ -68,6 +68,13 @@ impl ReadPoints {
         Place::Overflow(lsn)
     }
 
+    /// Announces a later read point in the same place, if it can; what stays lower holds back more than needed.
+    pub(crate) fn raise(&self, place: &Place, lsn: Lsn) {
+        if let Place::Slot(index) = *place {
+            self.slots[index].0.store(word_of(lsn), Ordering::SeqCst);
+        }
+    }
+
     /// The read point is not needed any more.
     pub(crate) fn withdraw(&self, place: &Place) {
         match *place {
@@ -84,6 +91,19 @@ impl ReadPoints {
                 self.overflow_count.fetch_sub(1, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Every announced read point, sorted. One that is being announced just now uses a VDL that is not below the one that the
+    /// caller has read before.
+    pub(crate) fn sorted(&self) -> Vec<Lsn> {
+        let words = self.slots.iter().map(|slot| slot.0.load(Ordering::SeqCst));
+        let mut points: Vec<Lsn> = words
+            .filter(|&word| word != 0)
+            .map(|word| Lsn::new(word - 1))
+            .collect();
+        points.extend(self.overflow.lock().keys());
+        points.sort_unstable();
+        points
     }
 
     /// The lowest announced read point. The caller has read VDL before.

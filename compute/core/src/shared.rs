@@ -12,6 +12,9 @@ use sixfold_log_format::{Lsn, Page, PageId};
 use crate::page_cache::PageCache;
 use crate::read_points::{Place, ReadPoints};
 
+/// How often VDL is read again before a read point is taken as it is.
+const ANNOUNCE_TRIES: usize = 8;
+
 /// Shared by the writer and its readers. Cheap to use from any thread.
 #[derive(Debug)]
 pub struct Shared {
@@ -69,9 +72,18 @@ impl Shared {
         if !self.reads_served.load(Ordering::Relaxed) {
             self.reads_served.store(true, Ordering::Relaxed);
         }
-        let place = self.read_points.announce(self.vdl());
-        // What was announced may be lower than what is used: it then holds back a little more than needed.
-        let lsn = self.vdl();
+        let mut lsn = self.vdl();
+        let place = self.read_points.announce(lsn);
+        // Read again until it is what was announced, so that the writer keeps just the versions that are read. What is
+        // announced is never above what is used, in no moment, so that giving up after some tries is safe.
+        for _ in 0..ANNOUNCE_TRIES {
+            let vdl = self.vdl();
+            if vdl == lsn {
+                break;
+            }
+            self.read_points.raise(&place, vdl);
+            lsn = vdl;
+        }
         ReadPoint {
             shared: Arc::clone(self),
             place,
@@ -99,6 +111,11 @@ impl Shared {
         self.read_points
             .lowest()
             .map_or(vdl, |lowest| lowest.min(vdl))
+    }
+
+    /// Every announced read point, sorted.
+    pub(crate) fn announced(&self) -> Vec<Lsn> {
+        self.read_points.sorted()
     }
 
     pub(crate) fn publish_vdl(&self, vdl: Lsn) {

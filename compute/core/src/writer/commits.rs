@@ -12,7 +12,7 @@ use crate::fetch::Waiter;
 use crate::tip::TipSource;
 
 /// Pages that a commit fetches at once.
-const MISSES_MAX: usize = 64;
+const MISSES_MAX: usize = 256;
 
 /// What became of the commit whose turn it was.
 enum Turn {

@@ -18,19 +18,6 @@ impl WriterCore {
         lsn: Lsn,
         deadline: Duration,
     ) {
-        if let Some(cached) = self
-            .shared
-            .cache
-            .get(page, lsn)
-            .filter(|_| lsn <= self.vdl())
-        {
-            // It came while the reader was on its way.
-            self.actions.push_back(WriterAction::Fetched {
-                ticket,
-                result: Ok(cached),
-            });
-            return;
-        }
         let refusal = if let Life::Fenced(volume_epoch) = self.life {
             Some(FetchError::Fenced { volume_epoch })
         } else if self.drained {
@@ -43,9 +30,16 @@ impl WriterCore {
         } else {
             None
         };
-        match refusal {
-            Some(error) => self.read_failed(Waiter::Reader(ticket), error),
-            None => self.request_page(page, lsn, Waiter::Reader(ticket), deadline),
+        if let Some(error) = refusal {
+            self.read_failed(Waiter::Reader(ticket), error);
+        } else if let Some(cached) = self.shared.cache.get(page, lsn) {
+            // It came while the reader was on its way.
+            self.actions.push_back(WriterAction::Fetched {
+                ticket,
+                result: Ok(cached),
+            });
+        } else {
+            self.request_page(page, lsn, Waiter::Reader(ticket), deadline);
         }
     }
 

@@ -30,7 +30,7 @@ pub fn segment_id(index: usize) -> SegmentId {
 }
 
 pub fn node_id(index: usize) -> NodeId {
-    NodeId::from_bytes([index as u8 + 101; 16])
+    NodeId::from_bytes([(index % 6) as u8 + 101; 16])
 }
 
 /// One segment.
@@ -117,23 +117,36 @@ pub fn bounds() -> WriterBounds {
 }
 
 pub fn opened(page_bytes: u32, lal: u64) -> Opened {
-    let members = (0..6)
-        .map(|index| Member {
-            segment: segment_id(index),
-            node: node_id(index),
-            kind: MemberKind::Full,
-            joining: false,
-        })
-        .collect();
-    let set = SegmentSet {
-        model: QuorumModel::FourOfSix,
-        members,
+    opened_with_pgs(page_bytes, lal, 1, 1 << 20)
+}
+
+/// Segment `index` belongs to PG `index / 6`.
+pub fn opened_with_pgs(page_bytes: u32, lal: u64, pg_count: u32, pages_per_pg: u64) -> Opened {
+    let member = |index| Member {
+        segment: segment_id(index),
+        node: node_id(index),
+        kind: MemberKind::Full,
+        joining: false,
+    };
+    let entry = |number: u32| {
+        let first = number as usize * 6;
+        let members = (first..first + 6).map(member).collect();
+        let set = SegmentSet {
+            model: QuorumModel::FourOfSix,
+            members,
+        };
+        PgEntry {
+            pg: PgId::new(number),
+            sets: vec![set],
+            removed: Vec::new(),
+        }
     };
     let range = AnnulledRange {
         after: Lsn::NONE,
         through: Lsn::new(lal),
         volume_epoch: VOLUME_EPOCH,
     };
+    let membership_epoch = MembershipEpoch::new(1);
     Opened {
         volume_epoch: VOLUME_EPOCH,
         writer: WriterId::from_bytes([9; 16]),
@@ -145,27 +158,27 @@ pub fn opened(page_bytes: u32, lal: u64) -> Opened {
         manifest: Manifest {
             version: ManifestVersion {
                 volume_epoch: VOLUME_EPOCH,
-                membership_epoch: MembershipEpoch::new(1),
+                membership_epoch,
             },
             volume: VOLUME,
             parameters: VolumeParameters {
                 page_bytes,
                 lal,
-                pages_per_pg: 1 << 20,
+                pages_per_pg,
                 retention_ms: 0,
                 retention_bytes: 0,
             },
-            pgs: vec![PgEntry {
-                pg: PgId::ROOT,
-                sets: vec![set],
-                removed: Vec::new(),
-            }],
+            pgs: (0..pg_count).map(entry).collect(),
             hints: Vec::new(),
         },
         vdl: Lsn::new(lal),
         cut: Lsn::NONE,
-        pg_last: vec![(PgId::ROOT, Lsn::NONE)],
-        scls: (0..6).map(|index| (segment_id(index), Lsn::NONE)).collect(),
+        pg_last: (0..pg_count)
+            .map(|number| (PgId::new(number), Lsn::NONE))
+            .collect(),
+        scls: (0..pg_count as usize * 6)
+            .map(|index| (segment_id(index), Lsn::NONE))
+            .collect(),
         lease_wait: Duration::ZERO,
         refilled_batches: 0,
     }
@@ -204,11 +217,12 @@ impl Cluster {
     pub fn unopened(bounds: WriterBounds, opened: Opened) -> Cluster {
         let now = Duration::from_secs(1_000);
         let page_bytes = opened.manifest.parameters.page_bytes as usize;
+        let segments = opened.scls.iter().map(|_| Segment::default()).collect();
         Cluster {
             core: WriterCore::new(opened, bounds, now, 1_700_000_000_000),
             now,
             page_bytes,
-            segments: (0..6).map(|_| Segment::default()).collect(),
+            segments,
             answers: Vec::new(),
             fetched: Vec::new(),
             leased: Vec::new(),
@@ -352,6 +366,12 @@ impl Cluster {
         self.core.shared().announce().view().page(page).is_some()
     }
 
+    fn index_of(&self, segment: SegmentId) -> usize {
+        (0..self.segments.len())
+            .find(|&index| segment_id(index) == segment)
+            .unwrap()
+    }
+
     fn index_of_life(&self, attach: AttachKey) -> Option<usize> {
         self.segments
             .iter()
@@ -366,7 +386,7 @@ impl Cluster {
                 segment,
                 message,
             } => {
-                let index = (0..6).find(|&index| segment_id(index) == segment).unwrap();
+                let index = self.index_of(segment);
                 assert_eq!(node, node_id(index));
                 let Message::Attach(hello) = message else {
                     panic!("{message:?}")
@@ -390,14 +410,11 @@ impl Cluster {
                 node,
                 message,
             } => {
-                let index = (0..6).find(|&index| node_id(index) == node).unwrap();
                 let Message::ReadPages(read) = message else {
                     panic!("{message:?}")
                 };
-                assert_eq!(
-                    (read.segment, read.history_epoch),
-                    (segment_id(index), VOLUME_EPOCH)
-                );
+                let index = self.index_of(read.segment);
+                assert_eq!((node, read.history_epoch), (node_id(index), VOLUME_EPOCH));
                 self.segments[index].reads.push(read.clone());
                 if self.segments[index].silent {
                     self.held_reads.push_back((fetch, index, read));

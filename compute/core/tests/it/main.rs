@@ -11,6 +11,7 @@ mod cluster;
 
 mod commits;
 mod conflicts;
+mod groups;
 mod leases;
 mod limits;
 mod model;
