@@ -78,7 +78,7 @@ number_id!(
     PageId(u64)
 );
 number_id!(
-    /// A protection group: the unit of replication, six segments. PG 0 is the root and holds the manifest.
+    /// A protection group: the unit of which six segments each hold a copy. PG 0 is the root and holds the manifest.
     PgId(u32)
 );
 number_id!(

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -31,8 +31,10 @@ const ZERO_BYTES: usize = 1 << 20;
 const PACED_ZERO_BYTES: usize = 256 << 10;
 /// The block unit where the device does not say.
 const BLOCK_BYTES_DEFAULT: u32 = 4096;
-/// Longest pause between two writes of a paced preparation.
-const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// How often a paced preparation looks whether it may go on.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How fast a paced preparation goes in an idle node, bytes a millisecond.
+const TRICKLE_BYTES_PER_MS: u64 = 4 << 10;
 
 /// The open files of the hot log.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Device {
     directory: Directory,
     file_bytes: u64,
     files: BTreeMap<FileNumber, Rc<File>>,
+    /// How far the newest file is filled; 0 until this process writes to it.
+    filled_bytes: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -73,6 +77,7 @@ impl Device {
                 directory,
                 file_bytes: superblock.file_bytes,
                 files,
+                filled_bytes: Arc::default(),
                 stopping,
             },
             found.files,
@@ -82,6 +87,17 @@ impl Device {
     /// An open file.
     pub(crate) fn file(&self, number: FileNumber) -> Option<Rc<File>> {
         self.files.get(&number).cloned()
+    }
+
+    /// Notes that a write will end at `end` of this file: the next preparation keeps pace with it.
+    pub(crate) fn appends(&self, number: FileNumber, end: u64) {
+        if self
+            .files
+            .last_key_value()
+            .is_some_and(|(newest, _)| *newest == number)
+        {
+            self.filled_bytes.store(end, Ordering::Relaxed);
+        }
     }
 
     /// What it takes to prepare a file, for a helper thread. It is paced when the hot log is already in use.
@@ -97,7 +113,9 @@ impl Device {
             hot_log: self.directory.hot_log(),
             number,
             bytes,
-            paced: !self.files.is_empty(),
+            // Before the first append of this process somebody may be waiting for the file.
+            paced: self.filled_bytes.load(Ordering::Relaxed) > 0,
+            filled_bytes: Arc::clone(&self.filled_bytes),
             stopping: Arc::clone(&self.stopping),
             _lock: self.directory.lock(),
         }
@@ -123,6 +141,7 @@ pub(crate) struct Preparation {
     number: FileNumber,
     bytes: u64,
     paced: bool,
+    filled_bytes: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
     /// A helper thread may outlive the node for a moment; nobody else prepares files here meanwhile.
     _lock: Arc<File>,
@@ -176,6 +195,7 @@ impl Preparation {
         } else {
             ZERO_BYTES
         });
+        let begun = Instant::now();
         let mut offset = 0;
         while offset < self.bytes {
             if self.stopping.load(Ordering::Relaxed) {
@@ -183,16 +203,25 @@ impl Preparation {
             }
             let left = usize::try_from(self.bytes - offset).unwrap_or(usize::MAX);
             let piece = &zeros.as_ref()[..left.min(zeros.as_ref().len())];
-            let started = Instant::now();
             file.write_all_at(piece, offset)?;
             offset += piece.len() as u64;
-            if self.paced {
-                // A third of the time is left to appends and reads alone.
-                std::thread::sleep((started.elapsed() / 2).min(PAUSE_MAX));
+            while self.paced
+                && offset
+                    > allowed_bytes(self.filled_bytes.load(Ordering::Relaxed), begun.elapsed())
+                && !self.stopping.load(Ordering::Relaxed)
+            {
+                std::thread::sleep(PAUSE);
             }
         }
         Ok(())
     }
+}
+
+/// How far a paced preparation may be: twice as far as the file in use is filled, so that the next one is there when half of it
+/// is full, and a trickle beside that, so that it gets there in an idle node too.
+fn allowed_bytes(filled_bytes: u64, elapsed: Duration) -> u64 {
+    let trickle = elapsed.as_millis() * u128::from(TRICKLE_BYTES_PER_MS);
+    (2 * filled_bytes).saturating_add(u64::try_from(trickle).unwrap_or(u64::MAX))
 }
 
 /// `O_DSYNC` of the kernel on every architecture that this runs on. rustix 1.1 gives `O_SYNC` under that name on Linux, which

@@ -14,6 +14,7 @@ fn preparation(hot_log: &Path, number: u64, bytes: u64) -> Preparation {
         number: FileNumber(number),
         bytes,
         paced: false,
+        filled_bytes: Arc::default(),
         stopping: Arc::default(),
         _lock: Arc::new(File::open("/dev/null").unwrap()),
     }
@@ -77,6 +78,17 @@ fn a_stopping_node_gives_a_preparation_up() {
     preparation.stopping.store(true, Ordering::Relaxed);
     assert_eq!(preparation.run().unwrap_err(), DiskError::Failed);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_paced_preparation_is_done_when_half_of_the_file_in_use_is_full() {
+    let file_bytes = 64 << 20;
+    assert!(allowed_bytes(file_bytes / 2, Duration::ZERO) >= file_bytes);
+    assert_eq!(allowed_bytes(1 << 20, Duration::ZERO), 2 << 20);
+    assert!(
+        allowed_bytes(0, Duration::from_secs(60)) >= file_bytes,
+        "it gets there without a single append"
+    );
 }
 
 #[test]

@@ -301,7 +301,11 @@ impl State {
                 offset,
                 bytes,
             } => match self.device.file(file) {
-                Some(file) => self.ring.write(token, file, offset, bytes),
+                Some(handle) => {
+                    self.device
+                        .appends(file, offset + bytes.as_ref().len() as u64);
+                    self.ring.write(token, handle, offset, bytes);
+                }
                 None => self.ended.push_back(Event::Written {
                     token,
                     result: Err(self.missing(file)),
