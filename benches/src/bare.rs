@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};
 use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::{Hello, Message, Role, WIRE_VERSION};
+use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_transport::{Endpoint, Identity, Receiver, Sender, TransportOptions};
 use tokio::sync::{Notify, oneshot};
 
@@ -81,14 +81,7 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     let mut connections = Vec::new();
     for (index, (node, address)) in nodes.iter().enumerate() {
-        let hello = Hello {
-            wire_min: WIRE_VERSION,
-            wire_max: WIRE_VERSION,
-            role: Role::Writer,
-            node: *node,
-            volume: None,
-            token: Vec::new(),
-        };
+        let hello = Hello::new(Role::Writer, *node, None);
         let (connection, _) = endpoint.connect(*address, hello).await?;
         let (sender, receiver) = connection.open().await?;
         connections.push(connection);

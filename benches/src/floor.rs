@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::{Hello, Message, Role, WIRE_VERSION};
+use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_storage_node_core::IoBuf;
 use sixfold_transport::{Endpoint, Identity, TransportOptions};
 
@@ -36,14 +36,7 @@ pub async fn echo(
     let endpoint = Endpoint::client(identity, options)?;
     let mut links = Vec::new();
     for (node, address) in nodes {
-        let hello = Hello {
-            wire_min: WIRE_VERSION,
-            wire_max: WIRE_VERSION,
-            role: Role::Writer,
-            node: *node,
-            volume: None,
-            token: Vec::new(),
-        };
+        let hello = Hello::new(Role::Writer, *node, None);
         links.push(endpoint.connect(*address, hello).await?.0);
     }
     let mut latencies = Latencies::default();

@@ -121,15 +121,20 @@ fn measure(common: &CommonArgs, engine: Option<&CommitArgs>) -> Result<()> {
     if common.clients.contains(&0) {
         bail!("--clients must be at least 1");
     }
-    let (root, _guard) = crate::demo::root_dir(common.dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
     let report = local.block_on(&runtime, async {
+        let work = async {
+            let (root, _guard) = crate::demo::root_dir(common.dir.as_deref())?;
+            rows(common, engine, &root).await
+        };
         tokio::select! {
-            report = rows(common, engine, &root) => report,
+            // Signals are waited for before there is anything to be left behind.
+            biased;
             () = stop_signal(false) => bail!("interrupted"),
+            report = work => report,
         }
     })?;
     print_rows(&report);

@@ -181,7 +181,11 @@ impl OwnedChild {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
-                return if status.success() { Ok(()) } else { Err(self.why_ended(status)) };
+                return if status.success() {
+                    Ok(())
+                } else {
+                    Err(self.why_ended(status))
+                };
             }
             if Instant::now() >= deadline {
                 bail!("{} did not end within {limit:?}", self.name);

@@ -39,6 +39,8 @@ pub(crate) fn run(args: &LocalArgs) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         tokio::select! {
+            // Signals are waited for before there is anything to be left behind.
+            biased;
             () = stop_signal(args.stop_with_stdin) => Ok(()),
             kept = keep(args, &dir) => kept,
         }
@@ -51,7 +53,7 @@ async fn keep(args: &LocalArgs, dir: &ClusterDir) -> Result<()> {
     let indexes: Vec<usize> = (0..NODE_COUNT).collect();
     let mut nodes = dir.start_nodes(&indexes).await?;
     for (index, node) in &nodes {
-        println!(
+        say!(
             "node {} {} {} pid {}",
             index + 1,
             az_of(*index),
@@ -59,7 +61,7 @@ async fn keep(args: &LocalArgs, dir: &ClusterDir) -> Result<()> {
             node.id()
         );
     }
-    println!("ready: sixfold shell --dir {}", args.dir.display());
+    say!("ready: sixfold shell --dir {}", args.dir.display());
     let mut restarted: [Option<Instant>; NODE_COUNT] = [None; NODE_COUNT];
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;

@@ -1,5 +1,13 @@
 //! The command line of Sixfold: `sixfold VERB`. One file per verb; what a verb does lies in the libraries.
 
+/// Prints a line; returns the error from the function when nobody reads standard output any more, where `println!` panics.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($text)*).map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}"))?
+    }};
+}
+
 mod bench;
 mod child;
 mod cluster_dir;
@@ -9,6 +17,7 @@ mod shell;
 mod status;
 mod storage_node;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -61,6 +70,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
         .init();
     let result = match cli.verb {
@@ -75,8 +85,21 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sixfold: {error:#}");
+            eprintln!("sixfold: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes. Those of the libraries tell their causes themselves: nothing is said twice.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', ", ")
 }

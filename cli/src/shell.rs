@@ -97,7 +97,7 @@ async fn open(options: Options, take_over: bool) -> Result<Database> {
 }
 
 fn interactive(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<()> {
-    println!("sixfold shell; help lists the commands");
+    say!("sixfold shell; help lists the commands");
     let mut editor = Reedline::create();
     loop {
         let mark = if shell.transaction.is_some() {
@@ -113,7 +113,7 @@ fn interactive(runtime: &tokio::runtime::Runtime, shell: &mut Shell) -> Result<(
             Signal::Success(line) => match runtime.block_on(shell.execute(&line)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error) => println!("error: {error:#}"),
+                Err(error) => say!("error: {}", crate::in_one_line(&error)),
             },
             _ => return Ok(()),
         }
@@ -141,7 +141,7 @@ impl Shell {
         let rest = rest.trim();
         match verb {
             "" => {}
-            "help" => println!("{HELP}"),
+            "help" => say!("{HELP}"),
             "exit" | "quit" => return Ok(false),
             "begin" if self.transaction.is_some() => {
                 bail!("a transaction is open; commit or rollback first")
@@ -149,7 +149,7 @@ impl Shell {
             "begin" => self.transaction = Some(self.database.begin().await?),
             "commit" => {
                 let transaction = self.transaction.take().context("no transaction is open")?;
-                println!("committed at {}", transaction.commit().await?.lsn);
+                say!("committed at {}", transaction.commit().await?.lsn);
             }
             "rollback" => {
                 self.transaction
@@ -172,8 +172,8 @@ impl Shell {
         };
         match verb {
             "get" => match transaction.get(&one_key(rest)?).await? {
-                Some(value) => println!("{}", escape(&value)),
-                None => println!("(absent)"),
+                Some(value) => say!("{}", escape(&value)),
+                None => say!("(absent)"),
             },
             "put" => {
                 let (key, value) = rest
@@ -187,7 +187,7 @@ impl Shell {
         if self.transaction.is_none() {
             let committed = transaction.commit().await?;
             if matches!(verb, "put" | "delete") {
-                println!("committed at {}", committed.lsn);
+                say!("committed at {}", committed.lsn);
             }
         }
         Ok(())
@@ -196,17 +196,19 @@ impl Shell {
     async fn status(&self) -> Result<()> {
         let stats = self.database.stats().await?;
         let report = self.database.open_report();
-        println!(
+        say!(
             "volume epoch {}, opened in {} ms",
             report.volume_epoch,
             report.open_ms()
         );
-        println!(
+        say!(
             "last {} vcl {} vdl {}",
-            stats.writer.last, stats.writer.vcl, stats.writer.vdl
+            stats.writer.last,
+            stats.writer.vcl,
+            stats.writer.vdl
         );
         for relation in &stats.writer.relations {
-            println!(
+            say!(
                 "segment {} node {} {} scl {}",
                 relation.segment,
                 relation.node,
@@ -235,7 +237,7 @@ async fn scan(transaction: &Transaction, rest: &str) -> Result<()> {
         .range((Included(from), upper))
         .limit(SCAN_COUNT_MAX);
     while let Some((key, value)) = range.next().await? {
-        println!("{} {}", escape(&key), escape(&value));
+        say!("{} {}", escape(&key), escape(&value));
     }
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! `sixfold status`: how the nodes of a cluster are, asked of each.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use sixfold::{Cluster, ClusterNode};
-use sixfold_log_format::wire::{
-    Attach, Hello, Message, NodeStatus, Role, SegmentStatus, WIRE_VERSION,
-};
+use sixfold_log_format::wire::{Attach, Hello, Message, NodeStatus, Role, SegmentStatus};
 use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions};
 
 use crate::cluster_dir::ClusterDir;
@@ -24,24 +23,30 @@ pub(crate) struct StatusArgs {
     dir: PathBuf,
 }
 
-/// Asks all nodes and prints a line for each and for each segment.
+/// Asks all nodes at once and prints a line for each and for each segment.
 pub(crate) fn run(args: &StatusArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
     let cluster = dir.cluster()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let operator = Operator::new(&cluster, "operator")?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let operator = Rc::new(Operator::new(&cluster, "operator")?);
+        let ask = |node: &ClusterNode| {
+            let (operator, node) = (Rc::clone(&operator), node.clone());
+            tokio::task::spawn_local(async move { operator.node_status(&node).await })
+        };
+        let asked: Vec<_> = cluster.nodes.iter().map(ask).collect();
         let mut silent = 0;
-        for node in &cluster.nodes {
-            match operator.node_status(node).await {
-                Ok(status) => print_status(node, &status),
+        for (node, asked) in cluster.nodes.iter().zip(asked) {
+            match asked.await? {
+                Ok(status) => print_status(node, &status)?,
                 Err(error) => {
                     silent += 1;
-                    println!(
-                        "node {} {} {} silent: {error:#}",
-                        node.node, node.az, node.address
+                    let (id, az, address) = (node.node, &node.az, node.address);
+                    say!(
+                        "node {id} {az} {address} silent: {}",
+                        crate::in_one_line(&error)
                     );
                 }
             }
@@ -52,8 +57,8 @@ pub(crate) fn run(args: &StatusArgs) -> Result<()> {
     })
 }
 
-fn print_status(node: &ClusterNode, status: &NodeStatus) {
-    println!(
+fn print_status(node: &ClusterNode, status: &NodeStatus) -> Result<()> {
+    say!(
         "node {} {} {} hot log {} bytes, {} writes, {} batches by gossip, {} refused",
         node.node,
         node.az,
@@ -64,7 +69,7 @@ fn print_status(node: &ClusterNode, status: &NodeStatus) {
         status.refused
     );
     for segment in &status.segments {
-        println!(
+        say!(
             "  pg {} segment {} claim {} history {} scl {} highest {} vdl seen {} unfolded {} bytes{}",
             segment.pg,
             segment.segment,
@@ -77,6 +82,7 @@ fn print_status(node: &ClusterNode, status: &NodeStatus) {
             if segment.damaged { " DAMAGED" } else { "" }
         );
     }
+    Ok(())
 }
 
 /// Speaks to nodes one by one, without opening the volume.
@@ -101,14 +107,7 @@ impl Operator {
 
     /// Connects to a node.
     pub(crate) async fn connect(&self, node: &ClusterNode) -> Result<Connection> {
-        let hello = Hello {
-            wire_min: WIRE_VERSION,
-            wire_max: WIRE_VERSION,
-            role: self.role,
-            node: node.node,
-            volume: Some(self.cluster.volume),
-            token: Vec::new(),
-        };
+        let hello = Hello::new(self.role, node.node, Some(self.cluster.volume));
         Ok(self.endpoint.connect(node.address, hello).await?.0)
     }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::{Hello, Message, Role, WIRE_VERSION};
+use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_transport::{ConnectError, Connection, Endpoint, TransportError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -181,14 +181,7 @@ impl Peers {
 
     async fn connect(&self, node: NodeId, address: &str) -> Result<Connection, PeerError> {
         let address = resolve(address).await?;
-        let hello = Hello {
-            wire_min: WIRE_VERSION,
-            wire_max: WIRE_VERSION,
-            role: Role::Node,
-            node,
-            volume: None,
-            token: Vec::new(),
-        };
+        let hello = Hello::new(Role::Node, node, None);
         let (connection, _welcome) = self.endpoint.connect(address, hello).await?;
         Ok(connection)
     }

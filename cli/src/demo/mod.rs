@@ -45,7 +45,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: u32,
     /// Chunks of 250 rows of 100 bytes to begin with
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     chunks: u64,
     /// End with one JSON object on the last line
     #[arg(long)]
@@ -54,14 +54,19 @@ pub(crate) struct DemoArgs {
 
 /// Runs the demo. Whatever way it ends, children are killed and reaped by their guards.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    let (root, _guard) = root_dir(args.dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let summary = runtime.block_on(async {
+        let work = async {
+            let (root, _guard) = root_dir(args.dir.as_deref())?;
+            demo(args, &root).await
+        };
         tokio::select! {
-            summary = demo(args, &root) => summary,
+            // Signals are waited for before there is anything to be left behind.
+            biased;
             () = stop_signal(false) => bail!("interrupted"),
+            summary = work => summary,
         }
     })?;
     if args.json {
@@ -90,8 +95,7 @@ fn temporary_dir() -> Result<tempfile::TempDir> {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let here = std::env::current_dir().context("no current directory")?;
     for parent in [std::env::temp_dir(), PathBuf::from("/var/tmp"), here] {
-        let on_tmpfs =
-            rustix::fs::statfs(&parent).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
+        let on_tmpfs = rustix::fs::statfs(&parent).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
         if parent.is_dir() && !on_tmpfs {
             return tempfile::Builder::new()
                 .prefix("sixfold-demo-")

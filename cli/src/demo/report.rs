@@ -2,22 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
+use sixfold_benches::latency::Latencies;
 
 use super::check::Findings;
 use super::record::{Line, Outcome, Phase};
 use super::writer::{OpenedReport, WriterReport};
 
-/// Latencies above this are counted as this.
-const LATENCY_MAX_US: u64 = 60_000_000;
-
 /// One phase in numbers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct PhaseReport {
     answered: u64,
     failed: u64,
-    latencies: Histogram<u64>,
+    latencies: Latencies,
 }
 
 /// The reopening.
@@ -75,18 +72,11 @@ pub(crate) struct Measured {
 pub(crate) fn by_phase(lines: &[Line]) -> BTreeMap<Phase, PhaseReport> {
     let mut phases = BTreeMap::new();
     for line in lines {
-        let phase = phases.entry(line.phase).or_insert_with(|| PhaseReport {
-            answered: 0,
-            failed: 0,
-            latencies: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
-                .expect("the bounds are sound"),
-        });
+        let phase: &mut PhaseReport = phases.entry(line.phase).or_default();
         match line.outcome {
             Outcome::Answered { latency_us, .. } => {
                 phase.answered += 1;
-                phase
-                    .latencies
-                    .saturating_record(latency_us.clamp(1, LATENCY_MAX_US));
+                phase.latencies.record_us(latency_us);
             }
             Outcome::Unknown | Outcome::Refused => phase.failed += 1,
         }
@@ -111,7 +101,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 /// Puts the JSON object together.
 pub(crate) fn summarize(measured: &Measured, phases: &BTreeMap<Phase, PhaseReport>) -> Summary {
     let healthy = phases.get(&Phase::Healthy);
-    let quantile = |q| healthy.map_or(0, |phase| phase.latencies.value_at_quantile(q));
+    let quantile = |q| healthy.map_or(0, |phase| phase.latencies.quantile_us(q));
     let outage = phases.get(&Phase::Outage);
     let wire_bytes = measured
         .writers
@@ -171,9 +161,9 @@ pub(crate) fn print_table(
             phase.name(),
             report.answered,
             report.failed,
-            report.latencies.value_at_quantile(0.5),
-            report.latencies.value_at_quantile(0.99),
-            report.latencies.value_at_quantile(0.999),
+            report.latencies.quantile_us(0.5),
+            report.latencies.quantile_us(0.99),
+            report.latencies.quantile_us(0.999),
         );
     }
     let findings = &measured.findings;

@@ -151,6 +151,8 @@ async fn work(args: &DemoWriterArgs) -> Result<()> {
         }
     }
     load.stopping.set(true);
+    // A parent that was killed reads nothing any more, and took the nodes with it: no commit is waited for then.
+    load.say_stats().await?;
     while let Some(ended) = clients.join_next().await {
         ended.context("a client failed")??;
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sixfold_log_format::wire::{Hello, Message, Role, WIRE_VERSION};
+use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_log_format::{NodeId, VolumeId};
 use sixfold_transport::{ConnectError, Connection, Endpoint, Receiver, TransportError, WireStats};
 use tokio::sync::Mutex;
@@ -219,14 +219,7 @@ impl Links {
     }
 
     fn hello(&self, node: NodeId) -> Hello {
-        Hello {
-            wire_min: WIRE_VERSION,
-            wire_max: WIRE_VERSION,
-            role: Role::Writer,
-            node,
-            volume: Some(self.volume),
-            token: Vec::new(),
-        }
+        Hello::new(Role::Writer, node, Some(self.volume))
     }
 
     /// Forgets a connection when it is gone. No new one is made while it stands in its place, so that it forgets itself.

@@ -43,6 +43,20 @@ pub struct Hello {
     pub token: Vec<u8>,
 }
 
+impl Hello {
+    /// What this build says to `node`: its one wire version, no token.
+    pub fn new(role: Role, node: NodeId, volume: Option<VolumeId>) -> Hello {
+        Hello {
+            wire_min: WIRE_VERSION,
+            wire_max: WIRE_VERSION,
+            role,
+            node,
+            volume,
+            token: Vec::new(),
+        }
+    }
+}
+
 /// Answers [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{
-    Ack, Append, Attach, CreateSegment, Heartbeat, Hello, Message, Probe, Role, WIRE_VERSION,
+    Ack, Append, Attach, CreateSegment, Heartbeat, Hello, Message, Probe, Role,
 };
 use sixfold_log_format::{
     AnnulledRange, Batch, BatchBuilder, History, Lsn, Manifest, ManifestVersion, Member,
@@ -278,14 +278,7 @@ impl LogStream {
 }
 
 pub fn hello(number: u8, role: Role) -> Hello {
-    Hello {
-        wire_min: WIRE_VERSION,
-        wire_max: WIRE_VERSION,
-        role,
-        node: node_id(number),
-        volume: None,
-        token: Vec::new(),
-    }
+    Hello::new(role, node_id(number), None)
 }
 
 pub fn bounded(test: impl Future<Output = ()>) {
