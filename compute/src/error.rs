@@ -43,7 +43,7 @@ pub enum Error {
         /// Its epoch.
         volume_epoch: VolumeEpoch,
     },
-    /// The call makes no sense: a key or value too long, a transaction that has ended. Fix the caller.
+    /// The call makes no sense: a key or value too long, a transaction that is too large or has ended. Fix the caller.
     #[error("invalid: {what}")]
     Invalid {
         /// What is wrong.
@@ -135,6 +135,7 @@ impl From<CommitError> for Error {
             CommitError::TooOld { read_point, oldest } => Error::TooOld { read_point, oldest },
             CommitError::Unavailable { reason } => Error::Unavailable { reason },
             CommitError::Unknown { reason } => Error::Unknown { reason },
+            CommitError::TooLarge { .. } => Error::invalid(error.to_string()),
             CommitError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
             CommitError::Full => Error::Full,
             CommitError::Corrupt { what } => Error::Corrupt { what },
@@ -169,6 +170,7 @@ impl From<RecoveryError> for Error {
                 reason: error.to_string(),
             },
             RecoveryError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
+            RecoveryError::HistoryFull { .. } => Error::Full,
             RecoveryError::Corrupt(cut) => Error::Corrupt {
                 what: cut.to_string(),
             },

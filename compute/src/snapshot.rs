@@ -35,6 +35,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty or overlong key, [`Error::Unavailable`], [`Error::TooOld`], [`Error::Closed`].
+    /// [`Error::Fenced`] once another writer has taken the volume over and a page is not in memory.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, Error> {
         Ok(self.get_versioned(key).await?.map(|(value, _)| value))
     }

@@ -12,6 +12,7 @@ pub mod error;
 pub mod id;
 pub mod limits;
 pub mod lsn;
+pub mod mutant;
 
 pub mod checksum;
 pub mod codec;

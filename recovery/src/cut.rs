@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::Census;
 use sixfold_log_format::{History, Lsn, Manifest, PgId, SegmentId, VolumeEpoch};
 
@@ -69,7 +70,10 @@ pub fn cut(answers: &[(PgId, Census)]) -> Result<Cut, CutError> {
     let history = answers
         .iter()
         .map(|(_, census)| &census.history)
-        .max_by_key(|history| history.volume_epoch);
+        .max_by_key(|history| match planted(Mutant::LowestHistory) {
+            true => u64::MAX - history.volume_epoch.get(),
+            false => history.volume_epoch.get(),
+        });
     let manifest = answers
         .iter()
         .map(|(_, census)| &census.manifest)
@@ -234,7 +238,11 @@ fn walk(start: Lsn, pieces: &[Piece], history: &History) -> Lsn {
             covered = covered.max(piece.last);
         }
         if covered <= complete {
-            return complete;
+            if let Some(piece) = ahead.peek().filter(|_| planted(Mutant::CutPastAGap)) {
+                covered = piece.last;
+            } else {
+                return complete;
+            }
         }
         complete = covered;
     }
@@ -252,7 +260,11 @@ fn highest_consistency_point(
         .flat_map(|(_, census)| &census.runs)
         .flat_map(|run| &run.cpls)
         .copied();
+    if planted(Mutant::CutInsideAnMtr) {
+        return vcl;
+    }
     let range_ends = history.ranges.iter().map(|range| range.through);
+    let range_ends = range_ends.filter(|_| !planted(Mutant::RangeEndNoCpl));
     let valid_cpls = cpls.filter(|&cpl| !history.annuls(cpl));
     valid_cpls
         .chain(range_ends)

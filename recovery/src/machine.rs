@@ -321,7 +321,7 @@ impl Recovery {
                     .push_back(RecoveryAction::Phase(Phase::Truncate));
                 true
             }
-            Err(error) => self.finish(Err(error.into())),
+            Err(error) => self.finish(Err(error)),
         }
     }
 

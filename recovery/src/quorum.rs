@@ -4,6 +4,7 @@
 //! nothing here allocates. Who may be *asked* is not decided here.
 
 use sixfold_log_format::limits::SEGMENTS_PER_SET_MAX;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, MemberKind, PgEntry, QuorumModel, SegmentId, SegmentSet};
 
 /// Fulls that the fence of a full/tail set must hold (R12): all three of them may be a write set, and one of them may be
@@ -30,7 +31,7 @@ pub const fn read_count(model: QuorumModel) -> usize {
 /// Whether `holds` is true of a write quorum of this set.
 pub fn is_write_quorum(set: &SegmentSet, holds: &dyn Fn(SegmentId) -> bool) -> bool {
     let held = Held::count(set, holds);
-    held.any >= write_count(set.model)
+    held.any >= write_count(set.model) - usize::from(planted(Mutant::WriteQuorumOfThree))
         || (set.model == QuorumModel::FullTail && held.full > 0 && held.full == held.full_members)
 }
 
@@ -86,7 +87,8 @@ fn highest_with_write_quorum(set: &SegmentSet, scl_of: &dyn Fn(SegmentId) -> Lsn
             lowest_full = Some(lowest_full.map_or(scl, |lowest: Lsn| lowest.min(scl)));
         }
     }
-    let by_count = scls.nth(write_count(set.model));
+    let by_count =
+        scls.nth(write_count(set.model) - usize::from(planted(Mutant::WriteQuorumOfThree)));
     match set.model {
         QuorumModel::FullTail => by_count.max(lowest_full.unwrap_or(Lsn::NONE)),
         QuorumModel::FourOfSix | QuorumModel::ThreeOfFour => by_count,

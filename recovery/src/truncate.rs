@@ -4,7 +4,16 @@
 //! writer can ever meet a new LSN.
 
 use sixfold_log_format::limits::HISTORY_RANGES_MAX;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{AnnulledRange, History, Lsn, VolumeEpoch};
+
+/// Whether a reopening that found `vdl` can add its range to this history. One that can not must not open: a history with
+/// more than [`HISTORY_RANGES_MAX`] ranges is none that anybody would read back.
+pub fn has_room(found: &History, vdl: Lsn) -> bool {
+    // As `extend` counts: what lies above `vdl` is covered by the new range, what ends at it is merged into it.
+    let kept = found.ranges.iter().filter(|range| range.through < vdl);
+    kept.count() < HISTORY_RANGES_MAX
+}
 
 /// The history found plus `(vdl, max(vdl + lal, highest end)]`, versioned with `volume_epoch`. Ranges that the new one
 /// covers or touches are merged into it. Its end is the new VDL and VCL; new LSNs start above it.
@@ -14,7 +23,7 @@ use sixfold_log_format::{AnnulledRange, History, Lsn, VolumeEpoch};
 ///
 /// # Panics
 /// When `volume_epoch` is not above the history's, when `vdl` lies inside an annulled range but not at its end, or when
-/// the history would list more than [`HISTORY_RANGES_MAX`] ranges.
+/// the history would list more than [`HISTORY_RANGES_MAX`] ranges: ask [`has_room`] first.
 pub fn extend(found: &History, vdl: Lsn, lal: u64, volume_epoch: VolumeEpoch) -> History {
     assert!(
         volume_epoch > found.volume_epoch,
@@ -36,6 +45,7 @@ pub fn extend(found: &History, vdl: Lsn, lal: u64, volume_epoch: VolumeEpoch) ->
         );
     }
 
+    let lal = if planted(Mutant::LsnReuse) { 1 } else { lal };
     let through = vdl.plus(lal).max(found.highest_end());
     let mut ranges: Vec<_> = found
         .ranges

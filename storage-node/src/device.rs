@@ -3,6 +3,10 @@
 //! A file is prepared on a helper thread: created under a temporary name, preallocated, written with zeros, synced, renamed,
 //! its directory synced. Appending to it then changes no file-system metadata, so that a synced write is one write.
 //! Where something is written is the core's decision; the ring does it.
+//!
+//! Each file is locked (`flock`) through the very description that is written through. A write that the kernel still has on
+//! its way when a process is killed holds a reference to that description, and the lock goes with the last one: whoever has
+//! the lock knows that nothing from an earlier life will land in the file any more, over what was acknowledged since.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    CWD, FallocateFlags, OFlags, RenameFlags, fallocate, major, minor, renameat_with,
+    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, major, minor,
+    renameat_with,
 };
 use rustix::io::Errno;
 use sixfold_log_format::hot_log::{FileNumber, Superblock};
@@ -35,6 +40,11 @@ const BLOCK_BYTES_DEFAULT: u32 = 4096;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How fast a paced preparation goes in an idle node, bytes a millisecond.
 const TRICKLE_BYTES_PER_MS: u64 = 4 << 10;
+
+/// How often a locked file is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long a start waits for writes of an earlier process.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The open files of the hot log.
 #[derive(Debug)]
@@ -82,6 +92,30 @@ impl Device {
             },
             found.files,
         ))
+    }
+
+    /// Waits until nothing from an earlier life is on its way to any file. Only then may the hot log be read, let alone written.
+    pub(crate) async fn lock(&self, patience: Duration) -> Result<(), NodeError> {
+        let begun = Instant::now();
+        for (number, file) in &self.files {
+            let path = file_path(&self.directory.hot_log(), *number);
+            let mut told = false;
+            while !try_lock(file).map_err(|error| NodeError::file("lock", &path, error))? {
+                let waited = begun.elapsed();
+                if waited >= patience {
+                    return Err(NodeError::StillWritten {
+                        path: path.display().to_string(),
+                        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+                    });
+                }
+                if !told {
+                    tracing::warn!(path = %path.display(), "waits for a write of an earlier process");
+                    told = true;
+                }
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// An open file.
@@ -182,11 +216,15 @@ impl Preparation {
         self.write_zeros(&file)?;
         file.sync_all()?;
         drop(file);
+        let file = open_synced(temporary)?;
+        if !try_lock(&file)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let path = file_path(&self.hot_log, self.number);
         // Never over a file that is there: it may hold what was acknowledged.
         renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?;
         sync_directory(&self.hot_log).map_err(|error| io::Error::other(error.to_string()))?;
-        open_synced(&path)
+        Ok(file)
     }
 
     fn write_zeros(&self, file: &File) -> io::Result<()> {
@@ -238,6 +276,15 @@ pub fn open_synced(path: &Path) -> io::Result<File> {
         .write(true)
         .custom_flags(flags(OFlags::DIRECT | OFlags::from_bits_retain(O_DSYNC)))
         .open(path)
+}
+
+/// Locks a file for this open description; false when another one has it.
+fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn flags(flags: OFlags) -> i32 {

@@ -1,5 +1,7 @@
 use super::*;
 
+use sixfold_log_format::NodeId;
+
 use crate::directory::HotLogFiles;
 
 fn scratch() -> tempfile::TempDir {
@@ -114,4 +116,61 @@ fn a_partition_has_the_block_sizes_of_its_disk() {
     assert_eq!(queue_value(&disk, "logical_block_size"), None);
     fs::write(disk.join("queue/logical_block_size"), "0\n").unwrap();
     assert_eq!(queue_value(&disk, "logical_block_size"), None);
+}
+
+fn device(hot_log: &Path, files: &[(u64, File)]) -> Device {
+    let directory = Directory::open(hot_log, NodeId::from_bytes([1; 16])).unwrap();
+    Device {
+        directory,
+        file_bytes: 4096,
+        files: files
+            .iter()
+            .map(|(number, file)| (FileNumber(*number), Rc::new(file.try_clone().unwrap())))
+            .collect(),
+        filled_bytes: Arc::default(),
+        stopping: Arc::default(),
+    }
+}
+
+fn wait_for_locks(device: &Device, patience: Duration) -> Result<(), NodeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(device.lock(patience))
+}
+
+#[test]
+fn a_start_waits_for_whoever_still_refers_to_the_open_file_of_an_earlier_life() {
+    let directory = scratch();
+    let files = scratch();
+    let path = file_path(files.path(), FileNumber(1));
+    // A prepared file is locked from the start.
+    let old = preparation(files.path(), 1, 4096).run().unwrap();
+    // As the kernel refers to it while a write is on its way.
+    let in_flight = old.try_clone().unwrap();
+    drop(old);
+    let new = device(directory.path(), &[(1, open_synced(&path).unwrap())]);
+    let error = wait_for_locks(&new, Duration::from_millis(30)).unwrap_err();
+    assert!(
+        matches!(error, NodeError::StillWritten { waited_ms, .. } if waited_ms >= 30),
+        "{error}"
+    );
+    let line = error.to_string();
+    assert!(
+        line.contains("0000000000000001.log is still being written"),
+        "{line}"
+    );
+    assert!(!line.contains('\n'), "{line}");
+
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(in_flight);
+    });
+    wait_for_locks(&new, Duration::from_secs(60)).unwrap();
+    writer.join().unwrap();
+    // From now on the new life has it.
+    assert!(!try_lock(&open_synced(&path).unwrap()).unwrap());
+    drop(new);
+    assert!(try_lock(&open_synced(&path).unwrap()).unwrap());
 }

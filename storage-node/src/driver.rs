@@ -49,6 +49,8 @@ pub(crate) struct Driver {
     /// The timer has to look again.
     timer_changed: Rc<Notify>,
     ready: Rc<Notify>,
+    /// The core put something off.
+    behind: Rc<Notify>,
 }
 
 struct State {
@@ -118,9 +120,11 @@ impl Driver {
             failure: Rc::clone(&failure),
             timer_changed: Rc::default(),
             ready: Rc::default(),
+            behind: Rc::default(),
         });
         failure.spawn(watch_ring(Rc::clone(&driver), watch));
         failure.spawn(watch_clock(Rc::clone(&driver)));
+        failure.spawn(watch_rest(Rc::clone(&driver)));
         driver.run(None);
         Ok(driver)
     }
@@ -156,10 +160,23 @@ impl Driver {
         if state.core.is_ready() {
             self.ready.notify_one();
         }
+        if state.core.is_behind() {
+            self.behind.notify_one();
+        }
         let outside = std::mem::take(&mut state.outside);
         for work in outside {
             self.start_outside(&state, work);
         }
+    }
+
+    /// Lets the core do what it put off until all actions are done.
+    fn rest(&self) {
+        let mut state = self.state.borrow_mut();
+        if self.failure.is_set() || state.halted {
+            return;
+        }
+        let action = state.core.poll_action();
+        assert!(action.is_none(), "each run does every action");
     }
 
     fn start_outside(self: &Rc<Self>, state: &State, work: Outside) {
@@ -261,7 +278,10 @@ impl State {
     /// Does actions and tells completions until there is neither.
     fn pump(&mut self) {
         loop {
-            while let Some(action) = self.core.poll_action() {
+            // The poll that finds no action is left to `watch_rest`: it does what may wait until acks have left.
+            while self.core.has_action()
+                && let Some(action) = self.core.poll_action()
+            {
                 self.perform(action);
                 if self.halted {
                     return;
@@ -445,5 +465,14 @@ async fn watch_clock(driver: Rc<Driver>) {
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+/// Lets the core do what it put off, when the tasks that send have had their turn.
+async fn watch_rest(driver: Rc<Driver>) {
+    loop {
+        driver.behind.notified().await;
+        tokio::task::yield_now().await;
+        driver.rest();
     }
 }

@@ -91,6 +91,16 @@ pub enum NodeError {
         /// The length that every hot-log file of this directory has.
         expected: u64,
     },
+    /// A write of the process before is still on its way to the disk.
+    #[error(
+        "hot-log file {path} is still being written by an earlier process after {waited_ms} ms: the disk hangs"
+    )]
+    StillWritten {
+        /// The file.
+        path: String,
+        /// How long the write was waited for.
+        waited_ms: u64,
+    },
     /// The block unit cannot be used on this device.
     #[error("data directory {path} has a block unit of {found} bytes, the device needs {needed}")]
     BlockUnit {

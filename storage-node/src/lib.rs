@@ -43,7 +43,7 @@ pub use device::open_synced;
 pub use error::NodeError;
 pub use options::NodeOptions;
 
-use device::Device;
+use device::{Device, LOCK_PATIENCE};
 use directory::Directory;
 use driver::{Driver, Shell};
 use failure::Failure;
@@ -100,7 +100,7 @@ fn load_identity(options: &NodeOptions) -> Result<Identity, NodeError> {
     }
 }
 
-/// Everything that needs the runtime. The order is: bind the port, format, open files, scan, ready.
+/// Everything that needs the runtime. The order is: bind the port, format, open and lock files, scan, ready.
 async fn serve(
     options: NodeOptions,
     identity: &Identity,
@@ -116,6 +116,12 @@ async fn serve(
     let endpoint = Endpoint::server(options.listen, identity, &transport)?;
     let superblock = directory.format_if_fresh(options.hot_log_file_bytes)?;
     let (device, files) = Device::open(directory, &superblock)?;
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        biased;
+        locked = device.lock(LOCK_PATIENCE) => locked?,
+        () = &mut stop => return Ok(()),
+    }
 
     let found = FoundDirectory {
         node: options.node,
@@ -156,7 +162,7 @@ async fn serve(
     let outcome = tokio::select! {
         biased;
         error = failure.wait() => Err(error),
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
         () = served => Ok(()),
     };
     driver.halt();

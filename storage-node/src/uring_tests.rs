@@ -68,3 +68,37 @@ fn only_a_full_disk_is_not_a_failure() {
     assert_eq!(disk_error(Errno::IO), DiskError::Failed);
     assert_eq!(disk_error(Errno::ROFS), DiskError::Failed);
 }
+
+/// What a start relies on that waits for the writes of a killed process (`Device::lock`).
+#[test]
+fn an_operation_in_flight_keeps_the_lock_of_a_file_that_everybody_has_closed() {
+    use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    // A pipe keeps a read in flight until somebody writes.
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    let old = open();
+    flock(&old, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let mut ring = IoUring::new(1).unwrap();
+    let mut byte = Box::new([0_u8]);
+    let read = opcode::Read::new(types::Fd(old.as_raw_fd()), byte.as_mut_ptr(), 1).build();
+    // SAFETY: the byte lives until the read was awaited below.
+    unsafe { ring.submission().push(&read) }.unwrap();
+    ring.submit().unwrap();
+    drop(old);
+
+    let new = open();
+    let lock = || flock(&new, FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(lock(), Err(Errno::WOULDBLOCK));
+    rustix::io::write(&new, b"x").unwrap();
+    ring.submit_and_wait(1).unwrap();
+    assert_eq!(ring.completion().next().unwrap().result(), 1);
+    let begun = std::time::Instant::now();
+    while lock().is_err() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    assert_eq!(*byte, *b"x");
+}

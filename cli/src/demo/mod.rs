@@ -47,6 +47,9 @@ pub(crate) struct DemoArgs {
     /// Chunks of 250 rows of 100 bytes to begin with
     #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     chunks: u64,
+    /// How often the writer is killed and the volume reopened
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    kills: u32,
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
@@ -144,23 +147,25 @@ async fn demo(args: &DemoArgs, root: &Path) -> Result<report::Summary> {
     first.tell("phase rejoin")?;
     demo.load(&mut first, share / 2, "az2 is back").await?;
 
-    first.tell("phase crash")?;
-    demo.load(&mut first, share / 2, "the writer is about to be killed")
+    let mut reopening = None;
+    let (mut writer, mut opened) = (first, first_opened);
+    for kill in 1..=args.kills {
+        writer.tell("phase crash")?;
+        demo.load(&mut writer, share / 2, "the writer is about to be killed")
+            .await?;
+        let unfolded_bytes = demo.kill_writer(writer, &mut writers).await?;
+        let old_epoch = VolumeEpoch::new(opened.volume_epoch);
+        (writer, opened) = demo.start_writer(None, kill * (args.clients + 1)).await?;
+        check::old_epoch_is_refused(&demo.cluster, old_epoch)
+            .await
+            .context("attaching with the old writer's epoch")?;
+        reopening = Some((unfolded_bytes, opened.clone()));
+    }
+    let (unfolded_bytes, reopened) = reopening.context("no writer was killed")?;
+    demo.load(&mut writer, share, "the new writer, load")
         .await?;
-    demo.note_reports(&mut first);
-    first.kill()?;
-    writers.push(std::mem::take(&mut demo.last_report));
-    let unfolded_bytes = demo.unfolded_bytes().await?;
-    demo.say("a new writer takes the volume over");
-    let (mut second, reopened) = demo.start_writer(None, args.clients + 1).await?;
-    check::old_epoch_is_refused(&demo.cluster, VolumeEpoch::new(first_opened.volume_epoch))
-        .await
-        .context("attaching with the old writer's epoch")?;
-    demo.load(&mut second, share, "the new writer, load")
-        .await?;
-    second.tell("phase after")?;
-    demo.note_reports(&mut second);
-    second.finish(WRITER_LIMIT).await?;
+    demo.note_reports(&mut writer);
+    writer.finish(WRITER_LIMIT).await?;
     writers.push(std::mem::take(&mut demo.last_report));
 
     demo.say("checking every answered commit");
@@ -268,6 +273,19 @@ impl Demo<'_> {
         if let Some(report) = newest.and_then(|text| serde_json::from_str(text).ok()) {
             self.last_report = report;
         }
+    }
+
+    /// SIGKILL for the writer, under load. Returns how much redo no node had folded by then.
+    async fn kill_writer(
+        &mut self,
+        mut writer: OwnedChild,
+        reports: &mut Vec<WriterReport>,
+    ) -> Result<u64> {
+        self.note_reports(&mut writer);
+        writer.kill()?;
+        reports.push(std::mem::take(&mut self.last_report));
+        self.say("a new writer takes the volume over");
+        self.unfolded_bytes().await
     }
 
     /// SIGKILL for both nodes of a zone, under load.

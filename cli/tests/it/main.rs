@@ -12,6 +12,7 @@ mod real_cluster;
 
 mod bad_input;
 mod demo;
+mod durability;
 mod library_cluster;
 mod library_end_to_end;
 mod lifetimes;

@@ -105,8 +105,8 @@ fn each_technology_has_one_door() {
         ("quinn::", &["transport/"]),
         ("rustls::", &["transport/"]),
         ("io_uring::", &["storage-node/src/uring.rs"]),
-        ("clap::", &["cli/"]),
-        ("anyhow::", &["cli/", "benches/"]),
+        ("clap::", &["cli/", "sim/"]),
+        ("anyhow::", &["cli/", "benches/", "sim/"]),
     ];
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
         for (name, doors) in doors {

@@ -6,11 +6,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sixfold_log_format::limits::MTR_LAL_SHARE;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId};
 
 use crate::due::Due;
-use crate::event::{CommitRequest, CommitTicket};
+use crate::event::{CommitRequest, CommitTicket, WriteValue};
+
+/// What each key, value or range of a request takes beside its bytes, about.
+const ITEM_BYTES: usize = 128;
 
 /// A commit before minting, under a number of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +27,8 @@ pub(crate) struct Waiting {
     pub(crate) id: LineId,
     pub(crate) ticket: CommitTicket,
     pub(crate) request: CommitRequest,
+    /// What the request takes in memory.
+    pub(crate) bytes: usize,
     /// What it needed when it was planned last.
     pub(crate) need: Option<Need>,
     /// Pages that it has pinned in the cache (R30).
@@ -47,7 +54,10 @@ pub(crate) enum Verdict {
     /// When VDL has moved.
     Waits,
     /// Never: it is larger than any MTR may be.
-    TooLarge,
+    TooLarge {
+        /// The most records that it may have.
+        records_max: u64,
+    },
 }
 
 /// The bounds (R18).
@@ -63,10 +73,11 @@ impl Admission {
     /// Judges a whole MTR, before its first LSN is minted. `used_bytes`: what is above VDL already; an MTR larger than the
     /// bound goes alone.
     pub(crate) fn judge(&self, need: Need, last: Lsn, vdl: Lsn, used_bytes: usize) -> Verdict {
-        if need.records >= self.lal / MTR_LAL_SHARE {
-            return Verdict::TooLarge;
+        let records_max = (self.lal / MTR_LAL_SHARE).saturating_sub(1);
+        if need.records > records_max {
+            return Verdict::TooLarge { records_max };
         }
-        let within_lal = last.since(vdl) + need.records <= self.lal;
+        let within_lal = last.since(vdl) + need.records <= self.lal || planted(Mutant::LalIgnored);
         let within_bytes = used_bytes.saturating_add(need.bytes) <= self.bytes_max;
         if within_lal && (within_bytes || used_bytes == 0) {
             Verdict::Admitted
@@ -84,30 +95,39 @@ pub(crate) struct Line {
     /// Wait until the holder of the right to pin beyond the budget is done (R30).
     stalled: VecDeque<Waiting>,
     holder: Option<LineId>,
+    /// What all of them take in memory.
+    bytes: usize,
     count_max: usize,
+    bytes_max: usize,
     next_id: u64,
     due: Due,
 }
 
 impl Line {
-    pub(crate) fn new(count_max: usize) -> Line {
+    pub(crate) fn new(count_max: usize, bytes_max: usize) -> Line {
         Line {
             line: VecDeque::new(),
             missing: BTreeMap::new(),
             stalled: VecDeque::new(),
             holder: None,
+            bytes: 0,
             count_max,
+            bytes_max,
             next_id: 0,
             due: Due::default(),
         }
     }
 
-    /// Takes a commit to the end of the line; false when too many wait.
+    /// Takes a commit to the end of the line; false when too much waits. One larger than the bound waits alone.
     #[must_use]
     pub(crate) fn enter(&mut self, ticket: CommitTicket, request: CommitRequest) -> bool {
-        if self.line.len() + self.missing.len() + self.stalled.len() >= self.count_max {
+        let count = self.line.len() + self.missing.len() + self.stalled.len();
+        let bytes = request_bytes(&request);
+        let has_room = self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.bytes_max;
+        if count >= self.count_max || !has_room {
             return false;
         }
+        self.bytes += bytes;
         let id = LineId(self.next_id);
         self.next_id += 1;
         self.due.sooner(request.deadline);
@@ -115,6 +135,7 @@ impl Line {
             id,
             ticket,
             request,
+            bytes,
             need: None,
             pins: Vec::new(),
             missing_count: 0,
@@ -168,8 +189,9 @@ impl Line {
         self.missing.remove(&id)
     }
 
-    /// It was minted or answered.
-    pub(crate) fn left(&mut self, id: LineId) {
+    /// It was minted or answered. `bytes`: as [`Waiting`] has them.
+    pub(crate) fn left(&mut self, id: LineId, bytes: usize) {
+        self.bytes -= bytes;
         if self.holder == Some(id) {
             self.holder = None;
             self.line.append(&mut self.stalled);
@@ -220,6 +242,24 @@ impl Line {
     pub(crate) fn due(&self) -> Due {
         self.due
     }
+}
+
+/// What a request takes in memory: keys, values, and something for each of them.
+fn request_bytes(request: &CommitRequest) -> usize {
+    let value_bytes =
+        |value: &Option<WriteValue>| value.as_ref().map_or(0, |value| value.bytes.len());
+    let writes = request.writes.iter();
+    let write_bytes = writes.map(|(key, value)| key.len() + value_bytes(value) + ITEM_BYTES);
+    let key_bytes = request.read_keys.iter().map(|key| key.len() + ITEM_BYTES);
+    let range_bytes = request.read_ranges.iter().map(|range| {
+        let end_bytes = range.end.as_ref().map_or(0, Bytes::len);
+        range.start.len() + end_bytes + ITEM_BYTES
+    });
+    ITEM_BYTES
+        + write_bytes
+            .chain(key_bytes)
+            .chain(range_bytes)
+            .sum::<usize>()
 }
 
 fn take_if(line: &mut VecDeque<Waiting>, is_over: impl Fn(&mut Waiting) -> bool) -> Vec<Waiting> {

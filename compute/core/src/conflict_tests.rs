@@ -33,7 +33,7 @@ fn reads_range(read_point: u64, start: u32, end: Option<u32>, end_included: bool
 
 #[test]
 fn a_key_conflicts_only_with_commits_above_the_read_point() {
-    let mut recent = RecentCommits::new(Lsn::new(100), 1_000);
+    let mut recent = RecentCommits::new(Lsn::new(100), 1_000, usize::MAX);
     recent.changed(key(1), Lsn::new(110));
     assert_eq!(recent.validate(&reads(110, &[1])), Ok(()));
     assert_eq!(
@@ -48,7 +48,7 @@ fn a_key_conflicts_only_with_commits_above_the_read_point() {
 
 #[test]
 fn a_forgotten_commit_makes_older_read_points_too_old() {
-    let mut recent = RecentCommits::new(Lsn::new(100), 2);
+    let mut recent = RecentCommits::new(Lsn::new(100), 2, usize::MAX);
     for (number, lsn) in [(1, 110), (2, 120), (1, 130)] {
         recent.changed(key(number), Lsn::new(lsn));
     }
@@ -70,7 +70,7 @@ fn a_forgotten_commit_makes_older_read_points_too_old() {
 
 #[test]
 fn trimming_keeps_what_the_lowest_read_point_needs() {
-    let mut recent = RecentCommits::new(Lsn::new(100), 1_000);
+    let mut recent = RecentCommits::new(Lsn::new(100), 1_000, usize::MAX);
     recent.changed(key(1), Lsn::new(110));
     recent.changed(key(2), Lsn::new(120));
     recent.trim(Lsn::new(110));
@@ -85,7 +85,7 @@ fn trimming_keeps_what_the_lowest_read_point_needs() {
 #[test]
 fn ranges_conflict_the_same_way_with_few_and_with_many_changes() {
     for change_count in [10_u32, 20_000] {
-        let mut recent = RecentCommits::new(Lsn::new(100), 1_000_000);
+        let mut recent = RecentCommits::new(Lsn::new(100), 1_000_000, usize::MAX);
         for number in 0..change_count {
             recent.changed(key(2 * number), Lsn::new(101 + u64::from(number)));
         }
@@ -118,4 +118,26 @@ fn ranges_conflict_the_same_way_with_few_and_with_many_changes() {
             "behind the last change"
         );
     }
+}
+
+#[test]
+fn long_keys_are_forgotten_by_their_bytes_and_raise_the_floor() {
+    let mut recent = RecentCommits::new(Lsn::new(100), 1_000_000, 64 << 10);
+    let long = |number: u64| Bytes::from(format!("{number:01024}"));
+    for number in 1..=1_000 {
+        recent.changed(long(number), Lsn::new(100 + number));
+    }
+    assert!(
+        (50..=64).contains(&recent.len()),
+        "{} of 1 KiB",
+        recent.len()
+    );
+    assert!(matches!(
+        recent.validate(&reads(500, &[7])),
+        Err(CommitError::TooOld { .. })
+    ));
+    assert_eq!(recent.validate(&reads(1_099, &[7])), Ok(()));
+    recent.trim(Lsn::new(1_100));
+    recent.changed(long(1), Lsn::new(1_101));
+    assert_eq!(recent.len(), 1, "what was forgotten takes no room");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PgId};
 use sixfold_recovery::points::VolumePoints;
 
@@ -42,7 +43,9 @@ impl Durability {
         let vdl = self.points.advance(pg, pgcl)?;
         while let Some(seal) = self.seals.pop_front_if(|seal| seal.point <= vdl) {
             for (pg, last) in seal.parts {
-                self.durable_last[pg.get() as usize] = last;
+                if !planted(Mutant::StalePgLast) {
+                    self.durable_last[pg.get() as usize] = last;
+                }
             }
         }
         Some(vdl)

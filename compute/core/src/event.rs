@@ -94,6 +94,14 @@ pub enum CommitError {
         /// What happened.
         reason: String,
     },
+    /// It needs more records than one commit may have (R18). Nothing was written, and it never will be.
+    #[error("{records} records are too many for one commit, it may have {records_max}")]
+    TooLarge {
+        /// Records that it needs.
+        records: u64,
+        /// The most that it may have.
+        records_max: u64,
+    },
     /// Another writer holds the volume; nothing was written.
     #[error("fenced by another writer at epoch {volume_epoch}")]
     Fenced {

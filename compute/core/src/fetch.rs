@@ -1,5 +1,5 @@
 //! Pages on their way from segments: one request for all who want the same page at the same read point, hedged when it is
-//! overdue, repeated until the deadline.
+//! overdue, repeated until the deadline. A request that lost the race counts no more, however long its segment keeps silent.
 //!
 //! A fetch is registered before it is asked, and the writer tells it of every record that it mints on the page: only an
 //! arrival without such a record may become open-ended in the cache (R27).
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, PageAnswer, PageRequest, Pages, ReadPages, Refusal};
 use sixfold_log_format::{Lsn, Page, PageId, PgId, VolumeEpoch};
 
@@ -22,6 +23,8 @@ use crate::shipper::LinkIndex;
 const ASKS_MAX: usize = 256;
 /// Everybody who waits for a page.
 const WAITERS_MAX: usize = 65_536;
+/// Requests whose page came from elsewhere, of which a late answer still tells how fast the segment is.
+const LATE_MAX: usize = 256;
 /// Before the segments are asked again after all have failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -63,8 +66,15 @@ struct Ask {
     wanted: Wanted,
     link: LinkIndex,
     sent: Duration,
-    /// When a second segment is asked; `None` when it was.
+    /// When another segment is asked as well; `None` when it was.
     overdue_at: Option<Duration>,
+}
+
+/// A request that nobody waits for any more.
+#[derive(Debug)]
+struct Late {
+    link: LinkIndex,
+    sent: Duration,
 }
 
 /// What an answer led to.
@@ -100,6 +110,8 @@ pub(crate) struct Segments<'a> {
 pub(crate) struct Fetches {
     pending: BTreeMap<Wanted, Pending>,
     asks: BTreeMap<FetchKey, Ask>,
+    /// What a stopped segment owes takes no room among `asks`.
+    late: BTreeMap<FetchKey, Late>,
     /// To be asked as soon as there is room.
     ready: VecDeque<Wanted>,
     waiter_count: usize,
@@ -143,7 +155,7 @@ impl Fetches {
 
     /// A record was minted on this page.
     pub(crate) fn minted(&mut self, page: PageId) {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || planted(Mutant::ArrivalOpenEnded) {
             return;
         }
         for (_, pending) in self.pending.range_mut((page, Lsn::NONE)..=(page, Lsn::MAX)) {
@@ -193,11 +205,11 @@ impl Fetches {
         };
         self.next_key += 1;
         let fetch = FetchKey(self.next_key);
-        let overdue_at = pending
-            .asks
-            .is_empty()
-            .then(|| now + segments.router.overdue_after(link));
-        overdue_at.into_iter().for_each(|at| self.due.sooner(at));
+        // The more segments let a page wait, the longer each next one may: it may be a page that takes long.
+        let rounds = u32::try_from(pending.asks.len()).unwrap_or(u32::MAX);
+        let patience = segments.router.overdue_after(link) * 2_u32.saturating_pow(rounds);
+        let overdue_at = now + patience;
+        self.due.sooner(overdue_at);
         pending.tried.push(link);
         pending.asks.push(fetch);
         self.asked_count += 1;
@@ -207,7 +219,7 @@ impl Fetches {
                 wanted,
                 link,
                 sent: now,
-                overdue_at,
+                overdue_at: Some(overdue_at),
             },
         );
         let target = &segments.links[link];
@@ -227,28 +239,30 @@ impl Fetches {
         });
     }
 
-    /// A request was answered, or failed (`None`).
+    /// A request was answered, or failed (`None`). `contradicts`: whether a page at a read point cannot be, as far as the
+    /// writer knows.
     pub(crate) fn answered(
         &mut self,
         fetch: FetchKey,
         answer: Option<Message>,
         now: Duration,
         page_bytes: usize,
+        contradicts: impl Fn(&Page, Lsn) -> bool,
         router: &mut Router,
     ) -> Outcome {
         let Some(ask) = self.asks.remove(&fetch) else {
+            self.answered_late(fetch, answer.is_some(), now, router);
             return Outcome::Goes;
         };
-        let Some(pending) = self.pending.get_mut(&ask.wanted) else {
-            // A hedged read that the other segment won: its time still counts.
-            if answer.is_some() {
-                router.answered(ask.link, now.saturating_sub(ask.sent));
-            }
-            return Outcome::Goes;
-        };
+        let pending = self.pending.get_mut(&ask.wanted);
+        let pending = pending.expect("a request that counts has somebody who waits");
         pending.asks.retain(|&other| other != fetch);
         let (id, lsn) = ask.wanted;
         let failure = match read_answer(answer, id, lsn, page_bytes) {
+            Ok(page) if contradicts(&page, lsn) => Failure::Corrupt(format!(
+                "page LSN {} at read point {lsn} contradicts what the writer knows",
+                page.lsn()
+            )),
             Ok(page) => {
                 router.answered(ask.link, now.saturating_sub(ask.sent));
                 let open = pending.open;
@@ -277,6 +291,21 @@ impl Fetches {
         Outcome::Goes
     }
 
+    /// A request was answered, or failed, whose page came from elsewhere: it still tells of the segment.
+    fn answered_late(
+        &mut self,
+        fetch: FetchKey,
+        has_answer: bool,
+        now: Duration,
+        router: &mut Router,
+    ) {
+        match self.late.remove(&fetch) {
+            Some(late) if has_answer => router.answered(late.link, now.saturating_sub(late.sent)),
+            Some(late) => router.failed(late.link),
+            None => {}
+        }
+    }
+
     /// What became due: hedges, pauses that are over, deadlines. Who waited too long is returned.
     pub(crate) fn on_due(
         &mut self,
@@ -294,6 +323,8 @@ impl Fetches {
             if ask.overdue_at.is_some_and(|at| at <= now) {
                 ask.overdue_at = None;
                 overdue.push(ask.wanted);
+                // A segment that is stopped never answers: this is all that is heard of it for long.
+                segments.router.failed(ask.link);
             }
             ask.overdue_at
                 .into_iter()
@@ -321,6 +352,8 @@ impl Fetches {
         let mut expired = Vec::new();
         let Fetches {
             pending,
+            asks,
+            late,
             due,
             waiter_count,
             ..
@@ -336,7 +369,14 @@ impl Fetches {
                 .waiters
                 .iter()
                 .for_each(|&(_, deadline)| due.sooner(deadline));
-            !pending.waiters.is_empty()
+            let is_wanted = !pending.waiters.is_empty();
+            if !is_wanted {
+                let fetches = std::mem::take(&mut pending.asks);
+                fetches
+                    .into_iter()
+                    .for_each(|fetch| set_aside(fetch, asks, late));
+            }
+            is_wanted
         });
         *waiter_count -= expired.len();
         expired
@@ -345,6 +385,9 @@ impl Fetches {
     fn finish(&mut self, wanted: Wanted) -> Vec<Waiter> {
         let pending = self.pending.remove(&wanted).expect("a pending page");
         self.waiter_count -= pending.waiters.len();
+        for fetch in pending.asks {
+            set_aside(fetch, &mut self.asks, &mut self.late);
+        }
         pending
             .waiters
             .into_iter()
@@ -355,6 +398,7 @@ impl Fetches {
     /// Takes out everybody who waits: the writer was fenced.
     pub(crate) fn take_all(&mut self) -> Vec<(PageId, Lsn, Waiter)> {
         self.asks.clear();
+        self.late.clear();
         self.ready.clear();
         self.due.clear();
         self.waiter_count = 0;
@@ -378,6 +422,19 @@ impl Fetches {
     /// Requests sent, and how many of them were hedges.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.asked_count, self.hedged_count)
+    }
+}
+
+/// Nobody waits for this request any more: it makes room among those that count.
+fn set_aside(
+    fetch: FetchKey,
+    asks: &mut BTreeMap<FetchKey, Ask>,
+    late: &mut BTreeMap<FetchKey, Late>,
+) {
+    let Ask { link, sent, .. } = asks.remove(&fetch).expect("a request that counts");
+    late.insert(fetch, Late { link, sent });
+    if late.len() > LATE_MAX {
+        late.pop_first();
     }
 }
 

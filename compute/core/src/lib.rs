@@ -42,6 +42,8 @@ mod router;
 #[cfg(test)]
 mod conflict_tests;
 #[cfg(test)]
+mod link_tests;
+#[cfg(test)]
 mod page_cache_tests;
 #[cfg(test)]
 mod read_points_tests;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Ack, Message};
 use sixfold_log_format::{Lsn, Member, NodeId, PgId, SegmentId};
 
@@ -12,7 +13,7 @@ use crate::event::{AttachKey, Relation, WriterAction, stream_bytes};
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// The longest.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// Messages whose send times are kept for one stream.
+/// Messages of one stream that may lack their echo; beyond, the segment lags and is left to gossip (R15).
 const MARKS_MAX: usize = 65_536;
 
 /// How the writer stands to one segment.
@@ -27,7 +28,7 @@ pub(crate) struct Link {
     scl_max: Lsn,
     pub(crate) state: LinkState,
     backoff: Duration,
-    /// Its disk is full: it refuses batches.
+    /// Its disk is full: it refuses batches. Outlives the stream; only an ack that says otherwise ends it.
     pub(crate) full: bool,
     ack_us: u64,
 }
@@ -100,7 +101,9 @@ impl Link {
 
     /// The SCL that counts for PGCL: one below what it said before is damage (R12).
     pub(crate) fn counted_scl(&self) -> Lsn {
-        if self.scl < self.scl_max {
+        if self.scl < self.scl_max && planted(Mutant::LostSclCounted) {
+            self.scl_max
+        } else if self.scl < self.scl_max {
             Lsn::NONE
         } else {
             self.scl
@@ -192,6 +195,10 @@ impl Stream {
         if queued_bytes > 0 && queued_bytes + bytes > bytes_max {
             return false;
         }
+        // No mark is dropped before its echo: what it stands for would no longer be counted.
+        if self.marks.len() >= MARKS_MAX {
+            return false;
+        }
         self.sequence += 1;
         self.undrained_bytes = queued_bytes + bytes;
         self.unechoed_bytes += bytes;
@@ -201,9 +208,6 @@ impl Stream {
             at: now,
             bytes,
         });
-        if self.marks.len() > MARKS_MAX {
-            self.unechoed_bytes -= self.marks.pop_front().map_or(0, |mark| mark.bytes);
-        }
         actions.push_back(WriterAction::Send {
             attach: self.attach,
             message,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, Page, PageId};
 
 use crate::shared::Shared;
@@ -60,7 +61,8 @@ impl PageCache {
             .iter()
             .rev()
             .find(|version| version.start <= lsn)?;
-        if version.end.is_some_and(|end| end < lsn) {
+        let past = version.end.is_some_and(|end| end < lsn);
+        if past && !planted(Mutant::CachedWithoutInterval) {
             return None;
         }
         entry.touch();
@@ -99,6 +101,12 @@ impl Entry {
         if !self.referenced.load(Ordering::Relaxed) {
             self.referenced.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Where a version that begins at `start` is, or belongs.
+    fn index_of(&self, start: Lsn) -> usize {
+        self.versions
+            .partition_point(|version| version.start < start)
     }
 
     /// Whether a version that is known differs from a page that starts at `start` and is said to hold through `through`.
@@ -227,7 +235,17 @@ impl CacheKeeper {
         }
     }
 
-    /// A page that was fetched at read point `through` arrived. `open`: the writer has minted nothing on it above `through`
+    /// Whether a page that was fetched at read point `through` contradicts what the writer knows: then it is damaged, however
+    /// sound it looks.
+    pub(crate) fn contradicts(&self, page: &Page, through: Lsn) -> bool {
+        let shard = self.shared.cache.shard(page.id()).read();
+        let start = page.lsn();
+        shard
+            .get(&page.id())
+            .is_some_and(|entry| entry.contradicts(entry.index_of(start), start, through))
+    }
+
+    /// A page that was fetched at read point `through` arrived; kept unless it contradicts what is known. `open`: the writer has minted nothing on it above `through`
     /// since before the fetch began. An arrival never replaces a newer version.
     pub(crate) fn arrived(&mut self, page: &Arc<Page>, through: Lsn, open: bool) {
         let (id, start) = (page.id(), page.lsn());
@@ -241,9 +259,7 @@ impl CacheKeeper {
                 self.clock.push_back(id);
                 Entry::default()
             });
-            let index = entry
-                .versions
-                .partition_point(|version| version.start < start);
+            let index = entry.index_of(start);
             if entry.contradicts(index, start, through) {
                 return;
             }
@@ -314,7 +330,9 @@ impl CacheKeeper {
             };
             let referenced = entry.referenced.swap(false, Ordering::Relaxed);
             if !referenced && !self.pins.contains_key(&id) {
-                self.charged_count -= entry.drop_versions(|version| version.start <= self.vdl);
+                let all = planted(Mutant::EvictionAboveVdl);
+                self.charged_count -=
+                    entry.drop_versions(|version| version.start <= self.vdl || all);
             }
             if entry.versions.is_empty() {
                 shard.remove(&id);

@@ -108,6 +108,8 @@ fn an_arrival_never_replaces_a_newer_version() {
     assert_eq!(world.at(5, 150), Some(120));
     assert_eq!(world.at(5, 155), None);
     // Said to be the newest, by mistake: it is not believed.
+    assert!(world.keeper.contradicts(&page(5, 130), Lsn::new(150)));
+    assert!(!world.keeper.contradicts(&page(5, 120), Lsn::new(150)));
     world.arrives(5, 130, 150, true);
     assert_eq!(
         world.shared.cache.newest(PageId::new(5)).unwrap().lsn(),

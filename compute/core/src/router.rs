@@ -14,13 +14,20 @@ use crate::shipper::LinkIndex;
 const PROBE_EVERY: u64 = 32;
 /// What a failed read counts for, at least.
 const FAILED: Duration = Duration::from_millis(5);
+/// The most that failed reads count for.
+const PENALTY_MAX: Duration = Duration::from_secs(1);
 /// A read is never overdue before this.
 const OVERDUE_MIN: Duration = Duration::from_millis(5);
+/// The most that one answer counts for: one from a segment that was stopped tells nothing of the next.
+const SAMPLE_MAX: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Latency {
     /// Smoothed; zero before the first answer.
     smoothed: Duration,
+    /// What reads that failed or are overdue since the last answer count for; kept apart, so that trying such a segment
+    /// again does not take longer.
+    penalty: Duration,
     asked_last: u64,
 }
 
@@ -57,7 +64,7 @@ impl Router {
                 unlikely,
                 !link.is_up(),
                 by_age,
-                latency.smoothed,
+                latency.smoothed + latency.penalty,
                 latency.asked_last,
             )
         };
@@ -73,6 +80,8 @@ impl Router {
     /// A read was answered.
     pub(crate) fn answered(&mut self, link: LinkIndex, took: Duration) {
         let latency = &mut self.latencies[link];
+        let took = took.min(SAMPLE_MAX);
+        latency.penalty = Duration::ZERO;
         let first = latency.smoothed.is_zero();
         latency.smoothed = if first {
             took
@@ -81,10 +90,10 @@ impl Router {
         };
     }
 
-    /// A read failed or was refused.
+    /// A read failed, was refused, or is overdue.
     pub(crate) fn failed(&mut self, link: LinkIndex) {
         let latency = &mut self.latencies[link];
-        latency.smoothed = (latency.smoothed * 2).clamp(FAILED, Duration::from_secs(1));
+        latency.penalty = (latency.penalty * 2).clamp(FAILED, PENALTY_MAX);
     }
 
     /// After how long a read from this link is overdue.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sixfold_kv::PageSource;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, Page, PageId};
 
 use crate::page_cache::PageCache;
@@ -61,6 +62,9 @@ impl Shared {
     /// Until when read points are current (T1), in the clock of `WriterCore::handle`; `None` = no lease. The lease holds
     /// while the clock is *below* it.
     pub fn lease_until(&self) -> Option<Duration> {
+        if planted(Mutant::LeaseIgnored) {
+            return Some(Duration::MAX);
+        }
         match self.lease_until.load(Ordering::SeqCst) {
             0 => None,
             nanos => Some(Duration::from_nanos(nanos)),

@@ -173,7 +173,6 @@ impl Shipper {
                 && matches!(link.state, LinkState::Attaching) =>
             {
                 link.said(*scl);
-                link.full = false;
                 link.state = LinkState::Up(Stream::new(attach, *scl, now));
                 News::Up(index)
             }
@@ -229,6 +228,12 @@ impl Shipper {
             // Only the holder of a higher volume epoch makes a manifest that this writer does not know (R21).
             Refusal::StaleMembership { manifest } if is_newer(manifest, ours) => {
                 manifest.version.volume_epoch
+            }
+            Refusal::DiskFull => {
+                if let Some(&index) = self.lives.get(&attach) {
+                    self.links[index].full = true;
+                }
+                return self.give_up(attach, REFUSED_PAUSE, now, actions);
             }
             _ => return self.give_up(attach, REFUSED_PAUSE, now, actions),
         };

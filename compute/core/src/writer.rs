@@ -50,6 +50,11 @@ pub struct WriterBounds {
     pub lease: Duration,
 }
 
+/// Bytes of commits that wait for admission, of all together; beyond, they are refused as unavailable.
+const WAITING_BYTES_MAX: usize = 256 << 20;
+/// Bytes remembered for validation; beyond, the oldest changes are forgotten.
+const REMEMBERED_BYTES_MAX: usize = 256 << 20;
+
 /// A protection group as the writer sees it.
 #[derive(Debug)]
 struct Group {
@@ -100,6 +105,8 @@ pub struct WriterCore {
     /// Last LSN minted.
     last: Lsn,
     clock: WallClock,
+    /// Records on the meta page since one that starts its chain.
+    meta_chain: u64,
     tip: Tip,
     boxcar: Boxcar,
 
@@ -161,14 +168,16 @@ impl WriterCore {
             volume_epoch: opened.volume_epoch,
             page_bytes,
             pages_max: parameters.pages_per_pg.saturating_mul(groups.len() as u64),
-            line: Line::new(bounds.waiting_commits_max),
+            line: Line::new(bounds.waiting_commits_max, WAITING_BYTES_MAX),
             admission: Admission {
                 lal: parameters.lal,
                 bytes_max: bounds.unacknowledged_bytes_max,
             },
-            recent: RecentCommits::new(base, bounds.remembered_keys_max),
+            recent: RecentCommits::new(base, bounds.remembered_keys_max, REMEMBERED_BYTES_MAX),
             last: base,
             clock: WallClock::new(now, unix_ms),
+            // How long an earlier writer's chain is is not known: the first commit ends it.
+            meta_chain: commits::META_CHAIN_MAX,
             tip: Tip::default(),
             boxcar: Boxcar::new(opened.manifest.volume, opened.volume_epoch, base, &pg_last),
             router: Router::new(shipper.links().len()),

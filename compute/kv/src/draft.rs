@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::page::PageCell;
 use sixfold_log_format::{ApplyError, Cell, Lsn, Op, Page, PageId, PageKind, Record, Stamp, apply};
 
@@ -178,7 +179,7 @@ pub(crate) fn moved(cell: &PageCell<'_>) -> Cell<'static> {
     Cell {
         key: Cow::Owned(cell.key.to_vec()),
         value: Cow::Owned(cell.value.to_vec()),
-        stamp: if cell.stamp == THIS_COMMIT {
+        stamp: if cell.stamp == THIS_COMMIT || planted(Mutant::SplitStampsAnew) {
             Stamp::Commit
         } else {
             Stamp::At(cell.stamp)

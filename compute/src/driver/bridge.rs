@@ -91,8 +91,12 @@ impl Bridge {
         &self.links
     }
 
-    /// Hands an event to the core and wakes the pump.
+    /// Hands an event to the core and wakes the pump. After a failure the core hears nothing any more: a panic may have left
+    /// it half changed.
     pub(crate) fn event(&self, event: WriterEvent) {
+        if self.has_failed() {
+            return;
+        }
         self.core.borrow_mut().handle(clock::now(), event);
         self.wake.notify_one();
     }
@@ -129,6 +133,10 @@ impl Bridge {
     /// Why the database must close now, if it must.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.borrow().clone()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
     }
 
     /// Whether everything is answered after a close.

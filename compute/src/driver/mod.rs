@@ -240,14 +240,15 @@ async fn until_open(bridge: &Rc<Bridge>, limit: Duration, state: &State) -> Resu
     let until = clock::now() + limit;
     let mut alarm = Alarm::new();
     loop {
-        bridge.tick();
-        bridge.pump();
-        state.check_writable()?;
+        // Before the core acts: a task's panic may have left it half changed.
         if let Some(reason) = bridge.failure() {
             return Err(Error::Closed {
                 reason: internal_error(&reason),
             });
         }
+        bridge.tick();
+        bridge.pump();
+        state.check_writable()?;
         if bridge.is_open() {
             return Ok(());
         }
@@ -282,6 +283,11 @@ async fn serve(
         {
             commands.push(command);
         }
+        // Before the core acts: a task's panic may have left it half changed.
+        if let Some(reason) = bridge.failure() {
+            state.close(internal_error(&reason));
+            return;
+        }
         let busy = !commands.is_empty();
         let now = clock::now();
         for command in commands.drain(..) {
@@ -292,10 +298,6 @@ async fn serve(
         }
         bridge.tick();
         bridge.pump();
-        if let Some(reason) = bridge.failure() {
-            state.close(internal_error(&reason));
-            return;
-        }
         if bridge.is_drained() || close_until.is_some_and(|until| clock::now() >= until) {
             return;
         }

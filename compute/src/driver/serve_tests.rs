@@ -2,7 +2,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitError, CommitRequest, WriteValue, WriterCore};
+use sixfold_compute_core::{CommitError, CommitRequest, WriteValue, WriterCore, WriterEvent};
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{History, Lsn, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::Opened;
@@ -133,6 +133,32 @@ fn a_panic_of_a_task_closes_the_database_and_says_why() {
             panic!("closed")
         };
         assert_eq!(reason, "internal error: page 7 is upside down");
+    });
+}
+
+#[test]
+fn a_core_that_panicked_hears_and_does_nothing_any_more() {
+    run(async |mut driver| {
+        // Both would be answered by the next turn.
+        let mut before = driver.commit(Duration::ZERO);
+        let inbox = driver.inbox.as_mut().unwrap();
+        let command = inbox.try_recv().unwrap();
+        driver.bridge.command(clock::now(), command);
+        let mut behind = driver.commit(Duration::ZERO);
+        driver.bridge.spawn(async { panic!("in the middle") });
+        while driver.bridge.failure().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let bridge = Rc::clone(&driver.bridge);
+        bridge.event(WriterEvent::Close);
+        assert!(bridge.is_open(), "it did not hear of the close");
+        driver.serve(LIMIT).await;
+        assert!(before.try_recv().is_err(), "the core did not act");
+        assert!(behind.try_recv().is_err(), "the core was told nothing");
+        assert!(matches!(
+            driver.state.check_open(),
+            Err(Error::Closed { .. })
+        ));
     });
 }
 

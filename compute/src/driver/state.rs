@@ -24,7 +24,8 @@ impl State {
         let _ = self.closed.set(reason.into());
     }
 
-    /// Reads of fixed points go on after a fence, but not after a close.
+    /// A close ends everything. A fence ends no reads by itself: pages that are in memory serve fixed points still, and
+    /// whatever misses is answered [`Error::Fenced`], since the segments refuse a reader of another history.
     ///
     /// # Errors
     /// [`Error::Closed`].

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Census, Install, Installed, Message, ReadLog, Refill};
 use sixfold_log_format::{
     History, Lsn, Manifest, ManifestVersion, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch,
@@ -16,9 +17,9 @@ use super::fence::find;
 use super::refill::{READ_BYTES, RefillRequest, RefillStep};
 use super::requests::Ask;
 use super::{Opened, Phase, RecoveryError, shortfall};
-use crate::cut::{CutError, cut};
+use crate::cut::cut;
 use crate::quorum::is_write_quorum_of_all;
-use crate::truncate::extend;
+use crate::truncate::{extend, has_room};
 
 /// What the answers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +57,21 @@ impl SettleStep {
     /// Cuts, and computes the history and manifest to install.
     ///
     /// # Errors
-    /// [`CutError`] when the answers contradict each other.
+    /// [`RecoveryError::Corrupt`] when the answers contradict each other, [`RecoveryError::HistoryFull`] when the history found
+    /// has no room for the range of this reopening.
     pub(super) fn new(
         now: Duration,
         volume_epoch: VolumeEpoch,
         writer: WriterId,
         answers: &[(PgId, Census)],
         restart_count: u32,
-    ) -> Result<SettleStep, CutError> {
+    ) -> Result<SettleStep, RecoveryError> {
         let found = cut(answers)?;
+        if !has_room(&found.history, found.vdl) {
+            return Err(RecoveryError::HistoryFull {
+                ranges: found.history.ranges.len(),
+            });
+        }
         let mut manifest = found.manifest;
         let history = extend(
             &found.history,
@@ -231,7 +238,7 @@ impl SettleStep {
                 self.phase = Phase::Refill;
                 SettleVerdict::Entered(Phase::Refill)
             }
-            Phase::Refill if self.refill.is_done() => {
+            Phase::Refill if self.refill.is_done() || planted(Mutant::OpenBeforeRefill) => {
                 self.phase = Phase::Lease;
                 self.ready_at = now;
                 SettleVerdict::Entered(Phase::Lease)
@@ -241,7 +248,9 @@ impl SettleStep {
                 self.refill.start(now);
                 SettleVerdict::Wait
             }
-            Phase::Lease if now >= lease_until => SettleVerdict::Open,
+            Phase::Lease if now >= lease_until || planted(Mutant::LeaseNotAwaited) => {
+                SettleVerdict::Open
+            }
             _ => SettleVerdict::Wait,
         }
     }

@@ -138,6 +138,16 @@ pub enum RecoveryError {
         /// Its epoch.
         volume_epoch: VolumeEpoch,
     },
+    /// The history holds as many annulled ranges as a history can, and this reopening would add one. Histories come with the
+    /// census, so this is found only when the segments are fenced: a writer that was alive is gone. Nothing was installed, and
+    /// pages can still be read.
+    #[error(
+        "the history is full: it lists {ranges} annulled ranges, and this reopening would add one"
+    )]
+    HistoryFull {
+        /// How many it lists.
+        ranges: usize,
+    },
     /// The answers contradict each other.
     #[error("corrupt: {0}")]
     Corrupt(#[from] crate::cut::CutError),

@@ -1,12 +1,13 @@
 //! Reopenings that are cut short, and the ones that come after them.
 
 use sixfold_log_format::PgId;
+use sixfold_log_format::limits::HISTORY_RANGES_MAX;
 use sixfold_log_format::wire::{Message, Refusal};
 use sixfold_recovery::cut::CutError;
 use sixfold_recovery::machine::{Recovery, RecoveryAction, RecoveryError, RecoveryEvent};
 
 use crate::cluster::{Cluster, Fate, assert_opened, nodes_of, options, take_over, written};
-use crate::common::{batch_of, epoch, lsn, ms};
+use crate::common::{batch_of, epoch, history, lsn, ms, range};
 
 const ALL: u32 = 0b11_1111;
 
@@ -231,4 +232,53 @@ fn a_census_that_no_segment_can_give_is_not_counted() {
             ..
         })
     ));
+}
+
+#[test]
+fn a_volume_whose_history_is_full_gives_one_clear_line() {
+    let mut cluster = Cluster::new();
+    let count = HISTORY_RANGES_MAX as u64;
+    let ranges: Vec<_> = (0..count)
+        .map(|number| range(100 * number + 50, 100 * number + 60, number + 2))
+        .collect();
+    let full = history(count + 1, &ranges);
+    let end = full.highest_end();
+    for segment in &mut cluster.segments {
+        segment.guard.claim = epoch(count + 1);
+        segment.guard.history_epoch = epoch(count + 1);
+        segment.history = full.clone();
+        segment.floor = end;
+    }
+    // A reopening that found nothing new replaces the last range.
+    let opened = cluster.open(options(1));
+    assert_eq!(opened.history.ranges.len(), HISTORY_RANGES_MAX);
+
+    let first = opened.vdl.next().get();
+    let batch = batch_of(
+        0,
+        opened.volume_epoch.get(),
+        0,
+        &[first],
+        opened.vdl.get(),
+        0,
+    );
+    cluster.append(&opened, &batch, &nodes_of(ALL));
+    cluster
+        .segments
+        .iter_mut()
+        .for_each(|segment| segment.heard_ms_ago = None);
+    let error = cluster.recover(options(2)).unwrap_err();
+    assert_eq!(
+        error,
+        RecoveryError::HistoryFull {
+            ranges: HISTORY_RANGES_MAX
+        }
+    );
+    assert_eq!(
+        error.to_string(),
+        "the history is full: it lists 4096 annulled ranges, and this reopening would add one"
+    );
+    for segment in &cluster.segments {
+        assert_eq!(segment.history, opened.history, "nothing was installed");
+    }
 }

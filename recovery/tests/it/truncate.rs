@@ -1,6 +1,7 @@
 //! The new history (R1).
 
-use sixfold_recovery::truncate::extend;
+use sixfold_log_format::limits::HISTORY_RANGES_MAX;
+use sixfold_recovery::truncate::{extend, has_room};
 
 use crate::common::{LAL, epoch, history, lsn, range};
 
@@ -79,4 +80,27 @@ fn a_cut_inside_a_range_is_a_bug() {
 #[should_panic(expected = "not above")]
 fn an_epoch_that_does_not_rise_is_a_bug() {
     extend(&history(5, &[]), lsn(5), LAL, epoch(5));
+}
+
+#[test]
+fn a_full_history_has_room_only_for_a_range_that_replaces_another() {
+    let count = HISTORY_RANGES_MAX as u64;
+    let ranges: Vec<_> = (0..count)
+        .map(|number| range(100 * number + 50, 100 * number + 60, number + 2))
+        .collect();
+    let full = history(count + 1, &ranges);
+    let end = full.highest_end().get();
+    // Something was written since: one range more.
+    assert!(!has_room(&full, lsn(end + 1)));
+    // Nothing was written, or the cut lies below the last range: as many as before.
+    for vdl in [end, end - 11] {
+        assert!(has_room(&full, lsn(vdl)));
+        let new = extend(&full, lsn(vdl), LAL, epoch(count + 2));
+        assert_eq!(new.ranges.len(), HISTORY_RANGES_MAX);
+    }
+    let roomy = history(count, &ranges[..HISTORY_RANGES_MAX - 1]);
+    let vdl = roomy.highest_end().next();
+    assert!(has_room(&roomy, vdl));
+    let new = extend(&roomy, vdl, LAL, epoch(count + 2));
+    assert_eq!(new.ranges.len(), HISTORY_RANGES_MAX);
 }

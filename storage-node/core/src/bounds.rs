@@ -48,17 +48,25 @@ pub(crate) const PIECE_BATCHES_MAX: usize = 4_096;
 pub(crate) const LOG_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Most redo that one read job holds while it works, bytes.
 pub(crate) const JOB_BYTES_MAX: usize = 4 << 20;
+/// Most records that one page job walks in one go, about: other events, acks among them, come in between.
+pub(crate) const STEP_RECORDS_MAX: usize = 64 << 10;
 /// Longest single read of batches, bytes.
 pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
 /// Batches that lie no farther apart on disk are read in one go, bytes.
 pub(crate) const READ_GAP_BYTES: u64 = 64 << 10;
 /// Most answers that wait for the hot log.
 pub(crate) const WAITERS_MAX: usize = 4_096;
-/// Most messages that wait for the scan.
+/// Most messages that wait for the scan. None of them carries redo.
 pub(crate) const EARLY_MESSAGES_MAX: usize = 1_024;
+/// Most bytes of messages that wait for the scan, as encoded: manifests and histories, most of them.
+pub(crate) const EARLY_BYTES_MAX: usize = 16 << 20;
 /// Most segments of a node.
 pub(crate) const SEGMENTS_MAX: usize = 4_096;
 /// Runs and CPLs in one piece of a census.
+///
+/// All pieces of a census are queued in one turn, and a CPL takes 8 bytes. A shell that lets 32 MiB wait on one stream therefore
+/// sends a census of up to about 4 million unsettled CPLs. A writer has far fewer records without an ack from its quorum; only
+/// a segment that heard no VDL through millions of small MTRs would come near.
 pub(crate) const CENSUS_PIECE_COUNT: usize = 32_768;
 /// Pause before a file is asked for again after the disk was full.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(1);

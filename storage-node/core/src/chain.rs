@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Batch, History, Lsn, VolumeEpoch};
 
 use crate::hot_log::Place;
@@ -229,7 +230,9 @@ impl Chain {
                 from = range.through.next();
                 continue;
             }
-            if held.place.is_none() || held.prev != self.scl {
+            let durable = held.place.is_some() || planted(Mutant::AckBeforeSync);
+            let linked = held.prev == self.scl || planted(Mutant::SclPastAHole);
+            if !durable || !linked {
                 return;
             }
             let Some(last) = held.last_valid(Lsn::MAX, history) else {

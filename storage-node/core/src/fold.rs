@@ -21,6 +21,8 @@ pub(crate) enum Folding {
     Done,
     /// These batches are needed next.
     Needs(Vec<BatchId>),
+    /// It has walked as many records as it may in one go.
+    Paused,
 }
 
 /// Why a page cannot be folded: damage.
@@ -51,6 +53,8 @@ pub(crate) struct Fold {
     settled: Lsn,
     /// The newest version at or below `settled`, as far as whole batches go.
     image: Option<Page>,
+    /// The last version of it that was put aside while it waited.
+    kept: Option<Lsn>,
 }
 
 impl Fold {
@@ -62,7 +66,30 @@ impl Fold {
             at: 0,
             settled,
             image: None,
+            kept: None,
         }
+    }
+
+    /// What may be kept of a fold that has to wait, so that whoever asks again goes on from there, and the LSN of what was kept
+    /// before. Without it a fold that takes longer than its reader's patience would never end.
+    pub(crate) fn keep(&mut self) -> Option<(Page, Option<Lsn>)> {
+        let image = self.settled_page().or_else(|| self.image.clone())?;
+        if self.at == 0 || self.kept == Some(image.lsn()) {
+            return None;
+        }
+        let before = self.kept.replace(image.lsn());
+        Some((image, before))
+    }
+
+    /// The LSN of the last version that [`Fold::keep`] gave.
+    pub(crate) fn kept(&self) -> Option<Lsn> {
+        self.kept
+    }
+
+    /// The page as far as it is, when nothing of it can be annulled any more.
+    fn settled_page(&self) -> Option<Page> {
+        let lsn = self.page.lsn();
+        (lsn <= self.settled && !lsn.is_none()).then(|| self.page.clone())
     }
 
     /// The page, when the fold is done, and a version of it that may be kept.
@@ -72,16 +99,11 @@ impl Fold {
             self.records.len(),
             "only a finished fold is a page"
         );
-        let whole = self.page.lsn() <= self.settled && !self.page.lsn().is_none();
-        let image = if whole {
-            Some(self.page.clone())
-        } else {
-            self.image
-        };
+        let image = self.settled_page().or(self.image);
         (self.page, image)
     }
 
-    /// Goes on as far as bytes are at hand.
+    /// Goes on as far as bytes are at hand, and until about `budget` records were walked, which is counted down.
     ///
     /// # Errors
     /// [`FoldError`]: something durable is damaged.
@@ -89,6 +111,7 @@ impl Fold {
         &mut self,
         chain: &Chain,
         fetched: &Fetched,
+        budget: &mut usize,
     ) -> Result<Folding, FoldError> {
         while let Some(entry) = self.records.get(self.at) {
             let id = entry.batch;
@@ -100,6 +123,11 @@ impl Fold {
             let Some(batch) = batch else {
                 return Ok(Folding::Needs(self.missing(chain)));
             };
+            if *budget == 0 {
+                return Ok(Folding::Paused);
+            }
+            // Looking for a record costs a look at every one before it.
+            *budget = budget.saturating_sub(batch.header().record_count as usize);
             let records = &self.records[self.at..self.at + of_batch];
             let passes = records.last().is_some_and(|last| last.lsn > self.settled)
                 && self.page.lsn() <= self.settled;

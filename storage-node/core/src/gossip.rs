@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Gossip, GossipAnswer, LogPiece, Message, ReadLog, Refusal};
 use sixfold_log_format::{History, Lsn, Manifest, Member, SegmentId, VolumeEpoch};
 
@@ -235,7 +236,7 @@ impl NodeCore {
         // A stream is in order: what its writer has sent is pending here or was lost on an earlier stream.
         let lost = segment.stream.is_none()
             || (segment.pending.is_empty() && segment.gossip.pg_last > scl);
-        if answer.scl > scl && (lost || ahead > scl) {
+        if answer.scl > scl && (lost || ahead > scl) && !planted(Mutant::GossipMute) {
             segment.gossip.pull = Some(Pull {
                 peer,
                 history_epoch: epoch,

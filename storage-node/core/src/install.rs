@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{
-    Census, Claim, Install, Message, Probe, ProbeAnswer, Refill, Refusal, SegmentProbe,
+    Census, Claim, Install, Installed, Message, Probe, ProbeAnswer, Refill, Refusal, SegmentProbe,
 };
 use sixfold_log_format::{History, Manifest, SegmentId, VolumeEpoch, WriterId};
 
@@ -86,7 +87,9 @@ impl NodeCore {
             segment.guard = guard;
             // Whoever was heard is fenced now: it does not keep the volume in use (T11).
             segment.writer_heard = None;
-            self.end_stale_streams(id);
+            if !planted(Mutant::AckAfterClaim) {
+                self.end_stale_streams(id);
+            }
         }
     }
 
@@ -107,6 +110,15 @@ impl NodeCore {
                 manifest,
             },
         ) {
+            Ok(_) if planted(Mutant::InstallBeforeDurable) => {
+                let scl = self.segments[&segment].scl();
+                let installed = Installed {
+                    segment,
+                    scl,
+                    history_epoch: volume_epoch,
+                };
+                self.answer(stream, Message::Installed(installed));
+            }
             Ok(ticket) => {
                 self.wait(
                     now,
@@ -152,6 +164,9 @@ impl NodeCore {
                 Err(refusal) => return self.refuse(stream, refusal),
             };
             self.accept_guard(id, guard, ticket);
+            if planted(Mutant::CensusBeforeDurable) {
+                return self.answer_claim(now, stream, id, volume_epoch, writer);
+            }
         }
         self.wait(
             now,
@@ -194,7 +209,11 @@ impl NodeCore {
             scl: segment.scl(),
             vdl_seen: segment.vdl_seen,
             last_valid: segment.chain.last_valid(segment.vdl_seen, &segment.history),
-            lease_left_ms: whole_ms(segment.lease.left(now)),
+            lease_left_ms: if planted(Mutant::LeaseLeftUnsaid) {
+                0
+            } else {
+                whole_ms(segment.lease.left(now))
+            },
             runs: Vec::new(),
             more: false,
         };

@@ -4,13 +4,15 @@
 //!   Message -> streams / fence / read / gossip / admin -> hot log -> Write ... Written -> apply -> answers
 //! ```
 //! The step files decide about their own state; here is what ties them together: an entry that becomes durable is applied to
-//! its segment, then whoever waited for it is answered, then one ack per log stream goes out.
+//! its segment, then whoever waited for it is answered, then one ack per log stream goes out. The page index takes it last, when
+//! there is nothing else to do, or before anything reads the index.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, Refusal, Role};
 use sixfold_log_format::{Batch, NodeId, PgId, SegmentId, VolumeId};
 use sixfold_recovery::lease::GrantedLease;
@@ -19,7 +21,7 @@ pub use crate::bounds::Bounds;
 
 use crate::action::{Action, Severity};
 use crate::admin::Counters;
-use crate::bounds::{EARLY_MESSAGES_MAX, WAITERS_MAX};
+use crate::bounds::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, WAITERS_MAX};
 use crate::chain::BatchId;
 use crate::event::{ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, StreamKey};
 use crate::gossip::Asking;
@@ -48,6 +50,7 @@ struct Early {
     role: Role,
     stream: StreamKey,
     message: Message,
+    bytes: usize,
 }
 
 /// A storage node without I/O.
@@ -73,6 +76,10 @@ pub struct NodeCore {
     pub(crate) cache: PageCache,
     resident: VecDeque<(SegmentId, BatchId)>,
     resident_bytes: usize,
+    /// Durable batches that are not in their page index yet, oldest first. They are in memory: each stands in `resident` too.
+    unindexed: VecDeque<(SegmentId, BatchId)>,
+    /// The clock of the last call.
+    now: Duration,
     pub(crate) asking: Asking,
     pub(crate) counters: Counters,
     pub(crate) actions: VecDeque<Action>,
@@ -124,6 +131,8 @@ impl NodeCore {
             cache: PageCache::new(found.bounds.page_cache_bytes_max),
             resident: VecDeque::new(),
             resident_bytes: 0,
+            unindexed: VecDeque::new(),
+            now,
             asking: Asking::new(found.seed, now + found.bounds.gossip_interval),
             counters: Counters::default(),
             actions: VecDeque::new(),
@@ -140,6 +149,7 @@ impl NodeCore {
         if matches!(self.phase, Phase::Stopped) {
             return;
         }
+        self.now = now;
         match event {
             Event::Message {
                 connection,
@@ -163,18 +173,38 @@ impl NodeCore {
         self.pump(now);
     }
 
-    /// The next action, until there is none.
+    /// The next action, until there is none. Then everything durable is in the page index, too: what can wait until acks have
+    /// left is done here, behind the last action.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if action.is_none() {
+            self.index_durable();
+        }
+        action
+    }
+
+    /// Whether [`NodeCore::poll_action`] has an action. A shell whose acks leave only when it has let go of the thread does these
+    /// first, and calls again a little later when [`NodeCore::is_behind`] says so. Any event may come in between.
+    pub fn has_action(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// Whether work was put off until there is no action left.
+    pub fn is_behind(&self) -> bool {
+        !self.unindexed.is_empty()
     }
 
     /// When [`Event::Timeout`] is due next, if ever.
     pub fn poll_timeout(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Running => [self.log.poll_timeout(), Some(self.asking.next_round())]
-                .into_iter()
-                .flatten()
-                .min(),
+            Phase::Running => [
+                self.log.poll_timeout(),
+                Some(self.asking.next_round()),
+                self.reads.has_paused().then_some(self.now),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
             Phase::Scanning | Phase::Stopped => None,
         }
     }
@@ -201,14 +231,11 @@ impl NodeCore {
             }
         }
         if matches!(self.phase, Phase::Scanning) {
-            // Refills are large, and whoever sends one has been answered by this node before: it asks again.
-            if self.early.len() >= EARLY_MESSAGES_MAX || matches!(message, Message::Refill(_)) {
-                return self.refuse(stream, Refusal::Overloaded);
-            }
-            return self.early.push_back(Early {
+            return self.put_early(Early {
                 connection,
                 role,
                 stream,
+                bytes: message.encode().len_bytes(),
                 message,
             });
         }
@@ -245,6 +272,22 @@ impl NodeCore {
         }
     }
 
+    /// A message waits for the scan.
+    fn put_early(&mut self, early: Early) {
+        // These are large, and whoever sends one has been answered by this node before: it asks again.
+        let is_bulk = matches!(
+            early.message,
+            Message::Append(_) | Message::Refill(_) | Message::Echo(_)
+        );
+        let bytes: usize = self.early.iter().map(|waiting| waiting.bytes).sum();
+        let is_full =
+            self.early.len() >= EARLY_MESSAGES_MAX || bytes + early.bytes > EARLY_BYTES_MAX;
+        if is_bulk || is_full {
+            return self.refuse(early.stream, Refusal::Overloaded);
+        }
+        self.early.push_back(early);
+    }
+
     fn on_stream_closed(&mut self, stream: StreamKey) {
         self.early.retain(|early| early.stream != stream);
         self.forget_stream(stream);
@@ -253,6 +296,8 @@ impl NodeCore {
     }
 
     fn on_written(&mut self, now: Duration, token: DiskToken, result: Result<(), DiskError>) {
+        // Nearly always done already; here so that no more than one group is ever behind.
+        self.index_durable();
         let durable = match self.log.written(now, token, result) {
             Written::Durable(durable) => durable,
             Written::Failed(reason) => return self.stop(reason),
@@ -290,10 +335,21 @@ impl NodeCore {
             Applied::Batch(batch, bytes) => {
                 self.counters.redo_bytes += bytes as u64;
                 self.ack_due.insert(id);
+                self.unindexed.push_back((id, batch));
                 self.keep_resident(id, batch, bytes);
             }
+            Applied::History if planted(Mutant::LayerAboveVdl) => {}
             Applied::History => self.cache.clear(id),
             Applied::Other => {}
+        }
+    }
+
+    /// Brings the page indexes up to what is durable. Whoever reads an index calls this first.
+    pub(crate) fn index_durable(&mut self) {
+        for (id, batch) in self.unindexed.drain(..) {
+            if let Some(segment) = self.segments.get_mut(&id) {
+                segment.index_batch(batch);
+            }
         }
     }
 
@@ -305,6 +361,10 @@ impl NodeCore {
             let Some((id, batch)) = self.resident.pop_front() else {
                 break;
             };
+            if self.unindexed.front() == Some(&(id, batch)) {
+                // Its bytes are needed for that.
+                self.index_durable();
+            }
             let evicted = self
                 .segments
                 .get_mut(&id)
@@ -332,6 +392,7 @@ impl NodeCore {
         if self.is_ready() && now >= self.asking.next_round() {
             self.gossip_round(now);
         }
+        self.resume_paused();
     }
 
     fn pump(&mut self, now: Duration) {
@@ -417,6 +478,7 @@ impl NodeCore {
         let Some(mut scan) = self.scan.take() else {
             return;
         };
+        self.index_durable();
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(error) => return self.stop(format!("reading the hot log failed: {error:?}")),
@@ -462,9 +524,11 @@ impl NodeCore {
                 Applied::Other
             }
             Entry::Dropped { .. } => {
+                self.index_durable();
                 self.segments.remove(&id);
                 return Ok(());
             }
+            Entry::Claim { .. } if planted(Mutant::RestartForgetsClaims) => Applied::Other,
             Entry::Created { .. } | Entry::Claim { .. } | Entry::Install { .. } => {
                 segment.apply(entry, place)
             }

@@ -51,9 +51,12 @@ impl PageCache {
         Some(&image.page)
     }
 
-    /// Keeps an image. The caller has checked R11.
-    pub(crate) fn insert(&mut self, segment: SegmentId, page: Page) {
+    /// Keeps an image, in the place of the one at `instead`, which is a step on the way to it. The caller has checked R11.
+    pub(crate) fn insert(&mut self, segment: SegmentId, page: Page, instead: Option<Lsn>) {
         let key = (segment, page.id(), page.lsn());
+        if let Some(lsn) = instead.filter(|lsn| *lsn != page.lsn()) {
+            self.remove((segment, page.id(), lsn));
+        }
         if self.images.contains_key(&key) || page.len_bytes() > self.bytes_max {
             return;
         }

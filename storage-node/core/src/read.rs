@@ -1,13 +1,16 @@
 //! Reads: pages at an LSN (R26) and batches of the log, answered at once from memory or as a job that reads the disk.
 //!
 //! A job goes as far as bytes are at hand, asks for a bounded amount of batches, and goes on when they came and were
-//! verified. Jobs and disk reads in flight are bounded. A job whose segment takes another history meanwhile is refused (R3).
+//! verified. A job with much to fold stops now and then and goes on at the next timeout, which is due at once, so that acks do
+//! not wait for it. What a waiting fold came to is kept in the page cache, so that a reader who lost patience finds it there.
+//! Jobs and disk reads in flight are bounded. A job whose segment takes another history meanwhile is refused (R3).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{ENTRY_HEADER_BYTES, FileNumber};
 use sixfold_log_format::limits::PAGES_REQUEST_COUNT_MAX;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{
     LogPiece, Message, PageAnswer, PageRequest, Pages, ReadLog, ReadPages, Refusal,
 };
@@ -16,6 +19,7 @@ use sixfold_log_format::{Batch, Lsn, Page, PageId, SegmentId, VolumeEpoch};
 use crate::action::{Action, Severity};
 use crate::bounds::{
     LOG_ANSWER_BYTES_MAX, PIECE_BATCHES_MAX, PIECE_BYTES_MAX, READ_BYTES_MAX, READ_GAP_BYTES,
+    STEP_RECORDS_MAX,
 };
 use crate::chain::BatchId;
 use crate::event::{DiskError, DiskToken, StreamKey};
@@ -65,6 +69,8 @@ enum Step {
     Say(Message, bool),
     /// It reads these.
     Fetch(Vec<BatchId>),
+    /// It goes on later.
+    Pause,
 }
 
 /// A run of bytes of a file that holds batches.
@@ -82,6 +88,8 @@ struct DiskRead {
 pub(crate) struct Reads {
     jobs: BTreeMap<u64, Job>,
     next_job: u64,
+    /// Jobs that go on at the next timeout.
+    paused: VecDeque<u64>,
     in_flight: BTreeMap<DiskToken, DiskRead>,
     queue: VecDeque<DiskRead>,
     in_flight_max: usize,
@@ -93,6 +101,7 @@ impl Reads {
         Reads {
             jobs: BTreeMap::new(),
             next_job: 0,
+            paused: VecDeque::new(),
             in_flight: BTreeMap::new(),
             queue: VecDeque::new(),
             in_flight_max: in_flight_max.max(1),
@@ -111,6 +120,20 @@ impl Reads {
         self.jobs.retain(|_, job| job.stream != stream);
         let jobs = &self.jobs;
         self.queue.retain(|read| jobs.contains_key(&read.job));
+        self.paused.retain(|job| jobs.contains_key(job));
+    }
+
+    /// Whether a job waits for nothing but its turn.
+    pub(crate) fn has_paused(&self) -> bool {
+        !self.paused.is_empty()
+    }
+
+    /// The number of a job, a new one for `None`.
+    fn number(&mut self, key: Option<u64>) -> u64 {
+        key.unwrap_or_else(|| {
+            self.next_job += 1;
+            self.next_job
+        })
     }
 
     fn issue(&mut self, actions: &mut VecDeque<Action>) {
@@ -178,7 +201,8 @@ impl NodeCore {
         let Some(segment) = self.segments.get(&id) else {
             return self.refuse(stream, Refusal::UnknownSegment);
         };
-        if segment.history_epoch() != history_epoch {
+        let checks = !planted(Mutant::ReadWithoutHistoryCheck);
+        if segment.history_epoch() != history_epoch && checks {
             let history_epoch = segment.history_epoch();
             return self.refuse(stream, Refusal::OtherHistory { history_epoch });
         }
@@ -198,20 +222,27 @@ impl NodeCore {
 
     /// Runs a job until it is answered or waits for the disk. `key` is `None` for one that never waited.
     fn run_job(&mut self, mut job: Job, key: Option<u64>) {
+        self.index_durable();
+        let mut budget = STEP_RECORDS_MAX;
         loop {
             let segment = self
                 .segments
                 .get_mut(&job.segment)
                 .expect("segments are not removed");
-            if segment.history_epoch() != job.history_epoch {
+            let checks = !planted(Mutant::ReadWithoutHistoryCheck);
+            if segment.history_epoch() != job.history_epoch && checks {
                 let history_epoch = segment.history_epoch();
                 return self.refuse(job.stream, Refusal::OtherHistory { history_epoch });
             }
             let step = match &mut job.work {
-                Work::Pages(pages) => {
-                    pages.step(segment, &mut self.cache, &job.fetched, &mut self.actions)
-                }
-                Work::Log(log) => log.step(segment, &job.fetched),
+                Work::Pages(pages) => pages.step(
+                    segment,
+                    &mut self.cache,
+                    &job.fetched,
+                    &mut budget,
+                    &mut self.actions,
+                ),
+                Work::Log(log) => log.step(segment, &mut job.fetched),
             };
             match step {
                 Step::Say(message, end) => {
@@ -225,13 +256,27 @@ impl NodeCore {
                         return;
                     }
                 }
-                Step::Fetch(batches) => {
-                    if key.is_none() && self.reads.jobs.len() >= self.reads.in_flight_max {
-                        return self.refuse(job.stream, Refusal::Overloaded);
-                    }
-                    return self.fetch(job, key, &batches);
+                Step::Fetch(_) | Step::Pause
+                    if key.is_none() && self.reads.jobs.len() >= self.reads.in_flight_max =>
+                {
+                    return self.refuse(job.stream, Refusal::Overloaded);
+                }
+                Step::Fetch(batches) => return self.fetch(job, key, &batches),
+                Step::Pause => {
+                    let number = self.reads.number(key);
+                    self.reads.jobs.insert(number, job);
+                    return self.reads.paused.push_back(number);
                 }
             }
+        }
+    }
+
+    /// The job that has paused longest goes on.
+    pub(crate) fn resume_paused(&mut self) {
+        if let Some(number) = self.reads.paused.pop_front() {
+            let job = self.reads.jobs.remove(&number);
+            let job = job.expect("paused jobs are cancelled with their entry");
+            self.run_job(job, Some(number));
         }
     }
 
@@ -251,12 +296,12 @@ impl NodeCore {
             })
             .collect();
         places.sort_unstable();
-        let number = key.unwrap_or_else(|| {
-            self.reads.next_job += 1;
-            self.reads.next_job
-        });
+        let number = self.reads.number(key);
         let reads = gather(&places, u64::from(self.block_bytes), number);
-        job.fetched.clear();
+        if matches!(job.work, Work::Pages(_)) {
+            // A fold goes batch by batch, and has passed these. A piece of the log needs all of its batches at once.
+            job.fetched.clear();
+        }
         job.waiting = reads.len();
         self.reads.jobs.insert(number, job);
         self.reads.queue.extend(reads);
@@ -368,6 +413,7 @@ impl PagesWork {
         segment: &mut Segment,
         cache: &mut PageCache,
         fetched: &Fetched,
+        budget: &mut usize,
         actions: &mut VecDeque<Action>,
     ) -> Step {
         while let Some(request) = self.requests.get(self.answers.len()).copied() {
@@ -381,24 +427,19 @@ impl PagesWork {
                     }
                 },
             };
-            match fold.advance(&segment.chain, fetched) {
+            let step = match fold.advance(&segment.chain, fetched, budget) {
                 Ok(Folding::Done) => {
+                    let kept = fold.kept();
                     let (page, image) = fold.into_page();
                     let encoded = Bytes::from(page.encode());
                     if let Some(image) = image {
-                        let settled = segment.scl().min(segment.vdl_seen);
-                        assert!(
-                            image.lsn() <= settled,
-                            "no image of what may be annulled is kept (R11)"
-                        );
-                        cache.insert(segment.id, image);
+                        keep(segment, cache, image, kept);
                     }
                     self.answers.push(PageAnswer::Page(encoded));
+                    continue;
                 }
-                Ok(Folding::Needs(batches)) => {
-                    self.fold = Some(fold);
-                    return Step::Fetch(batches);
-                }
+                Ok(Folding::Needs(batches)) => Step::Fetch(batches),
+                Ok(Folding::Paused) => Step::Pause,
                 Err(error) => {
                     segment.unreadable = true;
                     let reason = format!("page {} at LSN {}: {error}", request.page, request.lsn);
@@ -409,8 +450,14 @@ impl PagesWork {
                     });
                     self.answers
                         .push(PageAnswer::Refused(Refusal::Corrupt { reason }));
+                    continue;
                 }
+            };
+            if let Some((image, kept)) = fold.keep() {
+                keep(segment, cache, image, kept);
             }
+            self.fold = Some(fold);
+            return step;
         }
         Step::Say(
             Message::Pages(Pages {
@@ -421,6 +468,15 @@ impl PagesWork {
     }
 }
 
+fn keep(segment: &Segment, cache: &mut PageCache, image: Page, instead: Option<Lsn>) {
+    let settled = segment.scl().min(segment.vdl_seen);
+    assert!(
+        image.lsn() <= settled || planted(Mutant::LayerAboveVdl),
+        "no image of what may be annulled is kept (R11)"
+    );
+    cache.insert(segment.id, image, instead);
+}
+
 /// Begins to fold a page, or answers at once.
 fn begin(
     request: &PageRequest,
@@ -429,11 +485,20 @@ fn begin(
 ) -> Result<Fold, PageAnswer> {
     let scl = segment.scl();
     // An idle PG's SCL stays below the reader's point for ever; its last LSN is what must be held (R26).
-    if scl < request.lsn.min(request.pg_last) {
+    let wanted = if planted(Mutant::IdlePgUnreadable) {
+        request.lsn
+    } else {
+        request.lsn.min(request.pg_last)
+    };
+    if scl < wanted && !planted(Mutant::ReadAboveScl) {
         return Err(PageAnswer::Refused(Refusal::Behind { scl }));
     }
     let through = request.lsn.min(scl);
-    let settled = scl.min(segment.vdl_seen);
+    let settled = if planted(Mutant::LayerAboveVdl) {
+        Lsn::MAX
+    } else {
+        scl.min(segment.vdl_seen)
+    };
     let image = cache.newest(segment.id, request.page, through);
     let image_lsn = image.map(Page::lsn);
     let (records, on_image) =
@@ -454,8 +519,9 @@ fn begin(
 }
 
 impl LogWork {
-    /// The next piece, or what it needs.
-    fn step(&mut self, segment: &Segment, fetched: &Fetched) -> Step {
+    /// The next piece, or what it needs. What was fetched stays until the piece is whole, whatever leaves memory meanwhile: else two
+    /// batches could be missing in turn for ever.
+    fn step(&mut self, segment: &Segment, fetched: &mut Fetched) -> Step {
         let chain = &segment.chain;
         let mut count = 0;
         let mut bytes = 0;
@@ -482,6 +548,7 @@ impl LogWork {
         let batches: Vec<Bytes> = piece.filter_map(at_hand).collect();
         assert_eq!(batches.len(), count, "every batch of the piece is at hand");
         self.batches.drain(..count);
+        fetched.clear();
         let end = self.batches.is_empty();
         let more = self.more || !end;
         Step::Say(Message::LogPiece(LogPiece { batches, more }), end)

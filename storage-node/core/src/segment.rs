@@ -2,7 +2,8 @@
 //!
 //! The guard says what was *accepted* and is changed at once, so that no ack of a lower epoch leaves any more (R2). History,
 //! manifest, chain and index only ever hold what is *durable*: the same function applies an entry when its write completes
-//! and when a restart reads it back, so that both end in the same state.
+//! and when a restart reads it back, so that both end in the same state. The index alone may lag behind: its owner brings it up
+//! before a page is read.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::limits::READ_LEASE_MS;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
     Batch, History, Lsn, Manifest, Member, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
 };
@@ -215,10 +217,16 @@ impl Segment {
         self.saw_vdl(batch.header().vdl);
         self.unsettled.add(&batch, self.vdl_seen);
         self.chain.advance(&self.history);
-        self.index.add(id, &batch);
         let bytes = batch.bytes().len();
         self.chain.put_resident(id, batch);
         Applied::Batch(id, bytes)
+    }
+
+    /// A durable batch goes into the page index: once, and while its bytes are in memory.
+    pub(crate) fn index_batch(&mut self, id: BatchId) {
+        let batch = self.chain.get(id).resident.as_ref();
+        let batch = batch.expect("a batch leaves memory only when it is indexed");
+        self.index.add(id, batch);
     }
 
     /// A batch that a restart read back. It was verified.
@@ -237,7 +245,12 @@ impl Segment {
 
     fn take_history(&mut self, history: &History, manifest: &Manifest) {
         if history.volume_epoch > self.history.volume_epoch {
-            let old = std::mem::replace(&mut self.history, history.clone());
+            let new = if planted(Mutant::HistoryMerged) {
+                merged(&self.history, history)
+            } else {
+                history.clone()
+            };
+            let old = std::mem::replace(&mut self.history, new);
             self.chain.rewind(&old, &self.history);
             // SCLs told under another history say nothing about this one.
             self.missing_below = None;
@@ -276,6 +289,9 @@ impl Segment {
                     "claims only rise"
                 );
                 self.take_history(history, manifest);
+                if planted(Mutant::VdlSeenFromInstall) {
+                    self.saw_vdl(history.highest_end());
+                }
                 self.durable_guard = EpochGuard {
                     claim: *volume_epoch,
                     writer: *writer,
@@ -314,5 +330,24 @@ impl Segment {
             .iter()
             .find(|hint| hint.node == member.node);
         hint.map(|hint| hint.address.clone())
+    }
+}
+
+/// What [`Mutant::HistoryMerged`] makes of two histories: every range of either.
+fn merged(old: &History, new: &History) -> History {
+    let mut ranges = [&old.ranges[..], &new.ranges[..]].concat();
+    ranges.sort_by_key(|range| range.after);
+    let mut merged: Vec<sixfold_log_format::AnnulledRange> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.after <= last.through => {
+                last.through = last.through.max(range.through);
+            }
+            _ => merged.push(range),
+        }
+    }
+    History {
+        ranges: merged,
+        ..new.clone()
     }
 }

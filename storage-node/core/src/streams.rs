@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Ack, Append, Attach, Attached, Heartbeat, Message, Refusal};
 use sixfold_log_format::{Lsn, MembershipEpoch, SegmentId, VolumeEpoch, WriterId};
 
@@ -156,7 +157,7 @@ impl NodeCore {
         };
         let sender = self.streams[&stream].volume_epoch;
         match self.take_batch(id, append.batch, sender) {
-            Ok(taken) if taken.new => {}
+            Ok(taken) if taken.new && !planted(Mutant::AckBeforeSync) => {}
             // Held already, or on its way to the disk: the ack says how far.
             Ok(_) => {
                 self.ack_due.insert(id);
@@ -203,6 +204,11 @@ impl NodeCore {
             .get_mut(&id)
             .expect("the caller found it")
             .accept(batch);
+        if planted(Mutant::AckBeforeSync)
+            && let Some(segment) = self.segments.get_mut(&id)
+        {
+            segment.chain.advance(&segment.history);
+        }
         Ok(Taken { new: true, last })
     }
 
@@ -217,7 +223,8 @@ impl NodeCore {
             };
             let log_stream = &self.streams[&stream];
             assert!(
-                segment.admits(log_stream.volume_epoch, log_stream.writer),
+                segment.admits(log_stream.volume_epoch, log_stream.writer)
+                    || planted(Mutant::AckAfterClaim),
                 "no ack of a lower epoch leaves once a claim is accepted (R2)"
             );
             segment.lease.granted(now);

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use sixfold_log_format::checksum::checksum;
 use sixfold_log_format::hot_log::SUPERBLOCK_COPY_BYTES;
 use sixfold_log_format::wire::{Message, Role};
+use sixfold_storage_node::run;
 
 use crate::client::{Client, bounded};
 use crate::cluster::{Cluster, Daemon, node_id, refusal};
@@ -183,4 +186,32 @@ fn damage_before_something_sound_ends_the_node_and_changes_nothing() {
         &cluster,
         "node stopped: hot-log file 1 is damaged at offset 4096",
     );
+}
+
+/// The lock that a write still on its way to the disk keeps, when its process was killed.
+fn locked(path: &Path) -> Option<fs::File> {
+    let file = fs::File::open(path).unwrap();
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .ok()
+        .map(|()| file)
+}
+
+#[test]
+fn a_node_reads_and_writes_nothing_while_a_write_of_its_earlier_life_is_on_its_way() {
+    let cluster = Cluster::new();
+    let directory = formatted(&cluster, 1);
+    let path = directory.join("hot-log/0000000000000001.log");
+    let in_flight = locked(&path).unwrap();
+    let before = picture(&directory);
+    run(cluster.options(1), |_| panic!("it is ready"), async {
+        tokio::time::sleep(Duration::from_millis(300)).await
+    })
+    .unwrap();
+    assert!(picture(&directory) == before, "the directory was touched");
+
+    drop(in_flight);
+    let daemon = Daemon::start(cluster.options(1)).unwrap();
+    assert!(locked(&path).is_none(), "the daemon has it");
+    daemon.stop().unwrap();
+    assert!(locked(&path).is_some());
 }

@@ -1,11 +1,12 @@
 //! From the line to the open batches: validate, plan, judge, mint, apply.
 
 use sixfold_kv::plan_creation;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId, Record, VolumeEpoch};
 
 use super::{Life, WriterCore};
 use crate::admission::{Need, Verdict, Waiting};
-use crate::commit::{PlanVerdict, Planned, clock_ms, plan, user_bytes};
+use crate::commit::{PlanVerdict, Planned, Preface, clock_ms, meta_image, plan, user_bytes};
 use crate::commit_queue::Queued;
 use crate::event::{CommitError, CommitRequest, CommitTicket, WriterAction};
 use crate::fetch::Waiter;
@@ -13,6 +14,8 @@ use crate::tip::TipSource;
 
 /// Pages that a commit fetches at once.
 const MISSES_MAX: usize = 256;
+/// Records on the meta page after which the next MTR carries an image of it.
+pub(super) const META_CHAIN_MAX: u64 = 4_096;
 
 /// What became of the commit whose turn it was.
 enum Turn {
@@ -34,7 +37,7 @@ impl WriterCore {
         } else if self.line.enter(ticket, request) {
             self.advance_line();
         } else {
-            self.answer(ticket, Err(unavailable("too many commits wait")));
+            self.answer(ticket, Err(unavailable("too much is waiting")));
         }
     }
 
@@ -67,18 +70,21 @@ impl WriterCore {
             tip: &self.tip,
             cache: &self.shared.cache,
         };
-        let clock = self.clock.tick_is_due(self.now);
+        let preface = Preface {
+            image: self.meta_chain >= META_CHAIN_MAX,
+            clock: self.clock.tick_is_due(self.now),
+        };
         let verdict = plan(
             &source,
             &waiting.request.writes,
             self.pages_max,
             self.page_bytes,
-            clock,
+            preface,
         );
         match verdict {
             PlanVerdict::Ready(planned) => match self.judge(planned.need()) {
                 Verdict::Admitted => {
-                    let cpl = self.mint(planned, clock);
+                    let cpl = self.mint(planned, preface);
                     self.minted(waiting, cpl);
                 }
                 Verdict::Waits => {
@@ -86,12 +92,13 @@ impl WriterCore {
                     waiting.need = Some(need);
                     return Turn::Blocked(waiting);
                 }
-                Verdict::TooLarge => {
-                    let reason = format!(
-                        "{} records are too many for one commit",
-                        planned.need().records
-                    );
-                    self.refuse(waiting, CommitError::Unavailable { reason });
+                Verdict::TooLarge { records_max } => {
+                    let records = planned.need().records;
+                    let error = CommitError::TooLarge {
+                        records,
+                        records_max,
+                    };
+                    self.refuse(waiting, error);
                 }
             },
             PlanVerdict::Nothing => self.queue_commit(waiting, self.last, false),
@@ -110,16 +117,19 @@ impl WriterCore {
     }
 
     /// Mints an MTR: LSNs, then apply, then the open batches. Nothing can fail from here on.
-    fn mint(&mut self, planned: Planned<'_>, clock: bool) -> Lsn {
+    fn mint(&mut self, planned: Planned<'_>, preface: Preface) -> Lsn {
         let source = TipSource {
             tip: &self.tip,
             cache: &self.shared.cache,
         };
-        let clock_ms = clock.then(|| self.clock.stamp(self.now, clock_ms(&source)));
-        if clock {
+        let image = preface.image.then(|| meta_image(&source));
+        let clock_ms = preface
+            .clock
+            .then(|| self.clock.stamp(self.now, clock_ms(&source)));
+        if preface.clock {
             self.clock.ticked(self.now);
         }
-        let cpl = planned.mint(self.last, clock_ms, |record| self.place(record));
+        let cpl = planned.mint(self.last, image, clock_ms, |record| self.place(record));
         let allowed = self.vdl().plus(self.admission.lal);
         assert!(cpl <= allowed, "minted {cpl} above VDL + LAL = {allowed}");
         self.last = cpl;
@@ -132,8 +142,12 @@ impl WriterCore {
             .manifest
             .pg_of(record.page)
             .expect("the tree stays within the volume");
-        if !record.op.starts_chain() {
+        let starts_chain = record.op.starts_chain();
+        if !starts_chain {
             record.page_prev = self.tip.page_lsn(&self.shared.cache, record.page);
+        }
+        if record.page == PageId::META {
+            self.meta_chain = if starts_chain { 0 } else { self.meta_chain + 1 };
         }
         self.tip.apply(&self.shared.cache, &record, self.page_bytes);
         self.fetches.minted(record.page);
@@ -149,6 +163,9 @@ impl WriterCore {
 
     fn minted(&mut self, waiting: Waiting, cpl: Lsn) {
         for key in waiting.request.writes.keys() {
+            if planted(Mutant::DurableConflictsOnly) {
+                break;
+            }
             self.recent.changed(key.clone(), cpl);
         }
         self.queue_commit(waiting, cpl, true);
@@ -164,7 +181,7 @@ impl WriterCore {
             user_bytes: user_bytes(&waiting.request.writes),
         });
         self.leave(waiting);
-        if cpl <= self.vdl() {
+        if cpl <= self.vdl() || planted(Mutant::AnswerBeforeVdl) {
             self.answer_durable();
         }
     }
@@ -197,7 +214,12 @@ impl WriterCore {
 
     /// Answers what VDL has reached.
     pub(super) fn answer_durable(&mut self) {
-        while let Some(queued) = self.queue.pop_durable(self.durability.vdl()) {
+        let durable = if planted(Mutant::AnswerBeforeVdl) {
+            self.last
+        } else {
+            self.durability.vdl()
+        };
+        while let Some(queued) = self.queue.pop_durable(durable) {
             self.counters.user_bytes += queued.user_bytes;
             self.answer(queued.ticket, Ok(queued.cpl));
         }
@@ -234,7 +256,7 @@ impl WriterCore {
     /// Ends everything: another writer holds the volume (T2).
     pub(super) fn refuse_commits(&mut self, volume_epoch: VolumeEpoch) {
         for queued in self.queue.take_all() {
-            let error = if queued.minted {
+            let error = if queued.minted && !planted(Mutant::FencedSaidUnwritten) {
                 unknown("fenced before it was durable")
             } else {
                 CommitError::Fenced { volume_epoch }
@@ -256,7 +278,7 @@ impl WriterCore {
         for page in waiting.pins {
             self.cache.unpin(page);
         }
-        self.line.left(waiting.id);
+        self.line.left(waiting.id, waiting.bytes);
     }
 
     fn answer(&mut self, ticket: CommitTicket, result: Result<Lsn, CommitError>) {
@@ -273,8 +295,9 @@ impl WriterCore {
 
     /// The first MTR of a volume.
     pub(super) fn create(&mut self) {
-        let planned = Planned::new(plan_creation(), self.page_bytes, false);
-        let cpl = self.mint(planned, false);
+        let preface = Preface::default();
+        let planned = Planned::new(plan_creation(), self.page_bytes, preface);
+        let cpl = self.mint(planned, preface);
         self.life = Life::Creating(cpl);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::Message;
 use sixfold_log_format::{Lsn, PageId, VolumeEpoch};
 
@@ -53,9 +54,10 @@ impl WriterCore {
     ) {
         // Every record above VDL is in the tip or in a version above VDL, and those are never evicted: if there is none,
         // the page at VDL is the page at the tip.
-        let open = lsn >= self.vdl()
-            && !self.tip.contains(page)
-            && !self.shared.cache.has_above(page, lsn);
+        let open = planted(Mutant::ArrivalOpenEnded)
+            || lsn >= self.vdl()
+                && !self.tip.contains(page)
+                && !self.shared.cache.has_above(page, lsn);
         let pg = self.manifest.pg_of(page).expect("a page of the volume");
         let pg_last = self.durability.durable_last(pg);
         if !self
@@ -68,9 +70,15 @@ impl WriterCore {
 
     /// A segment answered, or failed.
     pub(super) fn page_answered(&mut self, fetch: FetchKey, answer: Option<Message>) {
-        let outcome =
-            self.fetches
-                .answered(fetch, answer, self.now, self.page_bytes, &mut self.router);
+        let cache = &self.cache;
+        let outcome = self.fetches.answered(
+            fetch,
+            answer,
+            self.now,
+            self.page_bytes,
+            |page, lsn| cache.contradicts(page, lsn),
+            &mut self.router,
+        );
         match outcome {
             Outcome::Goes => {}
             Outcome::Arrived {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::Message;
 use sixfold_log_format::{Batch, Lsn, PgId, VolumeEpoch};
 use sixfold_recovery::quorum;
@@ -153,6 +154,11 @@ impl WriterCore {
                 .map_or(Lsn::NONE, Link::counted_scl)
         };
         let pgcl = quorum::pgcl(&group.entry, &scl_of);
+        if planted(Mutant::BatchDroppedEarly) {
+            let links = shipper.links().iter().filter(|link| link.pg == pg);
+            let one = links.map(Link::counted_scl).max();
+            group.retained.release_through(one.unwrap_or(pgcl));
+        }
         if pgcl <= group.pgcl {
             return;
         }

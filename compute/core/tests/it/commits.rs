@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use sixfold_compute_core::{CommitError, CommitRequest, WriterEvent};
+use sixfold_kv::PageSource;
 use sixfold_log_format::wire::Refusal;
-use sixfold_log_format::{Lsn, VolumeEpoch};
+use sixfold_log_format::{Lsn, Op, PageId, PgId, VolumeEpoch};
+use sixfold_recovery::machine::Opened;
 
-use crate::cluster::{Cluster, PATIENCE, bounds, key, opened, put};
+use crate::cluster::{Cluster, PATIENCE, bounds, key, opened, put, segment_id};
 
 #[test]
 fn a_fresh_volume_is_open_when_its_first_mtr_is_durable() {
@@ -302,11 +304,7 @@ fn stamps_and_clock_records_never_go_back() {
     let mut clocks = Vec::new();
     for number in 0..5 {
         cluster.commit(put("a", &number.to_string())).unwrap();
-        let meta = cluster.segments[0].page(
-            sixfold_log_format::PageId::META,
-            Lsn::MAX,
-            cluster.page_bytes,
-        );
+        let meta = cluster.segments[0].page(PageId::META, Lsn::MAX, cluster.page_bytes);
         clocks.push(meta.clock_ms());
         cluster.pass_ms(70);
     }
@@ -320,4 +318,80 @@ fn stamps_and_clock_records_never_go_back() {
         .map(|batch| batch.header().unix_ms)
         .collect();
     assert!(stamps.is_sorted());
+}
+
+/// How many records each segment holds on the meta page since the last one that starts its chain, and how many images there
+/// are.
+fn meta_chain(cluster: &Cluster) -> (usize, usize) {
+    let (mut chain, mut images) = (0, 0);
+    for batch in cluster.segments[0].batches.values() {
+        for placed in batch.records() {
+            let record = &placed.record;
+            if record.page == PageId::META {
+                images += usize::from(matches!(record.op, Op::Image { .. }));
+                chain = if record.op.starts_chain() {
+                    0
+                } else {
+                    chain + 1
+                };
+                assert!(!record.user_visible);
+            }
+        }
+    }
+    (chain, images)
+}
+
+#[test]
+fn the_chain_of_the_meta_page_is_cut_by_an_image_now_and_then() {
+    let mut cluster = Cluster::new();
+    assert_eq!(meta_chain(&cluster).1, 0, "creation starts the chain");
+    let mut longest = 0;
+    for number in 0..5_000 {
+        // Each carries a clock record.
+        cluster.now += Duration::from_millis(100);
+        cluster
+            .commit(put(&format!("key {}", number % 10), "x"))
+            .unwrap();
+        if number % 500 == 0 {
+            longest = longest.max(meta_chain(&cluster).0);
+        }
+    }
+    let (chain, images) = meta_chain(&cluster);
+    assert_eq!(images, 1);
+    assert!(chain < 1_000 && (3_500..=4_096).contains(&longest));
+    let vdl = cluster.core.shared().vdl();
+    let folded = cluster.segments[0].page(PageId::META, vdl, cluster.page_bytes);
+    let point = cluster.core.shared().announce();
+    let cached = point.view().page(PageId::META).unwrap();
+    assert_eq!(folded.encode(), cached.encode());
+    assert!(folded.clock_ms() > 0);
+}
+
+#[test]
+fn the_first_commit_after_an_opening_cuts_a_chain_of_unknown_length() {
+    let mut first = Cluster::new();
+    first.commit(put("a", "1")).unwrap();
+    let vdl = first.core.shared().vdl();
+    let lal = 100_000;
+    let reopened = Opened {
+        vdl,
+        cut: vdl,
+        pg_last: vec![(PgId::ROOT, vdl)],
+        scls: (0..6).map(|index| (segment_id(index), vdl)).collect(),
+        ..opened(8_192, lal)
+    };
+    let mut cluster = Cluster::unopened(bounds(), reopened);
+    for (segment, before) in cluster.segments.iter_mut().zip(&first.segments) {
+        segment.batches = before.batches.clone();
+    }
+    cluster.run();
+    assert_eq!(meta_chain(&cluster).1, 0);
+    cluster.commit(put("a", "2")).unwrap();
+    cluster.commit(put("a", "3")).unwrap();
+    assert_eq!(meta_chain(&cluster), (1, 1), "an image and the clock");
+    assert_eq!(cluster.get("a").as_deref(), Some("3"));
+    let vdl = cluster.core.shared().vdl();
+    let folded = cluster.segments[0].page(PageId::META, vdl, cluster.page_bytes);
+    let cached = cluster.core.shared().announce().view().page(PageId::META);
+    assert_eq!(folded, *cached.unwrap());
 }

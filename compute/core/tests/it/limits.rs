@@ -1,6 +1,6 @@
 //! Every bound: LAL, unacknowledged bytes, waiting commits, the cache (R18, R30).
 
-use sixfold_compute_core::{CommitError, CommitRequest, WriterBounds};
+use sixfold_compute_core::{CommitError, CommitRequest, CommitTicket, WriteValue, WriterBounds};
 
 use crate::cluster::{Cluster, PATIENCE, bounds, opened, put};
 
@@ -43,8 +43,17 @@ fn nothing_is_minted_above_vdl_plus_lal() {
 fn an_mtr_of_more_than_a_quarter_of_the_lal_is_refused_before_minting() {
     let mut cluster = Cluster::with(bounds(), opened(8_192, 64));
     let last = cluster.core.stats().last;
-    let result = cluster.commit(many_puts(0, 40, "x"));
-    assert!(matches!(result, Err(CommitError::Unavailable { .. })));
+    for _ in 0..2 {
+        let result = cluster.commit(many_puts(0, 40, "x"));
+        let Err(CommitError::TooLarge {
+            records,
+            records_max,
+        }) = result
+        else {
+            panic!("{result:?}, which is no better the next time")
+        };
+        assert!(records > records_max && records_max < 16);
+    }
     assert_eq!(cluster.core.stats().last, last);
     cluster.commit(many_puts(0, 10, "x")).unwrap();
 }
@@ -133,6 +142,40 @@ fn more_waiting_commits_than_the_bound_are_refused_at_once() {
             Some(Err(CommitError::Unavailable { .. }))
         ));
     }
+}
+
+#[test]
+fn more_bytes_of_waiting_commits_than_the_bound_are_refused_at_once() {
+    let mut cluster = Cluster::new();
+    (0..3).for_each(|index| cluster.kill(index));
+    cluster.run();
+    // One buffer of 1 MiB, shared by all.
+    let value = WriteValue {
+        bytes: vec![7; 1 << 20].into(),
+        deadline_ms: None,
+    };
+    let large = |number: u32| CommitRequest {
+        writes: (0..32)
+            .map(|part| (format!("{number} {part}").into(), Some(value.clone())))
+            .collect(),
+        ..CommitRequest::default()
+    };
+    let tickets: Vec<_> = (0..12).map(|n| cluster.submit(large(n))).collect();
+    cluster.run();
+    let waits = |ticket: &&CommitTicket| cluster.answer(**ticket).is_none();
+    assert_eq!(tickets.iter().filter(waits).count(), 7, "256 MiB at most");
+    let small = cluster.submit(put("small", "x"));
+    cluster.run();
+    assert_eq!(cluster.answer(small), None, "there is room for a small one");
+    // When they have left, there is room again.
+    cluster.pass(PATIENCE);
+    assert!(tickets.iter().all(|&ticket| matches!(
+        cluster.answer(ticket),
+        Some(Err(CommitError::Unavailable { .. }))
+    )));
+    let again = cluster.submit(large(0));
+    cluster.run();
+    assert_eq!(cluster.answer(again), None);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sixfold_compute_core::{CommitError, WriterBounds};
-use sixfold_log_format::wire::{Ack, Message};
+use sixfold_log_format::wire::{Ack, Message, Refusal};
 use sixfold_log_format::{Batch, Lsn, VolumeEpoch};
 
-use crate::cluster::{Cluster, VOLUME, VOLUME_EPOCH, bounds, opened, put};
+use crate::cluster::{Cluster, PATIENCE, VOLUME, VOLUME_EPOCH, bounds, opened, put};
 
 fn batch_count(cluster: &Cluster) -> u64 {
     cluster.core.stats().batches
@@ -305,7 +305,7 @@ fn messages_of_an_earlier_life_are_dropped() {
     cluster.lose(0);
     cluster.pass_ms(30);
     assert_ne!(cluster.segments[0].life, Some(old));
-    let message = Message::Refused(sixfold_log_format::wire::Refusal::StaleEpoch {
+    let message = Message::Refused(Refusal::StaleEpoch {
         volume_epoch: VolumeEpoch::new(77),
     });
     for index in 0..6 {
@@ -386,11 +386,39 @@ fn an_unfinished_mtr_is_never_durable() {
     (0..6).for_each(|index| cluster.ack_and_run(index));
     assert_eq!(cluster.core.shared().vdl(), vdl);
     assert_eq!(cluster.answer(ticket), None);
-    let deadline = cluster.now + crate::cluster::PATIENCE;
+    let deadline = cluster.now + PATIENCE;
     cluster.each(|segment| segment.mute = false);
     cluster.pass(deadline - cluster.now);
     assert!(!matches!(
         cluster.answer(ticket),
         Some(Err(CommitError::Unavailable { .. }))
     ));
+}
+
+#[test]
+fn three_full_disks_stay_full_when_their_streams_are_attached_again() {
+    let mut cluster = Cluster::new();
+    for index in 0..3 {
+        cluster.segments[index].full = true;
+        cluster.segments[index].mute = true;
+        cluster.say(index, Message::Refused(Refusal::DiskFull));
+    }
+    cluster.run();
+    // Attached again, and their first answer is on its way: nothing says yet that there is room.
+    cluster.pass_ms(1_500);
+    assert!((0..3).all(|index| cluster.segments[index].life.is_some()));
+    let last = cluster.core.stats().last;
+    let refused = cluster.submit(put("a", "1"));
+    cluster.pass(PATIENCE);
+    assert!(matches!(
+        cluster.answer(refused),
+        Some(Err(CommitError::Unavailable { .. }))
+    ));
+    assert_eq!(cluster.core.stats().last, last, "nothing was minted");
+    // An answer to a heartbeat says that there is room.
+    cluster.segments[0].full = false;
+    cluster.segments[0].mute = false;
+    cluster.ack_and_run(0);
+    cluster.pass_ms(200);
+    cluster.commit(put("a", "1")).unwrap();
 }

@@ -347,7 +347,7 @@ fn the_end_of_a_range_counts_as_seen_once_its_writer_has_attached() {
         lsn(1000),
         "whoever has only installed may have counted a record that is lost (R9)"
     );
-    let mut opened = new;
+    let opened = new;
     opened.attach(&mut shell, 0);
     let census = census(shell.ask(opened.reopen(opened.vdl, 4).claim(0)));
     assert_eq!(census.vdl_seen, opened.history.highest_end(), "R1");

@@ -1,10 +1,11 @@
 //! Page reads at an LSN, log reads, and redo that is no longer in memory.
 
 use sixfold_log_format::wire::{Message, PageAnswer, ReadLog, Refusal};
-use sixfold_log_format::{Batch, Lsn, VolumeEpoch};
+use sixfold_log_format::{Batch, Lsn, Page, PageId, VolumeEpoch};
+use sixfold_storage_node_core::{Action, Event, StreamKey};
 
 use crate::shell::{Shell, found};
-use crate::writer::{Writer, create, lsn, node, refusal, segment_id, volume};
+use crate::writer::{PAGE_BYTES, Writer, create, lsn, node, refusal, segment_id, volume};
 
 const PAGES: [u64; 6] = [2, 3, 4, 5, 6, 99];
 
@@ -131,7 +132,7 @@ fn reads_that_wait_for_the_disk_are_bounded() {
         let answer = shell.take(*stream).pop().unwrap();
         assert_eq!(refusal(answer), Refusal::Overloaded);
     }
-    shell.event(sixfold_storage_node_core::Event::StreamClosed { stream: streams[3] });
+    shell.event(Event::StreamClosed { stream: streams[3] });
     shell.hold_reads = false;
     while !shell.reads.is_empty() {
         shell.complete_reads();
@@ -240,4 +241,202 @@ fn a_log_read_leaves_out_what_is_annulled_as_a_whole() {
         read_log(&next, Lsn::NONE, Lsn::MAX, u32::MAX),
     );
     assert_eq!(batches_of(answers), (writer.batches[..=20].to_vec(), false));
+}
+
+#[test]
+fn a_log_read_ends_although_redo_leaves_memory_while_the_disk_is_read() {
+    let mut found = found(0);
+    found.bounds.resident_redo_bytes_max = 3_000;
+    found.bounds.page_cache_bytes_max = 0;
+    let mut shell = Shell::with(found);
+    create(&mut shell, 0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let mut ship = |shell: &mut Shell| {
+        let batch = writer.batch(&[2, 3, 4]);
+        writer.ship(shell, stream, &batch);
+        writer.clone()
+    };
+    let mut written = ship(&mut shell);
+    for _ in 1..40 {
+        written = ship(&mut shell);
+    }
+    shell.hold_reads = true;
+    let request = shell.open_stream();
+    let through = written.prev;
+    shell.say(request, read_log(&written, Lsn::NONE, through, 1 << 20));
+    assert!(shell.take(request).is_empty(), "it waits for the disk");
+    // The writer goes on, and what was in memory leaves it.
+    for _ in 0..3 {
+        ship(&mut shell);
+    }
+    let mut rounds = 0;
+    let answers = loop {
+        shell.complete_reads();
+        let answers = shell.take(request);
+        if !answers.is_empty() {
+            break answers;
+        }
+        rounds += 1;
+        assert!(rounds < 10, "never answered");
+    };
+    assert_eq!(batches_of(answers), (written.batches, false));
+}
+
+/// A node of large files, and a writer whose every batch of 1,000 records changes page 2 among others.
+fn long_chain(resident_bytes_max: usize, batches: usize) -> (Shell, Writer, StreamKey) {
+    let mut found = found(0);
+    found.file_bytes = 8 << 20;
+    found.bounds.group_bytes_max = 1 << 20;
+    found.bounds.queued_bytes_max = 64 << 20;
+    found.bounds.resident_redo_bytes_max = resident_bytes_max;
+    let mut shell = Shell::with(found);
+    create(&mut shell, 0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let pages: Vec<u64> = (0..1_000).map(|at| 2 + at % 500).collect();
+    for _ in 0..batches {
+        let batch = writer.batch(&pages);
+        writer.ship(&mut shell, stream, &batch);
+        // Only the newest versions are looked at.
+        for versions in writer.pages.values_mut() {
+            let old = versions.len().saturating_sub(2);
+            versions.drain(..old);
+        }
+        writer.vdl = writer.prev;
+    }
+    let heartbeat = writer.heartbeat();
+    shell.say(stream, heartbeat);
+    shell.take(stream);
+    (shell, writer, stream)
+}
+
+fn check_page(writer: &Writer, answers: &[Message]) {
+    let [Message::Pages(pages)] = answers else {
+        panic!("{answers:?}")
+    };
+    let PageAnswer::Page(bytes) = &pages.pages[0] else {
+        panic!("{pages:?}")
+    };
+    let page = Page::decode(bytes, PageId::new(2), PAGE_BYTES).unwrap();
+    assert_eq!(page, writer.page_at(2, writer.prev));
+}
+
+#[test]
+fn readers_that_lose_patience_bring_a_long_page_forward_all_the_same() {
+    // More redo than one job holds at once, three times over; none of it in memory.
+    let (mut shell, writer, _) = long_chain(0, 800);
+    let held: usize = writer.batches.iter().map(|batch| batch.bytes().len()).sum();
+    assert!(held > 12 << 20, "{held}");
+    shell.hold_reads = true;
+    let mut attempts = 0;
+    let answers = loop {
+        attempts += 1;
+        assert!(attempts < 20, "no reader ever got the page");
+        let stream = shell.open_stream();
+        shell.say(stream, writer.read(0, &[2], writer.prev, writer.prev));
+        // Patience for one portion of a job, and never for all of them.
+        for _ in 0..2 {
+            shell.complete_reads();
+            shell.turn();
+        }
+        let answers = shell.take(stream);
+        if !answers.is_empty() {
+            break answers;
+        }
+        shell.event(Event::StreamClosed { stream });
+        while !shell.reads.is_empty() {
+            shell.complete_reads();
+        }
+    };
+    assert!(attempts > 1, "one reader's patience was enough");
+    check_page(&writer, &answers);
+}
+
+#[test]
+fn an_ack_leaves_between_the_steps_of_a_long_fold() {
+    let (mut shell, mut writer, stream) = long_chain(256 << 20, 150);
+    let request = shell.open_stream();
+    let reader = writer.clone();
+    shell.say(request, reader.read(0, &[2], reader.prev, reader.prev));
+    assert!(shell.take(request).is_empty(), "150,000 records in one go");
+    assert_eq!(shell.core.poll_timeout(), Some(shell.now), "it goes on");
+    let batch = writer.batch(&[2]);
+    let ack = writer.ship(&mut shell, stream, &batch);
+    assert_eq!(ack.scl, writer.prev);
+    let mut turns = 0;
+    let answers = loop {
+        assert!(shell.turn(), "nothing goes on");
+        turns += 1;
+        let answers = shell.take(request);
+        if !answers.is_empty() {
+            break answers;
+        }
+    };
+    assert_eq!(turns, 2);
+    check_page(&reader, &answers);
+
+    // Whoever hangs up leaves nothing behind.
+    let hasty = shell.open_stream();
+    shell.say(hasty, reader.read(0, &[3], reader.prev, reader.prev));
+    assert_eq!(shell.core.poll_timeout(), Some(shell.now));
+    shell.event(Event::StreamClosed { stream: hasty });
+    assert_ne!(shell.core.poll_timeout(), Some(shell.now));
+    assert!(shell.take(hasty).is_empty());
+}
+
+/// The write in flight ends; nothing is taken from the node yet.
+fn write_ends(shell: &mut Shell) {
+    let write = shell.writes.pop_front().unwrap();
+    let start = write.offset as usize;
+    let file = shell.files.get_mut(&write.file).unwrap();
+    file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
+    let (token, result) = (write.token, Ok(()));
+    shell
+        .core
+        .handle(shell.now, Event::Written { token, result });
+}
+
+#[test]
+fn an_ack_leaves_before_the_page_index_takes_its_batch_and_no_event_is_needed_for_that() {
+    let mut shell = node(0);
+    let mut writer = load(&mut shell, 3);
+    assert!(!shell.core.is_behind());
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2, 3]);
+    let append = writer.append(&batch);
+    shell.say(stream, append);
+    write_ends(&mut shell);
+    let mut acked = false;
+    while shell.core.has_action() {
+        let action = shell.core.poll_action().unwrap();
+        acked |= matches!(
+            action,
+            Action::Send {
+                message: Message::Ack(_),
+                ..
+            }
+        );
+    }
+    assert!(acked);
+    assert!(shell.core.is_behind());
+    assert!(shell.core.poll_action().is_none());
+    assert!(!shell.core.is_behind());
+    writer.check_pages(&mut shell, 0, &PAGES, writer.prev);
+}
+
+#[test]
+fn a_page_read_right_behind_the_ack_sees_the_record() {
+    let mut shell = node(0);
+    let mut writer = load(&mut shell, 3);
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2, 3]);
+    let append = writer.append(&batch);
+    shell.say(stream, append);
+    write_ends(&mut shell);
+    assert!(shell.core.is_behind());
+    let request = shell.open_stream();
+    shell.say(request, writer.read(0, &[2], writer.prev, writer.prev));
+    let answers = shell.take(request);
+    check_page(&writer, &answers);
 }

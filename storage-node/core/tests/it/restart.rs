@@ -327,9 +327,8 @@ fn a_directory_of_another_node_or_with_a_missing_file_is_not_touched() {
     assert!(shell.writes.is_empty());
 }
 
-#[test]
-fn messages_before_the_scan_ended_are_answered_after_it() {
-    let story = story(5);
+/// A node that scans and gets nothing from its disk yet.
+fn scanning(story: &Story) -> Shell {
     let mut early = Shell::start(found(0), BTreeMap::new(), Duration::from_secs(1));
     early.hold_reads = true;
     early.files = story.shell.files.clone();
@@ -343,6 +342,13 @@ fn messages_before_the_scan_ended_are_answered_after_it() {
     early.core = sixfold_storage_node_core::NodeCore::new(found, early.now);
     early.writes.clear();
     assert!(!early.core.is_ready());
+    early
+}
+
+#[test]
+fn messages_before_the_scan_ended_are_answered_after_it() {
+    let story = story(5);
+    let mut early = scanning(&story);
     let stream = early.open_stream();
     early.say(stream, story.writer.attach_message(0));
     assert!(early.take(stream).is_empty());
@@ -360,4 +366,37 @@ fn messages_before_the_scan_ended_are_answered_after_it() {
         matches!(answer, Some(sixfold_log_format::wire::Message::Attached(attached)) if attached.scl == story.writer.prev)
     );
     assert!(early.take(closed).is_empty());
+}
+
+#[test]
+fn what_waits_for_the_scan_is_bounded_in_bytes_and_holds_no_redo() {
+    use sixfold_log_format::wire::{Message, Refusal, Role};
+
+    let story = story(5);
+    let mut early = scanning(&story);
+    let mut writer = story.writer;
+    let batch = writer.batch(&[2]);
+    for bulk in [
+        writer.append(&batch),
+        writer.refill(0, std::slice::from_ref(&batch)),
+        Message::Echo(vec![7; 1 << 20].into()),
+    ] {
+        let answers = early.request_as(Role::Writer, bulk);
+        assert_eq!(answers, [Message::Refused(Refusal::Overloaded)]);
+    }
+    // Large manifests: some wait, far fewer than small messages might.
+    let mut large = writer.clone();
+    let hint = large.manifest.hints[0].clone();
+    large.manifest.hints = vec![hint; 4_000];
+    let bytes = large.attach_message(0).encode().len_bytes();
+    let mut waiting = 0;
+    while early
+        .request_as(Role::Writer, large.attach_message(0))
+        .is_empty()
+    {
+        waiting += 1;
+        assert!(waiting * bytes <= 16 << 20, "{waiting} messages wait");
+    }
+    assert!(waiting > 0);
+    assert!((waiting + 1) * bytes > 16 << 20, "{waiting} messages wait");
 }

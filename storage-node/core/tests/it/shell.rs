@@ -232,6 +232,15 @@ impl Shell {
         true
     }
 
+    /// Jobs that work in steps go on until they are answered.
+    pub fn turn(&mut self) -> bool {
+        let due = self.core.poll_timeout() == Some(self.now);
+        if due {
+            self.event(Event::Timeout);
+        }
+        due
+    }
+
     /// Until nothing is in flight.
     pub fn settle(&mut self) {
         while self.complete_write() {}
@@ -286,6 +295,9 @@ impl Shell {
         self.say_as(role, stream, message);
         self.settle();
         let mut answers = self.take(stream);
+        while answers.is_empty() && self.turn() {
+            answers = self.take(stream);
+        }
         assert_eq!(answers.len(), 1, "{answers:?}");
         answers.pop().unwrap()
     }

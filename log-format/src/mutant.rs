@@ -1,0 +1,173 @@
+//! Bugs that the simulator plants, to show that it finds them.
+//!
+//! Product code asks [`planted`] at the few places where a bug can be planted. Without the feature `mutants`, which no
+//! product build has, the answer is a constant `false` and nothing of it is left in the binary. With it, a thread may plant
+//! one bug at a time.
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A batch counts, and is acknowledged, before it is on disk.
+    AckBeforeSync,
+    /// The SCL ignores back-links.
+    SclPastAHole,
+    /// Streams of lower epochs stay when a higher claim is accepted (R2).
+    AckAfterClaim,
+    /// A claim is answered before it, and what lies before it, is durable (R2).
+    CensusBeforeDurable,
+    /// An install is answered before it is durable (R3).
+    InstallBeforeDurable,
+    /// Claims and senders of the epoch held are accepted whoever they are (R8).
+    StaleEpochAccepted,
+    /// A segment serves a reader of another history (R3).
+    ReadWithoutHistoryCheck,
+    /// Truncation histories are merged, not replaced as a whole (R1).
+    HistoryMerged,
+    /// Annulled records are folded into pages (R5).
+    AnnulledFolded,
+    /// Images above the highest VDL seen are kept, whatever history comes (R11).
+    LayerAboveVdl,
+    /// A census does not say how long a lease still runs (T1).
+    LeaseLeftUnsaid,
+    /// A range that a candidate merely installed counts as VDL seen (R9).
+    VdlSeenFromInstall,
+    /// A segment serves reads above its SCL (R26).
+    ReadAboveScl,
+    /// A segment wants its SCL at the read point itself (R26).
+    IdlePgUnreadable,
+    /// A batch's checksum is not verified.
+    RotServed,
+    /// Nobody pulls what peers are ahead.
+    GossipMute,
+    /// A restart reads batches and histories back, but no claims (R12).
+    RestartForgetsClaims,
+    /// Three segments make a write quorum.
+    WriteQuorumOfThree,
+    /// A reopening annuls one LSN only, so that LSNs are used again (R1).
+    LsnReuse,
+    /// The end of an annulled range is no consistency point (R1).
+    RangeEndNoCpl,
+    /// The cut takes the lowest history in any answer.
+    LowestHistory,
+    /// The cut does not stop at a gap.
+    CutPastAGap,
+    /// The cut ends at VCL, inside a transaction.
+    CutInsideAnMtr,
+    /// A volume opens when the history is installed, without a refill (R9).
+    OpenBeforeRefill,
+    /// A history on one segment of each group is enough.
+    InstallOnOne,
+    /// A new writer does not wait for the old lease (T1).
+    LeaseNotAwaited,
+    /// A cached version serves every later read point (R27).
+    CachedWithoutInterval,
+    /// A page that arrives is taken as the newest, whatever was minted meanwhile (R27).
+    ArrivalOpenEnded,
+    /// Pages above VDL may be evicted (R30).
+    EvictionAboveVdl,
+    /// A batch is let go when one segment has it (R15).
+    BatchDroppedEarly,
+    /// Read points count as current without a lease (T1).
+    LeaseIgnored,
+    /// A commit is answered when it is sealed.
+    AnswerBeforeVdl,
+    /// Validation ignores commits that are not durable yet (T2).
+    DurableConflictsOnly,
+    /// Validation ignores ranges: phantoms.
+    RangesNotValidated,
+    /// An SCL below one acknowledged earlier still counts as the earlier one (R12).
+    LostSclCounted,
+    /// In-flight commits are refused as fenced, not unknown (T2).
+    FencedSaidUnwritten,
+    /// T of a page read is not moved with VDL (R26).
+    StalePgLast,
+    /// A split stamps the cells that it moves anew.
+    SplitStampsAnew,
+    /// Admission ignores VDL + LAL.
+    LalIgnored,
+}
+
+/// Whether this bug is planted.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn planted(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+pub use planting::{ALL, plant, planted};
+
+#[cfg(feature = "mutants")]
+mod planting {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Every bug, with its name on the command line.
+    pub const ALL: &[(Mutant, &str)] = &[
+        (Mutant::AckBeforeSync, "ack-before-sync"),
+        (Mutant::SclPastAHole, "scl-past-a-hole"),
+        (Mutant::AckAfterClaim, "ack-after-claim"),
+        (Mutant::CensusBeforeDurable, "census-before-durable"),
+        (Mutant::InstallBeforeDurable, "install-before-durable"),
+        (Mutant::StaleEpochAccepted, "stale-epoch-accepted"),
+        (Mutant::ReadWithoutHistoryCheck, "read-without-history-check"),
+        (Mutant::HistoryMerged, "history-merged"),
+        (Mutant::AnnulledFolded, "annulled-folded"),
+        (Mutant::LayerAboveVdl, "layer-above-vdl"),
+        (Mutant::LeaseLeftUnsaid, "lease-left-unsaid"),
+        (Mutant::VdlSeenFromInstall, "vdl-seen-from-install"),
+        (Mutant::ReadAboveScl, "read-above-scl"),
+        (Mutant::IdlePgUnreadable, "idle-pg-unreadable"),
+        (Mutant::RotServed, "rot-served"),
+        (Mutant::GossipMute, "gossip-mute"),
+        (Mutant::RestartForgetsClaims, "restart-forgets-claims"),
+        (Mutant::WriteQuorumOfThree, "write-quorum-of-three"),
+        (Mutant::LsnReuse, "lsn-reuse"),
+        (Mutant::RangeEndNoCpl, "range-end-no-cpl"),
+        (Mutant::LowestHistory, "lowest-history"),
+        (Mutant::CutPastAGap, "cut-past-a-gap"),
+        (Mutant::CutInsideAnMtr, "cut-inside-an-mtr"),
+        (Mutant::OpenBeforeRefill, "open-before-refill"),
+        (Mutant::InstallOnOne, "install-on-one"),
+        (Mutant::LeaseNotAwaited, "lease-not-awaited"),
+        (Mutant::CachedWithoutInterval, "cached-without-interval"),
+        (Mutant::ArrivalOpenEnded, "arrival-open-ended"),
+        (Mutant::EvictionAboveVdl, "eviction-above-vdl"),
+        (Mutant::BatchDroppedEarly, "batch-dropped-early"),
+        (Mutant::LeaseIgnored, "lease-ignored"),
+        (Mutant::AnswerBeforeVdl, "answer-before-vdl"),
+        (Mutant::DurableConflictsOnly, "durable-conflicts-only"),
+        (Mutant::RangesNotValidated, "ranges-not-validated"),
+        (Mutant::LostSclCounted, "lost-scl-counted"),
+        (Mutant::FencedSaidUnwritten, "fenced-said-unwritten"),
+        (Mutant::StalePgLast, "stale-pg-last"),
+        (Mutant::SplitStampsAnew, "split-stamps-anew"),
+        (Mutant::LalIgnored, "lal-ignored"),
+    ];
+
+    /// Plants a bug in this thread, in place of any other.
+    pub fn plant(mutant: Option<Mutant>) {
+        PLANTED.set(mutant);
+    }
+
+    /// Whether this bug is planted in this thread.
+    pub fn planted(mutant: Mutant) -> bool {
+        PLANTED.get() == Some(mutant)
+    }
+
+    impl Mutant {
+        /// Its name on the command line.
+        ///
+        /// # Panics
+        /// When the list lacks it.
+        pub fn name(self) -> &'static str {
+            let entry = ALL.iter().find(|(mutant, _)| *mutant == self);
+            entry.expect("every mutant has a name").1
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A simulated disk: writes that the core calls durable when they complete, and what a crash, a bad disk or a lying one makes
+//! of them.
+//!
+//! A write in flight at a crash survives as any subset of its sectors. Only the one *forgetful* disk of a run may lose
+//! what it called durable (lost syncs, misdirected writes, rot at rest): that is the budget of R12.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sixfold_storage_node_core::DiskToken;
+
+use crate::rng::Rng;
+
+/// A sector survives whole or not at all.
+pub(crate) const SECTOR_BYTES: usize = 512;
+
+/// A write in flight.
+#[derive(Debug)]
+pub(crate) struct PendingWrite {
+    pub(crate) token: DiskToken,
+    pub(crate) file: u64,
+    pub(crate) offset: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A disk and its files.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<u64, Vec<u8>>,
+    pub(crate) pending: Option<PendingWrite>,
+    /// No file can be made.
+    pub(crate) full: bool,
+    /// Latency is this many times the usual one.
+    pub(crate) slow: u64,
+    pub(crate) fail_next_write: bool,
+    /// Reads of a thousand that go wrong in transit.
+    pub(crate) misreads: u64,
+    /// Writes are acknowledged and stay in a cache that a crash loses.
+    pub(crate) lies: bool,
+    /// The next write goes to a wrong place.
+    pub(crate) misdirect_next_write: bool,
+    /// What lies under unsynced writes: newest last.
+    undo: Vec<(u64, usize, Vec<u8>)>,
+}
+
+impl Disk {
+    /// An empty one.
+    pub(crate) fn new() -> Disk {
+        Disk {
+            files: BTreeMap::new(),
+            pending: None,
+            full: false,
+            slow: 1,
+            fail_next_write: false,
+            misreads: 0,
+            lies: false,
+            misdirect_next_write: false,
+            undo: Vec::new(),
+        }
+    }
+
+    /// The write in flight ended well.
+    pub(crate) fn complete(&mut self, rng: &mut Rng) {
+        let Some(write) = self.pending.take() else {
+            return;
+        };
+        let mut offset = write.offset;
+        let Some(file) = self.files.get_mut(&write.file) else {
+            return;
+        };
+        if std::mem::take(&mut self.misdirect_next_write) {
+            let room = (file.len() - write.bytes.len()) / SECTOR_BYTES;
+            offset = rng.index(room + 1) * SECTOR_BYTES;
+        }
+        let target = &mut file[offset..offset + write.bytes.len()];
+        if self.lies {
+            self.undo.push((write.file, offset, target.to_vec()));
+        }
+        target.copy_from_slice(&write.bytes);
+    }
+
+    /// The machine lost power, or the process died: what is left of the write in flight.
+    pub(crate) fn crash(&mut self, power: bool, rng: &mut Rng) {
+        if let Some(write) = self.pending.take()
+            && let Some(file) = self.files.get_mut(&write.file)
+        {
+            let shape = rng.below(4);
+            let sectors = write.bytes.len() / SECTOR_BYTES;
+            let cut = rng.index(sectors + 1);
+            for sector in 0..sectors {
+                let survives = match shape {
+                    0 => false,
+                    1 => true,
+                    2 => sector < cut,
+                    _ => rng.chance(1, 2),
+                };
+                if survives {
+                    let at = sector * SECTOR_BYTES;
+                    file[write.offset + at..write.offset + at + SECTOR_BYTES]
+                        .copy_from_slice(&write.bytes[at..at + SECTOR_BYTES]);
+                }
+            }
+        }
+        let undo = std::mem::take(&mut self.undo);
+        if power {
+            for (number, offset, before) in undo.into_iter().rev() {
+                if let Some(file) = self.files.get_mut(&number) {
+                    file[offset..offset + before.len()].copy_from_slice(&before);
+                }
+            }
+        } else {
+            self.undo = undo;
+        }
+    }
+
+    /// The lying cache was written out.
+    pub(crate) fn settle(&mut self) {
+        self.lies = false;
+        self.undo.clear();
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn read(&self, file: u64, offset: usize, bytes: usize) -> Option<Vec<u8>> {
+        let file = self.files.get(&file)?;
+        let end = (offset + bytes).min(file.len());
+        Some(file.get(offset..end)?.to_vec())
+    }
+
+    /// Bytes as a bad cable brings them: a flipped bit, something stale, somebody else's sectors, or nothing.
+    pub(crate) fn misread(
+        &self,
+        file: u64,
+        offset: usize,
+        bytes: usize,
+        rng: &mut Rng,
+    ) -> Option<Bytes> {
+        let mut read = self.read(file, offset, bytes)?;
+        if read.is_empty() {
+            return None;
+        }
+        match rng.below(4) {
+            0 => {
+                let at = rng.index(read.len());
+                read[at] ^= 1 << rng.below(8);
+            }
+            1 => read.fill(0),
+            2 => {
+                let sectors = self.files.get(&file)?.len() / SECTOR_BYTES;
+                let elsewhere = rng.index(sectors) * SECTOR_BYTES;
+                let mut other = self.read(file, elsewhere, read.len())?;
+                other.resize(read.len(), 0);
+                read = other;
+            }
+            _ => return None,
+        }
+        Some(Bytes::from(read))
+    }
+
+    /// Flips a bit of something that was written; where.
+    pub(crate) fn rot(&mut self, rng: &mut Rng) -> Option<(u64, usize)> {
+        let used: Vec<(u64, usize)> = self
+            .files
+            .iter()
+            .filter_map(|(number, file)| Some((*number, file.iter().rposition(|b| *b != 0)? + 1)))
+            .collect();
+        let &(number, end) = used.get(rng.index(used.len().max(1)))?;
+        // The newest is what hurts most.
+        let at = if rng.chance(1, 2) {
+            end - 1 - rng.index(end.min(2_048))
+        } else {
+            rng.index(end)
+        };
+        self.files.get_mut(&number)?[at] ^= 1 << rng.below(8);
+        Some((number, at))
+    }
+}

@@ -1,0 +1,163 @@
+//! Situations that a simulator must reach to prove anything; counted where the world sees them happen.
+
+/// A situation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+#[allow(missing_docs, reason = "the names below say it")]
+pub enum Reached {
+    HoleFilledByGossip,
+    HistoryByGossip,
+    TornTailCut,
+    FenceLostARace,
+    RecoveryOfARecovery,
+    HolderLost,
+    Refilled,
+    BatchHalfAnnulled,
+    AnnulledRecordOffered,
+    ReturningNodeAnnuls,
+    LeaseWaitedFor,
+    LeaseAskedFor,
+    InUseRefused,
+    OldWriterFenced,
+    OldWriterReadUnderLease,
+    PausedWriterResumedBehindNewOne,
+    AnsweredAfterTheFence,
+    UnknownWasCommitted,
+    UnknownWasAnnulled,
+    ReadBehindRefused,
+    ReadOtherHistoryRefused,
+    HedgedReadWon,
+    PageMissFetched,
+    FetchedAtAnOldPoint,
+    OverflowRead,
+    Split,
+    Conflict,
+    Phantom,
+    TooOld,
+    CommitUnavailable,
+    BackPressure,
+    LaggardLeftToGossip,
+    BatchReadFromDisk,
+    DamageReadAndRefused,
+    DiskFull,
+    WriteErrorEndedNode,
+    CorruptLogRefused,
+    ForgottenNoticed,
+    PowerCut,
+    ZoneDown,
+    ConnectionTimedOut,
+    LateRequest,
+    AttachRefusedStale,
+}
+
+const NAMES: &[(Reached, &str)] = &[
+    (Reached::HoleFilledByGossip, "hole filled by gossip"),
+    (Reached::HistoryByGossip, "history taken from a peer"),
+    (Reached::TornTailCut, "torn tail cut"),
+    (Reached::FenceLostARace, "fence lost a race"),
+    (Reached::RecoveryOfARecovery, "recovery of a recovery"),
+    (Reached::HolderLost, "only holder of a record lost"),
+    (Reached::Refilled, "batches refilled"),
+    (Reached::BatchHalfAnnulled, "batch half annulled"),
+    (
+        Reached::AnnulledRecordOffered,
+        "annulled record offered in a census",
+    ),
+    (
+        Reached::ReturningNodeAnnuls,
+        "returning node took a history that annuls what it held",
+    ),
+    (Reached::LeaseWaitedFor, "new writer waited for a lease"),
+    (Reached::LeaseAskedFor, "reader waited for a lease"),
+    (Reached::InUseRefused, "open refused: in use"),
+    (Reached::OldWriterFenced, "old writer fenced"),
+    (
+        Reached::OldWriterReadUnderLease,
+        "old writer read under its lease while another recovered",
+    ),
+    (
+        Reached::PausedWriterResumedBehindNewOne,
+        "paused writer resumed behind a new one",
+    ),
+    (
+        Reached::AnsweredAfterTheFence,
+        "commit inside the cut answered after the fence",
+    ),
+    (Reached::UnknownWasCommitted, "unknown commit survived"),
+    (Reached::UnknownWasAnnulled, "unknown commit annulled"),
+    (Reached::ReadBehindRefused, "read refused: behind"),
+    (
+        Reached::ReadOtherHistoryRefused,
+        "read refused: other history",
+    ),
+    (Reached::HedgedReadWon, "hedged read won"),
+    (Reached::PageMissFetched, "page miss fetched"),
+    (Reached::FetchedAtAnOldPoint, "page fetched below VDL"),
+    (Reached::OverflowRead, "overflow value read"),
+    (Reached::Split, "page split"),
+    (Reached::Conflict, "conflict"),
+    (Reached::Phantom, "conflict on a range"),
+    (Reached::TooOld, "read point too old"),
+    (Reached::CommitUnavailable, "commit refused as unavailable"),
+    (Reached::BackPressure, "back-pressure at VDL + LAL"),
+    (Reached::LaggardLeftToGossip, "laggard's queue full"),
+    (Reached::BatchReadFromDisk, "batch read back from disk"),
+    (
+        Reached::DamageReadAndRefused,
+        "damage read back and refused",
+    ),
+    (Reached::DiskFull, "disk full"),
+    (Reached::WriteErrorEndedNode, "write error ended a node"),
+    (Reached::CorruptLogRefused, "corrupt log refused to start"),
+    (
+        Reached::ForgottenNoticed,
+        "peers noticed a forgetful segment",
+    ),
+    (Reached::PowerCut, "power cut at all nodes"),
+    (Reached::ZoneDown, "commit answered with a zone down"),
+    (Reached::ConnectionTimedOut, "connection timed out"),
+    (Reached::LateRequest, "request arrived late and twice"),
+    (
+        Reached::AttachRefusedStale,
+        "attach of an old writer refused",
+    ),
+];
+
+/// How often each situation was met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts(Vec<u64>);
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts(vec![0; NAMES.len()])
+    }
+}
+
+impl Counts {
+    /// It was met once more.
+    pub(crate) fn hit(&mut self, reached: Reached) {
+        self.0[reached as usize] += 1;
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Counts) {
+        for (count, more) in self.0.iter_mut().zip(&other.0) {
+            *count += more;
+        }
+    }
+
+    /// Every situation with its name and count.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        NAMES
+            .iter()
+            .map(|(reached, name)| (*name, self.0[*reached as usize]))
+    }
+
+    /// Names of those that were never met.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.all()
+            .filter(|(_, count)| *count == 0)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}

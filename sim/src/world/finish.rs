@@ -1,0 +1,384 @@
+//! The end of a run: faults stop, commits must resume within a bound, six copies must come back, and what they hold is compared
+//! with the truth.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sixfold_log_format::wire::{
+    CreateSegment, Message, NodeStatus, PageRequest, ReadLog, ReadPages,
+};
+use sixfold_log_format::{Batch, Lsn, PageId, PgId, SegmentId};
+
+use super::net::{Kind, Party};
+use super::writer::Writer;
+use super::{Event, NODE_COUNT, World};
+use crate::clock::{MS, Time};
+use crate::plan::node_name;
+
+/// Commits must resume so soon after the last fault.
+const RESUME: Time = 25_000 * MS;
+/// All copies must be there so soon after that.
+const CONVERGE: Time = 30_000 * MS;
+const STEP: Time = 150 * MS;
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Faults,
+    Probing {
+        since: Time,
+    },
+    Converging {
+        since: Time,
+    },
+    Auditing {
+        since: Time,
+    },
+    Over,
+}
+
+#[derive(Debug)]
+enum Question {
+    Create(SegmentId),
+    Status { round: u64 },
+    Log { segment: SegmentId, scl: Lsn, batches: Vec<Bytes> },
+    Pages,
+}
+
+/// Where the end of a run stands.
+#[derive(Debug, Default)]
+pub(crate) struct Finish {
+    stage: Stage,
+    questions: BTreeMap<u64, Question>,
+    last_question: u64,
+    round: u64,
+    statuses: BTreeMap<usize, NodeStatus>,
+    reopened: u32,
+    complaint: String,
+}
+
+impl Finish {
+    pub(crate) fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
+    /// Whether faults have stopped and a commit must go through.
+    pub(crate) fn wants_probe(&self) -> bool {
+        matches!(self.stage, Stage::Probing { .. })
+    }
+
+    /// Whether no transaction begins any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Converging { .. } | Stage::Auditing { .. })
+    }
+
+    pub(crate) fn is_healed(&self) -> bool {
+        self.stage != Stage::Faults
+    }
+
+    /// A commit of after the faults was answered.
+    pub(crate) fn probed(&mut self, now: Time) {
+        if self.wants_probe() {
+            self.stage = Stage::Converging { since: now };
+        }
+    }
+}
+
+impl World {
+    /// Makes the volume's segments, until all are there.
+    pub(super) fn create(&mut self) {
+        if self.created.len() == self.places.len() {
+            let host = NODE_COUNT + self.rng.index(super::WRITER_HOSTS);
+            self.start_writer(host, false);
+            return;
+        }
+        let missing: Vec<(SegmentId, usize, PgId)> = self
+            .places
+            .iter()
+            .filter(|(segment, _)| !self.created.contains(segment))
+            .map(|(segment, (node, pg))| (*segment, *node, *pg))
+            .collect();
+        for (segment, node, pg) in missing {
+            let message = Message::CreateSegment(Box::new(CreateSegment {
+                segment,
+                pg,
+                manifest: self.manifest.clone(),
+            }));
+            self.ask(node, Question::Create(segment), message);
+        }
+        self.queue.push(self.now + 10 * MS, Event::Create);
+    }
+
+    fn ask(&mut self, node: usize, question: Question, message: Message) {
+        if self.nodes[node].core.is_none() {
+            return;
+        }
+        self.finish.last_question += 1;
+        let number = self.finish.last_question;
+        self.finish.questions.insert(number, question);
+        self.open_stream(
+            Party::Auditor,
+            node,
+            Kind::Audit { question: number },
+            message,
+        );
+    }
+
+    /// All faults end.
+    pub(super) fn heal_all(&mut self) {
+        if self.finish.is_healed() {
+            return;
+        }
+        self.tell(|| "** all faults end".to_owned());
+        self.director.stop();
+        self.heal_network();
+        for node in 0..NODE_COUNT {
+            let disk = &mut self.nodes[node].disk;
+            disk.full = false;
+            disk.slow = 1;
+            disk.fail_next_write = false;
+            disk.misreads = 0;
+            disk.misdirect_next_write = false;
+            disk.settle();
+            let life = self.nodes[node].life;
+            self.resume_node(node, life);
+            if self.nodes[node].core.is_none() {
+                self.start_node(node);
+            }
+        }
+        for writer in 0..self.writers.len() {
+            self.resume_writer(writer);
+        }
+        self.flush_held();
+        self.finish.stage = Stage::Probing { since: self.now };
+        self.queue.push(self.now + STEP, Event::Finish);
+    }
+
+    pub(super) fn finish_step(&mut self) {
+        let now = self.now;
+        match self.finish.stage {
+            Stage::Faults | Stage::Over => return,
+            Stage::Probing { since } => {
+                self.supervise();
+                if now > since + RESUME {
+                    return self.fail("liveness: no commit was answered after the faults stopped");
+                }
+            }
+            Stage::Converging { since } => {
+                if now > since + CONVERGE {
+                    let complaint = self.finish.complaint.clone();
+                    return self.fail(format!("liveness: the copies do not come back: {complaint}"));
+                }
+                self.supervise();
+                self.judge_statuses();
+            }
+            Stage::Auditing { since } => {
+                if self.finish.questions.is_empty() {
+                    self.finish.stage = Stage::Over;
+                    return;
+                }
+                if now > since + CONVERGE {
+                    return self.fail("liveness: the audit is not answered");
+                }
+            }
+        }
+        self.queue.push(now + STEP, Event::Finish);
+    }
+
+    /// Whether every sound node holds everything; asks again where it is not known.
+    fn judge_statuses(&mut self) {
+        if self.writers.iter().any(Writer::is_recovering) {
+            // It will either open, and everything begins anew, or give up.
+            return;
+        }
+        let mut complaint = None;
+        let newest = self.oracle.newest();
+        let mut overtaken = false;
+        for node in 0..NODE_COUNT {
+            if self.nodes[node].lost || self.nodes[node].suspect {
+                continue;
+            }
+            let name = node_name(node);
+            let Some(status) = self.finish.statuses.get(&node) else {
+                complaint = Some(format!("{name} has not said how it is"));
+                continue;
+            };
+            for segment in &status.segments {
+                overtaken |= segment.claim > newest;
+                let last = self.oracle.pg_last(segment.pg);
+                if segment.scl != last || segment.history_epoch != newest {
+                    complaint = Some(format!(
+                        "{name} has SCL {} of {last} in group {} under history {} of {newest}, claim {}",
+                        segment.scl, segment.pg, segment.history_epoch, segment.claim
+                    ));
+                }
+            }
+        }
+        match complaint {
+            None => self.audit(),
+            Some(complaint) => {
+                self.finish.complaint = complaint;
+                // A dead candidate left a claim that keeps a node away from the writer: the next opening brings it back.
+                if overtaken && self.finish.reopened < 3 && self.finish.round > 20 {
+                    self.finish.reopened += 1;
+                    self.finish.round = 0;
+                    if let Some(writer) = self.current_writer() {
+                        self.end_writer(writer, "is started anew");
+                    }
+                    self.finish.stage = Stage::Probing { since: self.now };
+                    return;
+                }
+                self.finish.round += 1;
+                self.finish.questions.clear();
+                let round = self.finish.round;
+                for node in 0..NODE_COUNT {
+                    self.ask(node, Question::Status { round }, Message::AskStatus);
+                }
+            }
+        }
+    }
+
+    /// Reads everything from everybody.
+    fn audit(&mut self) {
+        self.finish.stage = Stage::Auditing { since: self.now };
+        self.finish.questions.clear();
+        let newest = self.oracle.newest();
+        let places: Vec<(SegmentId, usize, PgId)> = self
+            .places
+            .iter()
+            .map(|(segment, (node, pg))| (*segment, *node, *pg))
+            .collect();
+        for (segment, node, pg) in places {
+            let status = self.finish.statuses.get(&node);
+            let status = status
+                .and_then(|status| status.segments.iter().find(|known| known.segment == segment));
+            let Some((scl, history_epoch)) =
+                status.map(|status| (status.scl, status.history_epoch))
+            else {
+                continue;
+            };
+            if self.nodes[node].suspect || history_epoch != newest {
+                continue;
+            }
+            let read = ReadLog {
+                segment,
+                history_epoch,
+                after: Lsn::NONE,
+                through: scl,
+                bytes_max: 16 << 20,
+            };
+            let batches = Vec::new();
+            self.ask(
+                node,
+                Question::Log {
+                    segment,
+                    scl,
+                    batches,
+                },
+                Message::ReadLog(read),
+            );
+            let pages: Vec<PageId> = self
+                .oracle
+                .pages
+                .keys()
+                .copied()
+                .filter(|page| self.manifest.pg_of(*page) == Some(pg))
+                .collect();
+            let lsn = self.oracle.last;
+            let pg_last = self.oracle.pg_last(pg);
+            for pages in pages.chunks(64) {
+                let request = |page: &PageId| PageRequest {
+                    page: *page,
+                    lsn,
+                    pg_last,
+                };
+                let read = ReadPages {
+                    segment,
+                    history_epoch,
+                    pages: pages.iter().map(request).collect(),
+                };
+                self.ask(node, Question::Pages, Message::ReadPages(read));
+            }
+        }
+    }
+
+    pub(super) fn audit_answer(&mut self, node: usize, question: u64, message: Message) {
+        let Some(asked) = self.finish.questions.get_mut(&question) else {
+            return;
+        };
+        match (asked, message) {
+            (Question::Create(segment), Message::Done) => {
+                let segment = *segment;
+                self.created.insert(segment);
+            }
+            (Question::Status { round }, Message::NodeStatus(status)) => {
+                if *round == self.finish.round {
+                    self.finish.statuses.insert(node, status);
+                }
+            }
+            (Question::Log { batches, .. }, Message::LogPiece(piece)) => {
+                batches.extend(piece.batches);
+            }
+            (Question::Log { .. } | Question::Pages, Message::Refused(refusal)) => {
+                // Too many reads at once: the rest is looked at elsewhere.
+                let busy = matches!(refusal, sixfold_log_format::wire::Refusal::Overloaded);
+                self.finish.questions.remove(&question);
+                if !busy {
+                    self.fail(format!(
+                        "{} refuses the audit: {refusal:?}",
+                        node_name(node)
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn audit_end(&mut self, question: u64, _whole: bool) {
+        let Some(asked) = self.finish.questions.remove(&question) else {
+            return;
+        };
+        let Question::Log {
+            segment,
+            scl,
+            batches,
+        } = asked
+        else {
+            return;
+        };
+        let (node, pg) = self.places[&segment];
+        let history = match self.oracle.openings.last() {
+            Some(opening) => opening.history.clone(),
+            None => return,
+        };
+        let mut lsns = Vec::new();
+        for bytes in batches {
+            if !self.oracle.knows(&bytes) {
+                return self.fail(format!(
+                    "{} holds a batch that nobody shipped",
+                    node_name(node)
+                ));
+            }
+            let Ok(batch) = Batch::decode(bytes, self.manifest.volume) else {
+                return self.fail(format!("{} holds what is no batch", node_name(node)));
+            };
+            for (start, end) in &batch.header().runs {
+                lsns.extend(
+                    (start.get()..end.get())
+                        .map(Lsn::new)
+                        .filter(|lsn| *lsn <= scl && !history.annuls(*lsn)),
+                );
+            }
+        }
+        let wanted = self.oracle.pg_lsns.get(&pg).cloned().unwrap_or_default();
+        if lsns != wanted {
+            let differ = lsns.iter().zip(&wanted).find(|(one, other)| one != other);
+            self.fail(format!(
+                "{} holds {} valid records of group {pg}, there are {}; first difference {differ:?}",
+                node_name(node),
+                lsns.len(),
+                wanted.len()
+            ));
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! The world: six nodes, writers that come and go, a network between them, one queue of events.
+//!
+//! ```text
+//!   plan(seed) --faults--> world --events--> cores --actions--> network, disks, clients
+//!                            |                 what is said and answered
+//!                            +--------------------> oracle
+//! ```
+//! The owner of the one `match` on events. It decides when things happen; what happens is decided by the cores.
+
+mod brief;
+mod client;
+mod director;
+mod faults;
+mod finish;
+mod net;
+mod node;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::wire::Message;
+use sixfold_log_format::{
+    Manifest, ManifestVersion, Member, MemberKind, MembershipEpoch, NodeId, PgEntry, PgId,
+    QuorumModel, SegmentId, SegmentSet, VolumeEpoch, VolumeId, VolumeParameters,
+};
+use sixfold_storage_node_core::{DiskError, DiskToken, StreamKey};
+
+use crate::clock::{MS, Time};
+use crate::oracle::{Bad, Oracle};
+use crate::plan::{Fault, Plan};
+use crate::queue::Queue;
+use crate::reached::Counts;
+use crate::rng::{Rng, mix};
+use director::Director;
+use finish::Finish;
+use net::{Item, Net, Party, Stream};
+use node::Node;
+use writer::Writer;
+
+pub(crate) const NODE_COUNT: usize = 6;
+/// Machines that writers run on, one in each zone.
+pub(crate) const WRITER_HOSTS: usize = 3;
+/// The machine of the auditor, which nothing ever cuts off.
+const AUDITOR_HOST: usize = NODE_COUNT + WRITER_HOSTS;
+const HOST_COUNT: usize = AUDITOR_HOST + 1;
+/// More is a livelock.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// Something that happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Deliver {
+        stream: usize,
+        up: bool,
+        item: Item,
+    },
+    /// The client's side of a stream learns that it is over.
+    ClientEnd {
+        stream: usize,
+    },
+    /// The node's side does.
+    NodeEnd {
+        stream: usize,
+    },
+    LateRequest {
+        client: Party,
+        node: usize,
+        message: Box<Message>,
+    },
+    ConnectionTimeout {
+        host: usize,
+        node: usize,
+    },
+    Written {
+        node: usize,
+        life: u32,
+        token: DiskToken,
+        result: Result<(), DiskError>,
+    },
+    Read {
+        node: usize,
+        life: u32,
+        token: DiskToken,
+        file: FileNumber,
+        offset: u64,
+        bytes: u32,
+    },
+    Prepared {
+        node: usize,
+        life: u32,
+        file: FileNumber,
+        bytes: u64,
+        result: Result<(), DiskError>,
+    },
+    NodeTimer {
+        node: usize,
+        life: u32,
+    },
+    NodeStart {
+        node: usize,
+    },
+    WriterTimer {
+        writer: usize,
+    },
+    WriterPump {
+        writer: usize,
+    },
+    Client {
+        writer: usize,
+        client: usize,
+        step: u64,
+    },
+    ResumeNode {
+        node: usize,
+        life: u32,
+    },
+    ResumeWriter {
+        writer: usize,
+    },
+    Fault {
+        index: usize,
+    },
+    /// The end of a fault that lasts.
+    Heal(Heal),
+    Supervise,
+    Create,
+    Direct {
+        step: u64,
+    },
+    HealAll,
+    Finish,
+}
+
+/// What ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Heal {
+    Unblock(Vec<(usize, usize)>),
+    Gossip,
+    Slow(u8),
+    Loss,
+    DiskFull(u8),
+    DiskSlow(u8),
+    Misreads(u8),
+    LostSync,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Events that happened.
+    pub events: u64,
+    /// A hash over all of them.
+    pub hash: u64,
+    /// What was violated, if anything.
+    pub failure: Option<String>,
+    /// What was met.
+    pub reached: Counts,
+    /// Commits that were answered.
+    pub commits: u64,
+    /// Reopenings that ended well.
+    pub openings: u64,
+    /// What happened, line by line, where it was asked for.
+    pub story: Vec<String>,
+}
+
+/// The world.
+pub(crate) struct World {
+    plan: Plan,
+    now: Time,
+    queue: Queue<Event>,
+    net_rng: Rng,
+    disk_rng: Rng,
+    rng: Rng,
+    nodes: Vec<Node>,
+    writers: Vec<Writer>,
+    streams: Vec<Stream>,
+    live: BTreeSet<usize>,
+    net: Net,
+    manifest: Manifest,
+    /// Segment -> node and PG.
+    places: BTreeMap<SegmentId, (usize, PgId)>,
+    created: BTreeSet<SegmentId>,
+    oracle: Oracle,
+    director: Director,
+    finish: Finish,
+    next_transaction: u64,
+    commits: u64,
+    misreads_planned: bool,
+    events: u64,
+    hash: u64,
+    story: Option<Vec<String>>,
+    bad: Option<Bad>,
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, tells: bool) -> World {
+        let mut rng = Rng::new(plan.seed, 2);
+        let manifest = first_manifest(&plan, &mut rng);
+        let mut places = BTreeMap::new();
+        for entry in &manifest.pgs {
+            for (node, member) in entry.members().into_iter().enumerate() {
+                places.insert(member.segment, (node, entry.pg));
+            }
+        }
+        let nodes = (0..NODE_COUNT)
+            .map(|node| Node::new(manifest.pgs[0].members()[node].node))
+            .collect();
+        let page_bytes = plan.shape.page_bytes as usize;
+        let misreads_planned = plan
+            .faults
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::Misreads { .. }));
+        let mut world = World {
+            now: 0,
+            queue: Queue::new(),
+            net_rng: Rng::new(plan.seed, 3),
+            disk_rng: Rng::new(plan.seed, 4),
+            net: Net::new(&plan, &mut rng),
+            rng,
+            nodes,
+            writers: Vec::new(),
+            streams: Vec::new(),
+            live: BTreeSet::new(),
+            places,
+            created: BTreeSet::new(),
+            oracle: Oracle::new(manifest.volume, page_bytes),
+            manifest,
+            director: Director::new(&plan),
+            finish: Finish::default(),
+            next_transaction: 0,
+            commits: 0,
+            misreads_planned,
+            events: 0,
+            hash: 0,
+            story: tells.then(Vec::new),
+            bad: None,
+            plan,
+        };
+        for node in 0..NODE_COUNT {
+            world.start_node(node);
+        }
+        world.queue.push(0, Event::Create);
+        for index in 0..world.plan.faults.len() {
+            let at = world.plan.faults[index].0;
+            world.queue.push(at, Event::Fault { index });
+        }
+        let end = world.plan.end;
+        world.queue.push(end, Event::HealAll);
+        world
+    }
+
+    /// Lets things happen until the run is over or something is wrong.
+    pub(crate) fn run(&mut self) {
+        while self.bad.is_none() && !self.finish.is_over() {
+            let Some((at, event)) = self.queue.pop() else {
+                self.fail("nothing happens any more");
+                return;
+            };
+            self.now = at;
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                self.fail("livelock: too many events");
+                return;
+            }
+            self.handle(event);
+        }
+    }
+
+    /// What became of it.
+    pub(crate) fn outcome(&mut self, panic: Option<String>) -> Outcome {
+        let failure = panic
+            .map(|text| format!("panic: {text}"))
+            .or_else(|| self.bad.take());
+        Outcome {
+            events: self.events,
+            hash: self.hash,
+            failure,
+            reached: self.oracle.reached.clone(),
+            commits: self.commits,
+            openings: self.oracle.openings.len() as u64,
+            story: self.story.take().unwrap_or_default(),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let Some(event) = self.defer(event) else {
+            return;
+        };
+        match event {
+            Event::Deliver { stream, up, item } => self.deliver(stream, up, item),
+            Event::ClientEnd { stream } => self.client_end(stream, false),
+            Event::NodeEnd { stream } => self.node_end(stream),
+            Event::LateRequest {
+                client,
+                node,
+                message,
+            } => self.late_request(client, node, *message),
+            Event::ConnectionTimeout { host, node } => self.connection_timeout(host, node),
+            Event::Written {
+                node,
+                life,
+                token,
+                result,
+            } => self.written(node, life, token, result),
+            Event::Read {
+                node,
+                life,
+                token,
+                file,
+                offset,
+                bytes,
+            } => self.read(node, life, token, (file, offset, bytes)),
+            Event::Prepared {
+                node,
+                life,
+                file,
+                bytes,
+                result,
+            } => self.prepared(node, life, file, bytes, result),
+            Event::NodeTimer { node, life } => self.node_timer(node, life),
+            Event::NodeStart { node } => self.start_node(node),
+            Event::WriterTimer { writer } => self.writer_timer(writer),
+            Event::WriterPump { writer } => self.writer_pump(writer),
+            Event::Client {
+                writer,
+                client,
+                step,
+            } => self.client_step(writer, client, step),
+            Event::ResumeNode { node, life } => self.resume_node(node, life),
+            Event::ResumeWriter { writer } => self.resume_writer(writer),
+            Event::Fault { index } => self.fault(index),
+            Event::Heal(heal) => self.heal(heal),
+            Event::Supervise => self.supervise(),
+            Event::Create => self.create(),
+            Event::Direct { step } => self.direct(step),
+            Event::HealAll => self.heal_all(),
+            Event::Finish => self.finish_step(),
+        }
+    }
+
+    /// What reaches a process that stands still waits for it.
+    fn defer(&mut self, event: Event) -> Option<Event> {
+        let (node, writer) = match &event {
+            Event::Deliver { stream, up, .. } => {
+                let stream = &self.streams[*stream];
+                match (up, stream.client) {
+                    (true, _) => (Some(stream.node), None),
+                    (false, Party::Node { node, .. }) => (Some(node), None),
+                    (false, Party::Writer(writer)) => (None, Some(writer)),
+                    (false, Party::Auditor | Party::Ghost { .. }) => (None, None),
+                }
+            }
+            Event::ClientEnd { stream } => match self.streams[*stream].client {
+                Party::Node { node, .. } => (Some(node), None),
+                Party::Writer(writer) => (None, Some(writer)),
+                Party::Auditor | Party::Ghost { .. } => (None, None),
+            },
+            Event::NodeEnd { stream } => (Some(self.streams[*stream].node), None),
+            Event::Written { node, .. }
+            | Event::Read { node, .. }
+            | Event::Prepared { node, .. }
+            | Event::NodeTimer { node, .. } => (Some(*node), None),
+            Event::WriterTimer { writer }
+            | Event::WriterPump { writer }
+            | Event::Client { writer, .. } => (None, Some(*writer)),
+            _ => (None, None),
+        };
+        if let Some(node) = node.filter(|node| self.nodes[*node].paused) {
+            self.nodes[node].deferred.push(event);
+            return None;
+        }
+        if let Some(writer) = writer.filter(|writer| self.writers[*writer].paused) {
+            self.writers[writer].deferred.push(event);
+            return None;
+        }
+        Some(event)
+    }
+
+    fn fail(&mut self, bad: impl Into<Bad>) {
+        let bad = bad.into();
+        self.tell(|| format!("!! {bad}"));
+        self.bad.get_or_insert(bad);
+    }
+
+    fn check(&mut self, result: Result<(), Bad>) {
+        if let Err(bad) = result {
+            self.fail(bad);
+        }
+    }
+
+    /// A line of the story, where one is told.
+    fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            let mut text = String::new();
+            let _ = write!(
+                text,
+                "{:>10.3} ms  {}",
+                self.now as f64 / MS as f64,
+                line()
+            );
+            story.push(text);
+        }
+    }
+
+    /// Takes something that happened into the hash of the run.
+    fn note(&mut self, kind: u64, what: u64) {
+        self.hash = mix(self.hash ^ self.now.wrapping_mul(31) ^ mix(kind << 48 ^ what));
+    }
+
+    fn node_of(&self, node: NodeId) -> usize {
+        self.nodes
+            .iter()
+            .position(|known| known.id == node)
+            .expect("nodes are known by their ids")
+    }
+
+    fn stream_key(stream: usize) -> StreamKey {
+        StreamKey(stream as u64)
+    }
+
+    /// The writer that opened last, if it still lives.
+    fn current_writer(&self) -> Option<usize> {
+        let newest = self.oracle.newest();
+        self.writers
+            .iter()
+            .rposition(|writer| writer.is_open() && writer.epoch == newest)
+    }
+}
+
+fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
+    let volume = VolumeId::from_bytes(rng.bytes());
+    let nodes: Vec<NodeId> = (0..NODE_COUNT)
+        .map(|_| NodeId::from_bytes(rng.bytes()))
+        .collect();
+    let entry = |pg: u32, rng: &mut Rng| PgEntry {
+        pg: PgId::new(pg),
+        sets: vec![SegmentSet {
+            model: QuorumModel::FourOfSix,
+            members: nodes
+                .iter()
+                .map(|node| Member {
+                    segment: SegmentId::from_bytes(rng.bytes()),
+                    node: *node,
+                    kind: MemberKind::Full,
+                    joining: false,
+                })
+                .collect(),
+        }],
+        removed: Vec::new(),
+    };
+    let shape = &plan.shape;
+    Manifest {
+        version: ManifestVersion {
+            volume_epoch: VolumeEpoch::CREATION,
+            membership_epoch: MembershipEpoch::new(1),
+        },
+        volume,
+        parameters: VolumeParameters {
+            page_bytes: shape.page_bytes,
+            lal: shape.lal,
+            pages_per_pg: shape.pages_per_pg,
+            retention_ms: 3_600_000,
+            retention_bytes: 0,
+        },
+        pgs: (0..shape.pg_count).map(|pg| entry(pg, rng)).collect(),
+        hints: nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| NodeHint {
+                node: *node,
+                az: format!("az{}", index / 2),
+                address: format!("node-{index}:1"),
+            })
+            .collect(),
+    }
+}
+
+/// A number that stands for some bytes.
+fn fingerprint(bytes: &Bytes) -> u64 {
+    bytes
+        .chunks(8)
+        .take(12)
+        .fold(bytes.len() as u64, |hash, chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            mix(hash ^ u64::from_le_bytes(word))
+        })
+}

@@ -1,0 +1,470 @@
+//! A storage node's process: the core, its disk, its clock, and what the shell does for it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::NodeId;
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::Message;
+use sixfold_storage_node_core::{
+    Action, Bounds, DiskError, DiskToken, Event as NodeEvent, FoundDirectory, NodeCore, PeerToken,
+    Severity,
+};
+
+use super::brief::brief;
+use super::net::{Item, Kind, Party};
+use super::{Event, World};
+use crate::clock::{LocalClock, MS, Time, US};
+use crate::disk::{Disk, PendingWrite};
+use crate::plan::node_name;
+use crate::reached::Reached;
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) core: Option<NodeCore>,
+    /// Counts its processes.
+    pub(crate) life: u32,
+    pub(crate) clock: LocalClock,
+    pub(crate) disk: Disk,
+    pub(crate) paused: bool,
+    pub(crate) deferred: Vec<Event>,
+    /// Its log is damaged; it refuses to start, and nobody can repair it yet.
+    pub(crate) lost: bool,
+    /// Its disk may have forgotten something.
+    pub(crate) suspect: bool,
+    pub(crate) start_due: bool,
+    armed: Option<Time>,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId) -> Node {
+        Node {
+            id,
+            core: None,
+            life: 0,
+            clock: LocalClock::new(0, 0, 0),
+            disk: Disk::new(),
+            paused: false,
+            deferred: Vec::new(),
+            lost: false,
+            suspect: false,
+            start_due: false,
+            armed: None,
+        }
+    }
+}
+
+impl World {
+    /// Starts a node's process.
+    pub(super) fn start_node(&mut self, node: usize) {
+        self.nodes[node].start_due = false;
+        if self.nodes[node].core.is_some() || self.nodes[node].lost {
+            return;
+        }
+        let clock = self.draw_clock();
+        let shape = &self.plan.shape;
+        let bounds = Bounds {
+            group_bytes_max: shape.group_bytes,
+            queued_bytes_max: shape.queued_bytes,
+            resident_redo_bytes_max: shape.resident_bytes,
+            page_cache_bytes_max: shape.node_cache_bytes,
+            reads_in_flight_max: shape.reads_in_flight,
+            gossip_interval: Duration::from_millis(shape.gossip_ms),
+        };
+        let state = &mut self.nodes[node];
+        state.life += 1;
+        state.clock = clock;
+        state.armed = None;
+        let found = FoundDirectory {
+            node: state.id,
+            az: format!("az{}", node / 2),
+            block_bytes: 512,
+            file_bytes: shape.file_bytes,
+            files: state
+                .disk
+                .files
+                .iter()
+                .map(|(number, file)| (FileNumber(*number), file.len() as u64))
+                .collect(),
+            bounds,
+            seed: self.rng.next(),
+        };
+        let core = NodeCore::new(found, clock.at(self.now));
+        self.tell(|| format!("{} starts", node_name(node)));
+        self.nodes[node].core = Some(core);
+        self.pump_node(node);
+    }
+
+    /// A clock that starts somewhere and runs within half a percent of true time.
+    pub(super) fn draw_clock(&mut self) -> LocalClock {
+        let base = self.rng.range(1, 1 << 44);
+        let drift = i64::try_from(self.rng.below(10_001)).expect("small") - 5_000;
+        LocalClock::new(base, self.now, drift)
+    }
+
+    /// Ends a node's process.
+    pub(super) fn crash_node(&mut self, node: usize, power: bool) {
+        if self.nodes[node].core.take().is_none() {
+            if power {
+                self.nodes[node].disk.crash(true, &mut self.disk_rng);
+            }
+            return;
+        }
+        self.tell(|| {
+            let how = if power { "loses power" } else { "dies" };
+            format!("{} {how}", node_name(node))
+        });
+        self.note(20, node as u64);
+        self.nodes[node].disk.crash(power, &mut self.disk_rng);
+        self.nodes[node].paused = false;
+        self.nodes[node].deferred.clear();
+        self.node_gone(node);
+    }
+
+    pub(super) fn resume_node(&mut self, node: usize, life: u32) {
+        let state = &mut self.nodes[node];
+        if state.life != life || !state.paused {
+            return;
+        }
+        state.paused = false;
+        let deferred = std::mem::take(&mut state.deferred);
+        self.tell(|| format!("{} goes on", node_name(node)));
+        for event in deferred {
+            self.queue.push(self.now, event);
+        }
+    }
+
+    pub(super) fn node_event(&mut self, node: usize, event: NodeEvent) {
+        let state = &mut self.nodes[node];
+        let now = state.clock.at(self.now);
+        let Some(core) = &mut state.core else { return };
+        core.handle(now, event);
+        self.pump_node(node);
+    }
+
+    pub(super) fn node_timer(&mut self, node: usize, life: u32) {
+        let state = &mut self.nodes[node];
+        if state.life != life || state.core.is_none() {
+            return;
+        }
+        state.armed = None;
+        let now = state.clock.at(self.now);
+        let due = state.core.as_ref().and_then(NodeCore::poll_timeout);
+        if due.is_some_and(|due| due <= now) {
+            self.node_event(node, NodeEvent::Timeout);
+        } else {
+            self.arm_node(node);
+        }
+    }
+
+    fn arm_node(&mut self, node: usize) {
+        let now = self.now;
+        let state = &mut self.nodes[node];
+        let Some(due) = state.core.as_ref().and_then(NodeCore::poll_timeout) else {
+            return;
+        };
+        let at = state.clock.when(due).max(now + 1);
+        if state.armed.is_none_or(|armed| at < armed) {
+            state.armed = Some(at);
+            let life = state.life;
+            self.queue.push(at, Event::NodeTimer { node, life });
+        }
+    }
+
+    fn pump_node(&mut self, node: usize) {
+        while let Some(action) = self.nodes[node]
+            .core
+            .as_mut()
+            .and_then(NodeCore::poll_action)
+        {
+            self.perform_node(node, action);
+        }
+        self.arm_node(node);
+    }
+
+    fn perform_node(&mut self, node: usize, action: Action) {
+        let life = self.nodes[node].life;
+        match action {
+            Action::Send {
+                stream,
+                message,
+                end,
+            } => self.node_sends(node, stream.0, message, end),
+            Action::Disconnect { .. } => {
+                self.fail(format!(
+                    "{} calls a peer's message a breach of protocol",
+                    node_name(node)
+                ));
+            }
+            Action::Write {
+                token,
+                file,
+                offset,
+                bytes,
+            } => {
+                let pending = PendingWrite {
+                    token,
+                    file: file.0,
+                    offset: usize::try_from(offset).expect("files are small"),
+                    bytes: bytes.as_ref().to_vec(),
+                };
+                let wait = self.disk_wait(node);
+                let disk = &mut self.nodes[node].disk;
+                let result = if std::mem::take(&mut disk.fail_next_write) {
+                    Err(DiskError::Failed)
+                } else {
+                    Ok(())
+                };
+                disk.pending = Some(pending);
+                let event = Event::Written {
+                    node,
+                    life,
+                    token,
+                    result,
+                };
+                self.queue.push(self.now + wait, event);
+            }
+            Action::Read {
+                token,
+                file,
+                offset,
+                bytes,
+            } => {
+                let wait = self.disk_wait(node);
+                let event = Event::Read {
+                    node,
+                    life,
+                    token,
+                    file,
+                    offset,
+                    bytes,
+                };
+                self.queue.push(self.now + wait, event);
+            }
+            Action::Prepare { file, bytes } => {
+                let wait = 3 * self.disk_wait(node);
+                let result = if self.nodes[node].disk.full {
+                    self.oracle.reached.hit(Reached::DiskFull);
+                    Err(DiskError::Full)
+                } else {
+                    Ok(())
+                };
+                let event = Event::Prepared {
+                    node,
+                    life,
+                    file,
+                    bytes,
+                    result,
+                };
+                self.queue.push(self.now + wait, event);
+            }
+            Action::AskPeer {
+                token,
+                node: peer,
+                message,
+                ..
+            } => {
+                let peer = self.node_of(peer);
+                let client = Party::Node { node, life };
+                self.open_stream(client, peer, Kind::Peer { token }, message);
+            }
+            Action::Log { severity, text } => self.node_logs(node, severity, &text),
+            Action::Stop { reason } => self.node_stops(node, &reason),
+        }
+    }
+
+    fn disk_wait(&mut self, node: usize) -> Time {
+        let base = self.plan.shape.disk_us * US;
+        let mut wait = base / 2 + self.disk_rng.below(base);
+        if self.disk_rng.chance(1, 300) {
+            wait += self.disk_rng.range(1, 30) * MS;
+        }
+        wait * self.nodes[node].disk.slow
+    }
+
+    fn node_sends(&mut self, node: usize, stream: u64, message: Message, end: bool) {
+        let stream = usize::try_from(stream).expect("streams are counted in memory");
+        let state = &self.streams[stream];
+        assert!(state.node == node, "a node answers its own streams");
+        self.heard(stream, &message);
+        if !self.streams[stream].node_open {
+            return;
+        }
+        if self.story.is_some()
+            && !matches!(
+                message,
+                Message::Ack(_)
+                    | Message::GossipAnswer(_)
+                    | Message::Pages(_)
+                    | Message::NodeStatus(_)
+            )
+        {
+            let to = self.name_of(self.streams[stream].client);
+            self.tell(|| format!("{} -> {to}: {}", node_name(node), brief(&message)));
+        }
+        self.send(stream, false, Item::Message(message));
+        if end {
+            self.send(stream, false, Item::End);
+        }
+    }
+
+    pub(super) fn name_of(&self, party: Party) -> String {
+        match party {
+            Party::Writer(writer) => self.writers[writer].name(),
+            Party::Node { node, .. } => node_name(node).to_string(),
+            Party::Auditor => "auditor".to_owned(),
+            Party::Ghost { .. } => "nobody".to_owned(),
+        }
+    }
+
+    fn node_logs(&mut self, node: usize, severity: Severity, text: &str) {
+        self.tell(|| format!("{} says: {text}", node_name(node)));
+        if text.contains("a write was torn") {
+            self.oracle.reached.hit(Reached::TornTailCut);
+        }
+        if severity != Severity::Error {
+            return;
+        }
+        let misread = self.misreads_planned && text.contains("hot-log file");
+        if text.contains("acknowledged records are lost") || text.contains("acknowledged") {
+            self.oracle.reached.hit(Reached::ForgottenNoticed);
+            if !self.nodes[node].suspect {
+                self.fail(format!(
+                    "{} lost what it had acknowledged: {text}",
+                    node_name(node)
+                ));
+            }
+        } else if !misread && !self.nodes[node].suspect {
+            self.fail(format!("{} reports damage: {text}", node_name(node)));
+        }
+    }
+
+    fn node_stops(&mut self, node: usize, reason: &str) {
+        self.tell(|| format!("{} stops: {reason}", node_name(node)));
+        if reason.starts_with("write to hot-log") {
+            self.oracle.reached.hit(Reached::WriteErrorEndedNode);
+            self.crash_node(node, false);
+            self.restart_node(node, 50 * MS);
+            return;
+        }
+        if !self.nodes[node].suspect {
+            return self.fail(format!("{} refuses to go on: {reason}", node_name(node)));
+        }
+        self.oracle.reached.hit(Reached::CorruptLogRefused);
+        self.crash_node(node, false);
+        self.nodes[node].lost = true;
+    }
+
+    /// It starts again after `wait`, unless it is to start already.
+    pub(super) fn restart_node(&mut self, node: usize, wait: Time) {
+        if !self.nodes[node].start_due {
+            self.nodes[node].start_due = true;
+            self.queue
+                .push(self.now + wait, Event::NodeStart { node });
+        }
+    }
+
+    pub(super) fn written(
+        &mut self,
+        node: usize,
+        life: u32,
+        token: DiskToken,
+        result: Result<(), DiskError>,
+    ) {
+        let state = &mut self.nodes[node];
+        let pending = state.disk.pending.as_ref();
+        if state.life != life || pending.is_none_or(|write| write.token != token) {
+            return;
+        }
+        if result.is_ok() {
+            state.disk.complete(&mut self.disk_rng);
+        }
+        self.note(3, node as u64 ^ (token.0 << 4));
+        self.node_event(node, NodeEvent::Written { token, result });
+    }
+
+    pub(super) fn read(
+        &mut self,
+        node: usize,
+        life: u32,
+        token: DiskToken,
+        (file, offset, bytes): (FileNumber, u64, u32),
+    ) {
+        let state = &self.nodes[node];
+        let Some(core) = state.core.as_ref().filter(|_| state.life == life) else {
+            return;
+        };
+        let offset = usize::try_from(offset).expect("files are small");
+        let misreads = state.disk.misreads;
+        // A scan that misreads may cut what was acknowledged: only the disk that may forget does so.
+        let may_err = core.is_ready() || state.suspect;
+        if core.is_ready() {
+            self.oracle.reached.hit(Reached::BatchReadFromDisk);
+        }
+        let disk = &state.disk;
+        let wrong = may_err && misreads > 0 && self.disk_rng.chance(misreads, 1_000);
+        let read = if wrong {
+            disk.misread(file.0, offset, bytes as usize, &mut self.disk_rng)
+        } else {
+            disk.read(file.0, offset, bytes as usize).map(Bytes::from)
+        };
+        let result = read.ok_or(DiskError::Failed);
+        self.node_event(node, NodeEvent::Read { token, result });
+    }
+
+    pub(super) fn prepared(
+        &mut self,
+        node: usize,
+        life: u32,
+        file: FileNumber,
+        bytes: u64,
+        result: Result<(), DiskError>,
+    ) {
+        if self.nodes[node].life != life || self.nodes[node].core.is_none() {
+            return;
+        }
+        if result.is_ok() {
+            let bytes = usize::try_from(bytes).expect("files are small");
+            self.nodes[node].disk.files.insert(file.0, vec![0; bytes]);
+        }
+        self.node_event(node, NodeEvent::Prepared { file, result });
+    }
+
+    /// A peer answered a node, or cannot.
+    pub(super) fn peer_answer(
+        &mut self,
+        (node, life): (usize, u32),
+        token: PeerToken,
+        answer: Option<Message>,
+    ) {
+        if self.nodes[node].life != life || self.nodes[node].core.is_none() {
+            return;
+        }
+        match &answer {
+            Some(Message::LogPiece(piece)) if !piece.batches.is_empty() => {
+                self.oracle.reached.hit(Reached::HoleFilledByGossip);
+                self.tell(|| {
+                    format!(
+                        "{} got from a peer: {}",
+                        node_name(node),
+                        answer.as_ref().map(brief).unwrap_or_default()
+                    )
+                });
+            }
+            Some(Message::GossipAnswer(answer)) if answer.newer.is_some() => {
+                self.oracle.reached.hit(Reached::HistoryByGossip);
+                self.tell(|| {
+                    format!(
+                        "{} got history {} from a peer",
+                        node_name(node),
+                        answer.history_epoch
+                    )
+                });
+            }
+            _ => {}
+        }
+        self.node_event(node, NodeEvent::PeerAnswer { token, answer });
+    }
+}

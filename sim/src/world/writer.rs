@@ -1,0 +1,607 @@
+//! A writer's process: the reopening, then the core, then its end; and what the library's driver does for them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixfold_compute_core::{
+    AttachKey, CommitTicket, FetchKey, FetchTicket, Shared, WriterAction, WriterBounds,
+    WriterCore, WriterEvent,
+};
+use sixfold_log_format::limits::READ_LEASE_MS;
+use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
+use sixfold_log_format::{Lsn, PageId, PgId, SegmentId, VolumeEpoch, WriterId};
+use sixfold_recovery::machine::{
+    Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
+    RequestKey,
+};
+
+use super::brief::brief;
+use super::client::Client;
+use super::net::{Item, Kind, Party};
+use super::{Event, NODE_COUNT, World};
+use crate::clock::{LocalClock, MS, Time, US};
+use crate::plan::node_name;
+use crate::reached::Reached;
+
+/// What a writer process is doing.
+#[derive(Debug)]
+pub(crate) enum Doing {
+    Recovering(Box<Recovery>),
+    Open(Box<WriterCore>),
+    Gone,
+}
+
+/// A writer process.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    number: usize,
+    pub(crate) host: usize,
+    pub(crate) doing: Doing,
+    pub(crate) clock: LocalClock,
+    pub(crate) epoch: VolumeEpoch,
+    pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) paused: bool,
+    pub(crate) deferred: Vec<Event>,
+    pub(crate) last_ticket: u64,
+    pub(crate) commits: BTreeMap<CommitTicket, usize>,
+    pub(crate) fetches: BTreeMap<FetchTicket, usize>,
+    pub(crate) phase: Option<Phase>,
+    streams: BTreeMap<AttachKey, (usize, SegmentId)>,
+    undrained: BTreeMap<AttachKey, usize>,
+    /// What each segment has said that it holds, under this writer's history.
+    acked: BTreeMap<SegmentId, Lsn>,
+    asks: BTreeMap<FetchKey, (PageId, Lsn)>,
+    vdl: Lsn,
+    armed: Option<Time>,
+    pump_due: bool,
+}
+
+impl Writer {
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.doing, Doing::Open(_))
+    }
+
+    pub(crate) fn is_recovering(&self) -> bool {
+        matches!(self.doing, Doing::Recovering(_))
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.doing, Doing::Gone)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("W{}", self.number)
+    }
+}
+
+impl World {
+    /// Starts a writer process; its number.
+    pub(super) fn start_writer(&mut self, host: usize, take_over: bool) -> usize {
+        let clock = self.draw_clock();
+        let number = self.writers.len();
+        let options = RecoveryOptions {
+            volume: self.manifest.volume,
+            nodes: self.nodes.iter().map(|node| node.id).collect(),
+            writer: WriterId::from_bytes(self.rng.bytes()),
+            take_over,
+            deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
+            lease: Duration::from_millis(READ_LEASE_MS),
+            seed: self.rng.next(),
+        };
+        let machine = Recovery::new(options, clock.at(self.now));
+        self.tell(|| {
+            let how = if take_over { "takes over" } else { "opens" };
+            format!("W{number} starts on host {} and {how}", host - NODE_COUNT)
+        });
+        self.writers.push(Writer {
+            number,
+            host,
+            doing: Doing::Recovering(Box::new(machine)),
+            clock,
+            epoch: VolumeEpoch::CREATION,
+            shared: None,
+            clients: Vec::new(),
+            paused: false,
+            deferred: Vec::new(),
+            last_ticket: 0,
+            commits: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            phase: None,
+            streams: BTreeMap::new(),
+            undrained: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            vdl: Lsn::NONE,
+            armed: None,
+            pump_due: false,
+        });
+        self.pump_writer(number);
+        number
+    }
+
+    /// Ends a writer's process.
+    pub(super) fn end_writer(&mut self, writer: usize, why: &str) {
+        if self.writers[writer].is_gone() {
+            return;
+        }
+        self.tell(|| format!("W{writer} {why}"));
+        self.note(21, writer as u64);
+        self.abandon_clients(writer);
+        let state = &mut self.writers[writer];
+        state.doing = Doing::Gone;
+        state.shared = None;
+        state.paused = false;
+        state.deferred.clear();
+        self.client_gone(Party::Writer(writer));
+        if self.director.is_idle() {
+            let wait = self.rng.pick(&[1, 20, 300]) * MS;
+            self.queue.push(self.now + wait, Event::Supervise);
+        }
+    }
+
+    pub(super) fn pause_writer(&mut self, writer: usize, length: Time) {
+        if self.writers[writer].is_gone() || self.writers[writer].paused {
+            return;
+        }
+        self.tell(|| format!("W{writer} stands still"));
+        self.writers[writer].paused = true;
+        self.queue
+            .push(self.now + length, Event::ResumeWriter { writer });
+    }
+
+    pub(super) fn resume_writer(&mut self, writer: usize) {
+        let newest = self.oracle.newest();
+        let state = &mut self.writers[writer];
+        if !state.paused {
+            return;
+        }
+        state.paused = false;
+        if state.is_open() && state.epoch < newest {
+            self.oracle
+                .reached
+                .hit(Reached::PausedWriterResumedBehindNewOne);
+        }
+        let mut deferred = std::mem::take(&mut self.writers[writer].deferred);
+        self.tell(|| format!("W{writer} goes on"));
+        // Which of its threads runs first is open: a client may run before the news are read.
+        if self.rng.chance(1, 2) {
+            deferred.sort_by_key(|event| !matches!(event, Event::Client { .. }));
+        }
+        for event in deferred {
+            self.queue.push(self.now, event);
+        }
+    }
+
+    fn local_now(&self, writer: usize) -> Duration {
+        self.writers[writer].clock.at(self.now)
+    }
+
+    /// Something happened to an open writer.
+    pub(super) fn writer_event(&mut self, writer: usize, event: WriterEvent) {
+        let now = self.local_now(writer);
+        if let Doing::Open(core) = &mut self.writers[writer].doing {
+            core.handle(now, event);
+            self.want_pump(writer);
+        }
+    }
+
+    /// The core acts when everything at hand was handled, which may be a moment later.
+    pub(super) fn want_pump(&mut self, writer: usize) {
+        if !self.writers[writer].pump_due {
+            self.writers[writer].pump_due = true;
+            let wait = self.rng.below(20) * US;
+            self.queue
+                .push(self.now + wait, Event::WriterPump { writer });
+        }
+    }
+
+    fn recovery_event(&mut self, writer: usize, event: RecoveryEvent) {
+        let now = self.local_now(writer);
+        if let Doing::Recovering(machine) = &mut self.writers[writer].doing {
+            machine.handle(now, event);
+            self.pump_writer(writer);
+        }
+    }
+
+    pub(super) fn writer_pump(&mut self, writer: usize) {
+        self.writers[writer].pump_due = false;
+        self.pump_writer(writer);
+    }
+
+    pub(super) fn writer_timer(&mut self, writer: usize) {
+        self.writers[writer].armed = None;
+        let now = self.local_now(writer);
+        let due = self.writer_due(writer).is_some_and(|due| due <= now);
+        match &mut self.writers[writer].doing {
+            Doing::Recovering(machine) if due => machine.handle(now, RecoveryEvent::Timeout),
+            Doing::Open(core) if due => core.handle(now, WriterEvent::Timeout),
+            Doing::Gone => return,
+            _ => {}
+        }
+        self.pump_writer(writer);
+    }
+
+    fn writer_due(&self, writer: usize) -> Option<Duration> {
+        match &self.writers[writer].doing {
+            Doing::Recovering(machine) => machine.poll_timeout(),
+            Doing::Open(core) => core.poll_timeout(),
+            Doing::Gone => None,
+        }
+    }
+
+    fn pump_writer(&mut self, writer: usize) {
+        loop {
+            match &mut self.writers[writer].doing {
+                Doing::Recovering(machine) => match machine.poll_action() {
+                    Some(action) => self.perform_recovery(writer, action),
+                    None => break,
+                },
+                Doing::Open(core) => match core.poll_action() {
+                    Some(action) => self.perform_writer(writer, action),
+                    None => break,
+                },
+                Doing::Gone => return,
+            }
+        }
+        self.look_at_points(writer);
+        let Some(due) = self.writer_due(writer) else {
+            return;
+        };
+        let at = self.writers[writer].clock.when(due).max(self.now + 1);
+        if self.writers[writer].armed.is_none_or(|armed| at < armed) {
+            self.writers[writer].armed = Some(at);
+            self.queue.push(at, Event::WriterTimer { writer });
+        }
+    }
+
+    /// VDL as everybody can see it, against what the oracle knows.
+    fn look_at_points(&mut self, writer: usize) {
+        let state = &self.writers[writer];
+        let Doing::Open(core) = &state.doing else {
+            return;
+        };
+        let vdl = state.shared.as_ref().map_or(Lsn::NONE, |shared| shared.vdl());
+        if vdl == state.vdl {
+            return;
+        }
+        if self.events.is_multiple_of(16) {
+            let stats = core.stats();
+            let ordered = stats.read_point_min <= stats.vdl
+                && stats.vdl == vdl
+                && stats.vdl <= stats.vcl
+                && stats.vcl <= stats.last
+                && stats.last <= stats.vdl.plus(self.plan.shape.lal);
+            if stats.last.since(stats.vdl) * 4 > self.plan.shape.lal * 3 {
+                self.oracle.reached.hit(Reached::BackPressure);
+            }
+            if !ordered {
+                return self.fail(format!("the points are out of order: {stats:?}"));
+            }
+        }
+        let state = &self.writers[writer];
+        let acked = |pg: PgId, last: Lsn| {
+            let of_pg = |segment: &SegmentId| self.places[segment].1 == pg;
+            state
+                .acked
+                .iter()
+                .filter(|(segment, scl)| of_pg(segment) && **scl >= last)
+                .count()
+        };
+        let result = self.oracle.published(state.epoch, vdl, &acked);
+        self.writers[writer].vdl = vdl;
+        self.check(result);
+    }
+
+    fn perform_recovery(&mut self, writer: usize, action: RecoveryAction) {
+        match action {
+            RecoveryAction::Send {
+                request,
+                node,
+                message,
+            } => {
+                let node = self.node_of(node);
+                self.tell(|| format!("W{writer} -> {}: {}", node_name(node), brief(&message)));
+                self.open_stream(
+                    Party::Writer(writer),
+                    node,
+                    Kind::Recovery { request },
+                    message,
+                );
+            }
+            RecoveryAction::Phase(phase) => {
+                self.tell(|| format!("W{writer} enters {phase:?}"));
+                let before = self.writers[writer].phase.replace(phase);
+                match (before, phase) {
+                    (Some(Phase::Fence | Phase::Truncate), Phase::Probe) => {
+                        self.oracle.reached.hit(Reached::FenceLostARace);
+                    }
+                    (Some(Phase::Refill), Phase::Probe) => {
+                        self.oracle.reached.hit(Reached::HolderLost);
+                    }
+                    _ => {}
+                }
+                self.directed_phase(writer, phase);
+            }
+            RecoveryAction::Done(result) => match *result {
+                Ok(opened) => self.opened(writer, opened),
+                Err(error) => {
+                    if let RecoveryError::InUse { .. } = error {
+                        self.oracle.reached.hit(Reached::InUseRefused);
+                    }
+                    if matches!(
+                        error,
+                        RecoveryError::Corrupt(_) | RecoveryError::NoVolume { .. }
+                    ) {
+                        return self.fail(format!("W{writer} cannot open: {error}"));
+                    }
+                    self.end_writer(writer, &format!("gives up: {error}"));
+                }
+            },
+        }
+    }
+
+    fn opened(&mut self, writer: usize, opened: Opened) {
+        self.tell(|| {
+            let last = opened.history.ranges.last();
+            let range = last.map_or_else(String::new, |range| {
+                format!(", ({}, {}] annulled", range.after, range.through)
+            });
+            format!(
+                "W{writer} OPENS at epoch {}, cut {}{range}",
+                opened.volume_epoch, opened.cut
+            )
+        });
+        self.note(22, opened.cut.get() ^ (opened.volume_epoch.get() << 32));
+        let result = self.oracle.opened(&opened);
+        self.check(result);
+        if opened.refilled_batches > 0 {
+            self.oracle.reached.hit(Reached::Refilled);
+        }
+        if opened.lease_wait > Duration::from_millis(1) {
+            self.oracle.reached.hit(Reached::LeaseWaitedFor);
+        }
+        let shape = &self.plan.shape;
+        let bounds = WriterBounds {
+            seals_in_flight_max: shape.seals_in_flight,
+            unacknowledged_bytes_max: shape.unacknowledged_bytes,
+            stream_bytes_max: shape.stream_bytes,
+            cache_bytes_max: shape.cache_pages * shape.page_bytes as usize,
+            waiting_commits_max: shape.waiting_commits,
+            remembered_keys_max: shape.remembered_keys,
+            lease: Duration::from_millis(READ_LEASE_MS),
+        };
+        // Wall clocks jump as they like, from process to process.
+        let unix_ms = 1_700_000_000_000 + self.rng.below(1_200_000);
+        let now = self.local_now(writer);
+        let state = &mut self.writers[writer];
+        state.epoch = opened.volume_epoch;
+        state.vdl = opened.vdl;
+        let core = WriterCore::new(opened, bounds, now, unix_ms);
+        state.shared = Some(core.shared());
+        state.doing = Doing::Open(Box::new(core));
+        state.phase = None;
+        self.directed_open(writer);
+        self.start_clients(writer);
+        self.want_pump(writer);
+    }
+
+    fn perform_writer(&mut self, writer: usize, action: WriterAction) {
+        match action {
+            WriterAction::Attach {
+                attach,
+                node,
+                segment,
+                message,
+            } => {
+                let node = self.node_of(node);
+                let stream =
+                    self.open_stream(Party::Writer(writer), node, Kind::Log { attach }, message);
+                self.writers[writer]
+                    .streams
+                    .insert(attach, (stream, segment));
+            }
+            WriterAction::Detach { attach } => {
+                if let Some((stream, _)) = self.writers[writer].streams.remove(&attach) {
+                    self.close_stream(stream);
+                }
+            }
+            WriterAction::Send { attach, message } => {
+                let epoch = self.writers[writer].epoch;
+                if let Message::Append(append) = &message {
+                    let result = self.oracle.shipped(epoch, &append.batch);
+                    self.check(result);
+                }
+                if let Some((stream, _)) = self.writers[writer].streams.get(&attach) {
+                    let stream = *stream;
+                    if self.story.is_some() && matches!(message, Message::Append(_)) {
+                        let node = node_name(self.streams[stream].node);
+                        self.tell(|| format!("W{writer} -> {node}: {}", brief(&message)));
+                    }
+                    self.send(stream, true, Item::Message(message));
+                }
+            }
+            WriterAction::Ask {
+                fetch,
+                node,
+                message,
+            } => {
+                let node = self.node_of(node);
+                if let Message::ReadPages(read) = &message {
+                    let page = read.pages[0];
+                    self.writers[writer].asks.insert(fetch, (page.page, page.lsn));
+                    if page.lsn < self.writers[writer].vdl {
+                        self.oracle.reached.hit(Reached::FetchedAtAnOldPoint);
+                    }
+                }
+                self.open_stream(Party::Writer(writer), node, Kind::Ask { fetch }, message);
+            }
+            WriterAction::Committed { ticket, result } => self.committed(writer, ticket, result),
+            WriterAction::Fetched { ticket, result } => self.fetched(writer, ticket, result),
+            WriterAction::Leased { ticket, held } => self.leased(writer, ticket, held),
+            WriterAction::Fenced { volume_epoch } => {
+                self.oracle.reached.hit(Reached::OldWriterFenced);
+                self.end_writer(writer, &format!("is fenced by epoch {volume_epoch}"));
+            }
+            WriterAction::Drained => self.end_writer(writer, "is closed"),
+        }
+    }
+
+    /// What was queued for a stream has left.
+    pub(super) fn writer_drained(&mut self, writer: usize, attach: AttachKey, bytes: usize) {
+        let Some(state) = self.writers.get_mut(writer) else {
+            return;
+        };
+        if state.paused || state.is_gone() {
+            return;
+        }
+        let undrained = state.undrained.entry(attach).or_default();
+        *undrained += bytes;
+        if *undrained >= self.plan.shape.stream_bytes / 4 {
+            let bytes = std::mem::take(undrained);
+            self.writer_event(writer, WriterEvent::Drained { attach, bytes });
+        }
+    }
+
+    /// A message reaches the client's side of a stream.
+    pub(super) fn deliver_down(&mut self, stream: usize, message: Message) {
+        let first = !std::mem::replace(&mut self.streams[stream].answered, true);
+        let state = &self.streams[stream];
+        let node = state.node;
+        match (state.client, state.kind.clone()) {
+            (Party::Writer(writer), Kind::Log { attach }) => {
+                self.log_stream_says(writer, attach, message, first);
+            }
+            (Party::Writer(writer), Kind::Recovery { request }) => {
+                self.recovery_answer(writer, request, message);
+            }
+            (Party::Writer(writer), Kind::Ask { fetch }) if first => {
+                self.page_answer(writer, fetch, Some(message));
+            }
+            (Party::Node { node, life }, Kind::Peer { token }) if first => {
+                self.peer_answer((node, life), token, Some(message));
+            }
+            (Party::Auditor, Kind::Audit { question }) => {
+                self.audit_answer(node, question, message);
+            }
+            _ => {}
+        }
+    }
+
+    fn log_stream_says(
+        &mut self,
+        writer: usize,
+        attach: AttachKey,
+        message: Message,
+        first: bool,
+    ) {
+        let Some(&(_, segment)) = self.writers[writer].streams.get(&attach) else {
+            return;
+        };
+        let said = match &message {
+            Message::Attached(attached) => Some((attached.history_epoch, attached.scl)),
+            Message::Ack(ack) => Some((ack.history_epoch, ack.scl)),
+            _ => None,
+        };
+        if let Some((history_epoch, scl)) = said
+            && history_epoch == self.writers[writer].epoch
+        {
+            // What it says last counts: one that forgot says less (R12).
+            self.writers[writer].acked.insert(segment, scl);
+        }
+        if first {
+            if let Message::Refused(Refusal::StaleEpoch { .. }) = &message {
+                self.oracle.reached.hit(Reached::AttachRefusedStale);
+            }
+            self.writer_event(writer, WriterEvent::Attached { attach, message });
+        } else {
+            self.writer_event(writer, WriterEvent::Arrived { attach, message });
+        }
+    }
+
+    fn recovery_answer(&mut self, writer: usize, request: RequestKey, message: Message) {
+        if let Message::Census(census) = &message {
+            let newest = self.oracle.newest();
+            if census.history.volume_epoch > newest {
+                self.oracle.reached.hit(Reached::RecoveryOfARecovery);
+            }
+            if let Some(opening) = self.oracle.openings.last() {
+                let history = &opening.history;
+                let mut half = false;
+                let mut offered = false;
+                for run in &census.runs {
+                    let (first, last) = (history.annuls(run.first), history.annuls(run.last));
+                    half |= first != last;
+                    offered |= first || last;
+                }
+                if offered {
+                    self.oracle.reached.hit(Reached::AnnulledRecordOffered);
+                }
+                if half {
+                    self.oracle.reached.hit(Reached::BatchHalfAnnulled);
+                }
+            }
+        }
+        self.recovery_event(writer, RecoveryEvent::Answer { request, message });
+    }
+
+    fn page_answer(&mut self, writer: usize, fetch: FetchKey, answer: Option<Message>) {
+        let asked = self.writers[writer].asks.remove(&fetch);
+        if let (Some(wanted), Some(Message::Pages(pages))) = (asked, &answer)
+            && matches!(pages.pages[..], [PageAnswer::Page(_)])
+        {
+            self.oracle.reached.hit(Reached::PageMissFetched);
+            let earlier = self.writers[writer].asks.range(..fetch);
+            if earlier.into_iter().any(|(_, other)| *other == wanted) {
+                self.oracle.reached.hit(Reached::HedgedReadWon);
+            }
+        }
+        self.writer_event(writer, WriterEvent::Answered { fetch, answer });
+    }
+
+    /// The client's side of a stream is over; `clean`: the node ended it behind its answers.
+    pub(super) fn client_end(&mut self, stream: usize, clean: bool) {
+        let state = &mut self.streams[stream];
+        if !std::mem::replace(&mut state.client_open, false) {
+            return;
+        }
+        let (answered, client, kind) = (state.answered, state.client, state.kind.clone());
+        let node_open = state.node_open;
+        self.live.remove(&stream);
+        match (client, kind) {
+            (Party::Writer(writer), Kind::Log { attach }) => {
+                if node_open {
+                    self.queue
+                        .push(self.now + 100 * US, Event::NodeEnd { stream });
+                }
+                if self.writers[writer].streams.remove(&attach).is_some() {
+                    self.writer_event(writer, WriterEvent::Lost { attach });
+                }
+            }
+            (Party::Writer(writer), Kind::Recovery { request }) if !(clean && answered) => {
+                self.recovery_event(writer, RecoveryEvent::Unreachable { request });
+            }
+            (Party::Writer(writer), Kind::Ask { fetch }) if !answered => {
+                self.page_answer(writer, fetch, None);
+            }
+            (Party::Node { node, life }, Kind::Peer { token }) if !answered => {
+                self.peer_answer((node, life), token, None);
+            }
+            (Party::Auditor, Kind::Audit { question }) => {
+                self.audit_end(question, clean && answered);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sees to it that somebody writes.
+    pub(super) fn supervise(&mut self) {
+        if !self.director.is_idle() || self.writers.iter().any(|writer| !writer.is_gone()) {
+            return;
+        }
+        let host = NODE_COUNT + self.rng.index(super::WRITER_HOSTS);
+        let take_over = self.rng.chance(2, 3);
+        self.start_writer(host, take_over);
+    }
+}
