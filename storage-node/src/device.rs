@@ -186,7 +186,11 @@ impl Preparation {
     pub(crate) fn run(self) -> Result<File, DiskError> {
         let temporary = temporary_path(&self.hot_log, self.number);
         self.make(&temporary).map_err(|error| {
-            if !self.stopping.load(Ordering::Relaxed) {
+            let kind = error.raw_os_error().map_or(DiskError::Failed, |raw| {
+                disk_error(Errno::from_raw_os_error(raw))
+            });
+            // A full disk is tried again and again; the core says once that it is full.
+            if kind == DiskError::Failed && !self.stopping.load(Ordering::Relaxed) {
                 tracing::error!(path = %temporary.display(), %error, "cannot prepare a hot-log file");
             }
             if let Err(error) = fs::remove_file(&temporary)
@@ -194,9 +198,7 @@ impl Preparation {
             {
                 tracing::warn!(path = %temporary.display(), %error, "cannot remove it");
             }
-            error.raw_os_error().map_or(DiskError::Failed, |raw| {
-                disk_error(Errno::from_raw_os_error(raw))
-            })
+            kind
         })
     }
 

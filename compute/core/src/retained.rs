@@ -1,10 +1,14 @@
 //! Sealed batches of one protection group, kept until they are within PGCL (R15): only segments beyond the write quorum are
-//! ever left to gossip.
+//! ever left to gossip. The newest of those within it are kept too, a few megabytes: a segment that attaches a moment later
+//! than the first four, or was away for one, then needs no gossip, and is no hole in the quorum when another one fails.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use sixfold_log_format::{Batch, Lsn};
+
+/// Batches within PGCL that are kept for segments that come late, bytes.
+const WITHIN_PGCL_BYTES_MAX: usize = 4 << 20;
 
 /// A sealed batch, encoded once.
 #[derive(Debug, Clone)]
@@ -15,11 +19,14 @@ pub(crate) struct Retained {
     pub(crate) bytes: Bytes,
 }
 
-/// The batches above PGCL, in order.
+/// The batches above PGCL and the newest ones below, in order.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedBatches {
     batches: VecDeque<Retained>,
-    total_bytes: usize,
+    /// How many at the front are within PGCL.
+    within_count: usize,
+    within_bytes: usize,
+    above_bytes: usize,
 }
 
 impl RetainedBatches {
@@ -34,7 +41,7 @@ impl RetainedBatches {
                 .back()
                 .is_none_or(|before| before.last == batch.header().prev)
         );
-        self.total_bytes += batch.bytes().len();
+        self.above_bytes += batch.bytes().len();
         self.batches.push_back(Retained {
             last,
             bytes: batch.bytes().clone(),
@@ -51,15 +58,25 @@ impl RetainedBatches {
             .get(self.batches.partition_point(|batch| batch.last <= lsn))
     }
 
-    /// Lets go of what is within PGCL.
+    /// PGCL moved: what is within it may go, the oldest first.
     pub(crate) fn release_through(&mut self, pgcl: Lsn) {
-        while let Some(batch) = self.batches.pop_front_if(|batch| batch.last <= pgcl) {
-            self.total_bytes -= batch.bytes.len();
+        while let Some(batch) = self.batches.get(self.within_count)
+            && batch.last <= pgcl
+        {
+            self.above_bytes -= batch.bytes.len();
+            self.within_bytes += batch.bytes.len();
+            self.within_count += 1;
+        }
+        while self.within_bytes > WITHIN_PGCL_BYTES_MAX
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            self.within_bytes -= oldest.bytes.len();
+            self.within_count -= 1;
         }
     }
 
-    /// Bytes kept: sealed and without their write quorum.
-    pub(crate) fn total_bytes(&self) -> usize {
-        self.total_bytes
+    /// Bytes sealed and without their write quorum.
+    pub(crate) fn above_pgcl_bytes(&self) -> usize {
+        self.above_bytes
     }
 }

@@ -27,22 +27,12 @@ pub(crate) struct Tip {
 }
 
 impl Tip {
-    /// The LSN of the page's last record, as a record that follows has to name it.
+    /// Applies a record that was just minted, after naming the page's last record in it, which is known here alone.
     ///
     /// # Panics
-    /// When the page is not at hand: planning has just used it.
-    pub(crate) fn page_lsn(&self, cache: &PageCache, id: PageId) -> Lsn {
-        match self.pages.get(&id) {
-            Some(tip) => tip.page.lsn(),
-            None => cache.newest(id).expect("a planned page is at hand").lsn(),
-        }
-    }
-
-    /// Applies a record that was just minted.
-    ///
-    /// # Panics
-    /// When it cannot be applied: the tree planned something impossible.
-    pub(crate) fn apply(&mut self, cache: &PageCache, record: &Record<'_>, page_bytes: usize) {
+    /// When it cannot be applied: the page is not at hand although planning has just used it, or the tree planned something
+    /// impossible.
+    pub(crate) fn apply(&mut self, cache: &PageCache, record: &mut Record<'_>, page_bytes: usize) {
         let tip = self.pages.entry(record.page).or_insert_with(|| {
             let page = if record.op.starts_chain() {
                 Arc::new(Page::new(record.page, page_bytes))
@@ -56,6 +46,9 @@ impl Tip {
                 first: record.lsn,
             }
         });
+        if !record.op.starts_chain() {
+            record.page_prev = tip.page.lsn();
+        }
         // Copies the page when the cache or a reader holds it too, which is at the first touch after a seal.
         if let Err(error) = apply(Arc::make_mut(&mut tip.page), record) {
             panic!("the tree planned a record that does not apply: {error}");

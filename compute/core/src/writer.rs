@@ -331,7 +331,7 @@ impl WriterCore {
     fn retained_bytes(&self) -> usize {
         self.groups
             .iter()
-            .map(|group| group.retained.total_bytes())
+            .map(|group| group.retained.above_pgcl_bytes())
             .sum()
     }
 }

@@ -338,7 +338,6 @@ impl NodeCore {
                 self.unindexed.push_back((id, batch));
                 self.keep_resident(id, batch, bytes);
             }
-            Applied::History if planted(Mutant::LayerAboveVdl) => {}
             Applied::History => self.cache.clear(id),
             Applied::Other => {}
         }

@@ -471,7 +471,7 @@ impl PagesWork {
 fn keep(segment: &Segment, cache: &mut PageCache, image: Page, instead: Option<Lsn>) {
     let settled = segment.scl().min(segment.vdl_seen);
     assert!(
-        image.lsn() <= settled || planted(Mutant::LayerAboveVdl),
+        image.lsn() <= settled,
         "no image of what may be annulled is kept (R11)"
     );
     cache.insert(segment.id, image, instead);
@@ -494,11 +494,7 @@ fn begin(
         return Err(PageAnswer::Refused(Refusal::Behind { scl }));
     }
     let through = request.lsn.min(scl);
-    let settled = if planted(Mutant::LayerAboveVdl) {
-        Lsn::MAX
-    } else {
-        scl.min(segment.vdl_seen)
-    };
+    let settled = scl.min(segment.vdl_seen);
     let image = cache.newest(segment.id, request.page, through);
     let image_lsn = image.map(Page::lsn);
     let (records, on_image) =

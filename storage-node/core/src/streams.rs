@@ -136,7 +136,9 @@ impl NodeCore {
             .segments
             .get_mut(&id)
             .expect("streams are of segments that are here");
-        if !segment.admits(log_stream.volume_epoch, log_stream.writer) {
+        if !segment.admits(log_stream.volume_epoch, log_stream.writer)
+            && !planted(Mutant::AckAfterClaim)
+        {
             return Err(Refusal::StaleEpoch {
                 volume_epoch: segment.guard.claim,
             });

@@ -142,14 +142,12 @@ impl WriterCore {
             .manifest
             .pg_of(record.page)
             .expect("the tree stays within the volume");
-        let starts_chain = record.op.starts_chain();
-        if !starts_chain {
-            record.page_prev = self.tip.page_lsn(&self.shared.cache, record.page);
-        }
+        self.tip
+            .apply(&self.shared.cache, &mut record, self.page_bytes);
         if record.page == PageId::META {
+            let starts_chain = record.op.starts_chain();
             self.meta_chain = if starts_chain { 0 } else { self.meta_chain + 1 };
         }
-        self.tip.apply(&self.shared.cache, &record, self.page_bytes);
         self.fetches.minted(record.page);
         let unix_ms = self.clock.stamp(self.now, 0);
         if let Some(full) = self

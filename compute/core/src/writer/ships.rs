@@ -32,6 +32,10 @@ impl WriterCore {
         self.durability.sealed(sealed.point, sealed.parts);
         for pg in pgs {
             self.ship_to_all(pg);
+            if planted(Mutant::BatchDroppedEarly) {
+                let group = &mut self.groups[pg.get() as usize];
+                group.retained.release_through(group.last_sealed);
+            }
         }
     }
 
@@ -154,11 +158,6 @@ impl WriterCore {
                 .map_or(Lsn::NONE, Link::counted_scl)
         };
         let pgcl = quorum::pgcl(&group.entry, &scl_of);
-        if planted(Mutant::BatchDroppedEarly) {
-            let links = shipper.links().iter().filter(|link| link.pg == pg);
-            let one = links.map(Link::counted_scl).max();
-            group.retained.release_through(one.unwrap_or(pgcl));
-        }
         if pgcl <= group.pgcl {
             return;
         }

@@ -83,6 +83,20 @@ fn a_batch_is_kept_until_it_is_within_pgcl() {
 }
 
 #[test]
+fn a_segment_that_comes_a_moment_late_needs_no_gossip() {
+    let mut cluster = Cluster::new();
+    cluster.kill(5);
+    cluster.pass_ms(30);
+    for number in 0..3 {
+        cluster.commit(put(&format!("key {number}"), "x")).unwrap();
+    }
+    assert!(cluster.segments[5].scl() < cluster.core.stats().vdl);
+    cluster.segments[5].down = false;
+    cluster.pass_ms(600);
+    assert_eq!(cluster.segments[5].scl(), cluster.core.stats().vdl);
+}
+
+#[test]
 fn a_stream_attached_again_resumes_from_the_scl() {
     let mut cluster = Cluster::new();
     cluster.commit(put("a", "1")).unwrap();
@@ -244,7 +258,11 @@ fn acks_of_another_history_or_of_what_was_never_sent_do_not_count() {
 #[test]
 fn an_scl_that_fell_is_not_counted() {
     let mut cluster = Cluster::new();
-    cluster.commit(put("a", "1")).unwrap();
+    // More than the writer keeps for segments that come late.
+    for number in 0..6 {
+        let large = put(&format!("large {number}"), &"x".repeat(900_000));
+        cluster.commit(large).unwrap();
+    }
     (0..3).for_each(|index| cluster.segments[index].mute = true);
     // It forgot all but its first batch.
     let keep = *cluster.segments[3].batches.first_key_value().unwrap().0;
