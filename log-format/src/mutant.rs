@@ -25,8 +25,6 @@ pub enum Mutant {
     HistoryMerged,
     /// Annulled records are folded into pages (R5).
     AnnulledFolded,
-    /// Images above the highest VDL seen are kept, whatever history comes (R11).
-    LayerAboveVdl,
     /// A census does not say how long a lease still runs (T1).
     LeaseLeftUnsaid,
     /// A range that a candidate merely installed counts as VDL seen (R9).
@@ -55,7 +53,7 @@ pub enum Mutant {
     CutInsideAnMtr,
     /// A volume opens when the history is installed, without a refill (R9).
     OpenBeforeRefill,
-    /// A history on one segment of each group is enough.
+    /// One whole segment with the new history is enough to open.
     InstallOnOne,
     /// A new writer does not wait for the old lease (T1).
     LeaseNotAwaited,
@@ -65,7 +63,7 @@ pub enum Mutant {
     ArrivalOpenEnded,
     /// Pages above VDL may be evicted (R30).
     EvictionAboveVdl,
-    /// A batch is let go when one segment has it (R15).
+    /// A batch is let go as soon as it was sent (R15).
     BatchDroppedEarly,
     /// Read points count as current without a lease (T1).
     LeaseIgnored,
@@ -75,8 +73,6 @@ pub enum Mutant {
     DurableConflictsOnly,
     /// Validation ignores ranges: phantoms.
     RangesNotValidated,
-    /// An SCL below one acknowledged earlier still counts as the earlier one (R12).
-    LostSclCounted,
     /// In-flight commits are refused as fenced, not unknown (T2).
     FencedSaidUnwritten,
     /// T of a page read is not moved with VDL (R26).
@@ -115,10 +111,12 @@ mod planting {
         (Mutant::CensusBeforeDurable, "census-before-durable"),
         (Mutant::InstallBeforeDurable, "install-before-durable"),
         (Mutant::StaleEpochAccepted, "stale-epoch-accepted"),
-        (Mutant::ReadWithoutHistoryCheck, "read-without-history-check"),
+        (
+            Mutant::ReadWithoutHistoryCheck,
+            "read-without-history-check",
+        ),
         (Mutant::HistoryMerged, "history-merged"),
         (Mutant::AnnulledFolded, "annulled-folded"),
-        (Mutant::LayerAboveVdl, "layer-above-vdl"),
         (Mutant::LeaseLeftUnsaid, "lease-left-unsaid"),
         (Mutant::VdlSeenFromInstall, "vdl-seen-from-install"),
         (Mutant::ReadAboveScl, "read-above-scl"),
@@ -143,7 +141,6 @@ mod planting {
         (Mutant::AnswerBeforeVdl, "answer-before-vdl"),
         (Mutant::DurableConflictsOnly, "durable-conflicts-only"),
         (Mutant::RangesNotValidated, "ranges-not-validated"),
-        (Mutant::LostSclCounted, "lost-scl-counted"),
         (Mutant::FencedSaidUnwritten, "fenced-said-unwritten"),
         (Mutant::StalePgLast, "stale-pg-last"),
         (Mutant::SplitStampsAnew, "split-stamps-anew"),

@@ -33,6 +33,9 @@ enum Verb {
         /// Cuts a failing run down before it is told.
         #[arg(long)]
         minimize: bool,
+        /// Plants a bug first; needs a build with the feature `mutants`.
+        #[arg(long)]
+        mutant: Option<String>,
     },
     /// Runs many seeds.
     Search {
@@ -54,6 +57,9 @@ enum Verb {
         /// Prints how often each situation was met.
         #[arg(long)]
         reached: bool,
+        /// Fails when a situation was not met.
+        #[arg(long)]
+        all_reached: bool,
         /// Goes on after failures until there are so many.
         #[arg(long, default_value_t = 1)]
         failures: usize,
@@ -84,7 +90,13 @@ fn main() -> Result<ExitCode> {
             seed,
             trace,
             minimize,
-        } => Ok(run_one(seed, trace, minimize)),
+            mutant,
+        } => {
+            if let Some(name) = mutant {
+                plant(&name)?;
+            }
+            Ok(run_one(seed, trace, minimize))
+        }
         Verb::Search {
             seconds,
             seeds,
@@ -92,6 +104,7 @@ fn main() -> Result<ExitCode> {
             jobs,
             json,
             reached,
+            all_reached,
             failures,
         } => {
             let plan = Search {
@@ -103,7 +116,12 @@ fn main() -> Result<ExitCode> {
                 jobs,
                 failures_max: failures,
             };
-            Ok(search_many(&plan, json, reached))
+            Ok(search_many(
+                &plan,
+                json,
+                reached || all_reached,
+                all_reached,
+            ))
         }
         Verb::Mutants {
             only,
@@ -116,7 +134,10 @@ fn main() -> Result<ExitCode> {
 }
 
 /// Where a search begins when nobody says: somewhere else each time.
-#[allow(clippy::disallowed_methods, reason = "the one place where chance comes in; the seed is printed")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place where chance comes in; the seed is printed"
+)]
 fn fresh_seed() -> u64 {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -130,7 +151,11 @@ fn run_one(seed: u64, trace: bool, cut_down: bool) -> ExitCode {
     if cut_down && outcome.failure.is_some() {
         plan = minimize(&plan, 300);
         outcome = run(&plan, true);
-        println!("cut down to {} faults, {} failovers", plan.faults.len(), plan.failovers.len());
+        println!(
+            "cut down to {} faults, {} failovers",
+            plan.faults.len(),
+            plan.failovers.len()
+        );
     }
     for line in &outcome.story {
         println!("{line}");
@@ -160,7 +185,7 @@ fn bar(plan: &Search) -> ProgressBar {
     bar
 }
 
-fn search_many(plan: &Search, as_json: bool, reached: bool) -> ExitCode {
+fn search_many(plan: &Search, as_json: bool, reached: bool, all_reached: bool) -> ExitCode {
     let bar = bar(plan);
     let found = search(plan, &|seeds, events, failures| {
         bar.set_position(seeds);
@@ -172,8 +197,16 @@ fn search_many(plan: &Search, as_json: bool, reached: bool) -> ExitCode {
         let small = minimize(&Plan::draw(*seed), 150);
         let outcome = run(&small, true);
         let skip = outcome.story.len().saturating_sub(400);
-        println!("--- seed {seed}, cut down to {} faults and {} failovers, its last lines:", small.faults.len(), small.failovers.len());
-        outcome.story.iter().skip(skip).for_each(|line| println!("{line}"));
+        println!(
+            "--- seed {seed}, cut down to {} faults and {} failovers, its last lines:",
+            small.faults.len(),
+            small.failovers.len()
+        );
+        outcome
+            .story
+            .iter()
+            .skip(skip)
+            .for_each(|line| println!("{line}"));
         println!("--- again: sixfold-sim run --seed {seed} --minimize");
     }
     if as_json {
@@ -183,6 +216,11 @@ fn search_many(plan: &Search, as_json: bool, reached: bool) -> ExitCode {
             "failures": found.failures.len(),
         });
         println!("{line}");
+    }
+    let missing = found.reached.missing();
+    if all_reached && !missing.is_empty() {
+        println!("not reached: {}", missing.join(", "));
+        return ExitCode::FAILURE;
     }
     if found.failures.is_empty() {
         ExitCode::SUCCESS
@@ -213,6 +251,18 @@ fn tell(found: &Found, reached: bool) {
 }
 
 #[cfg(not(feature = "mutants"))]
+fn plant(_: &str) -> Result<()> {
+    anyhow::bail!("build with --features mutants: no bug is planted in this build")
+}
+
+#[cfg(feature = "mutants")]
+fn plant(name: &str) -> Result<()> {
+    let chosen = sixfold_sim::mutants::chosen(&[name.to_owned()], None)?;
+    sixfold_sim::mutants::plant(chosen.first().copied());
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
 fn mutants(_: &[String], _: Option<&str>, _: u64, _: usize, _: bool) -> Result<ExitCode> {
     anyhow::bail!("build with --features mutants: no bug is planted in this build")
 }
@@ -232,7 +282,10 @@ fn mutants(
     for mutant in &chosen {
         match score(*mutant, seeds, jobs) {
             Some((tried, failure)) => {
-                println!("{:<32} found after {tried:>4} seeds: {failure}", mutant.name());
+                println!(
+                    "{:<32} found after {tried:>4} seeds: {failure}",
+                    mutant.name()
+                );
             }
             None => {
                 println!("{:<32} MISSED in {seeds} seeds", mutant.name());

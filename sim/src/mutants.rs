@@ -5,9 +5,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
-use sixfold_log_format::mutant::{ALL, plant};
-
-pub use sixfold_log_format::mutant::Mutant;
+use sixfold_log_format::mutant::ALL;
+pub use sixfold_log_format::mutant::{Mutant, plant};
 
 use crate::run::run_seed;
 
@@ -19,7 +18,11 @@ pub fn chosen(only: &[String], part: Option<&str>) -> Result<Vec<Mutant>> {
     let mut chosen = Vec::new();
     for name in only {
         let entry = ALL.iter().find(|(_, known)| known == name);
-        chosen.push(entry.with_context(|| format!("no mutant is called {name}"))?.0);
+        chosen.push(
+            entry
+                .with_context(|| format!("no mutant is called {name}"))?
+                .0,
+        );
     }
     if !chosen.is_empty() {
         return Ok(chosen);

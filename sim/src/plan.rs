@@ -59,11 +59,7 @@ pub enum Fault {
     /// Disks of these nodes are full.
     DiskFull { nodes: u8, length: u64 },
     /// Disks of these nodes are slow.
-    DiskSlow {
-        nodes: u8,
-        times: u64,
-        length: u64,
-    },
+    DiskSlow { nodes: u8, times: u64, length: u64 },
     /// The next write fails.
     WriteError { nodes: u8 },
     /// Reads fail, or bring something else.
@@ -79,11 +75,7 @@ pub enum Fault {
     /// The writer stands still.
     PauseWriter { length: u64 },
     /// Nothing passes between the writer and these nodes; `one_way`: 1 only its messages are lost, 2 only theirs.
-    CutWriter {
-        nodes: u8,
-        one_way: u8,
-        length: u64,
-    },
+    CutWriter { nodes: u8, one_way: u8, length: u64 },
     /// Another writer begins beside the one that is there.
     Rival { host: usize, take_over: bool },
     /// A writer process says good-bye.
@@ -107,6 +99,19 @@ pub enum End {
     },
     /// It is as well as before.
     Alive,
+    /// It loses every connection, and what was under way; nobody takes over.
+    Reset,
+}
+
+/// Whom a candidate cannot reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// Those that were drawn.
+    Drawn,
+    /// Those that the last candidate has installed on.
+    Installed,
+    /// Those that have the last records of the last writer.
+    Tail,
 }
 
 /// When a candidate dies.
@@ -139,6 +144,8 @@ pub struct Failover {
     pub tail: u8,
     /// For how long, microseconds.
     pub tail_us: u64,
+    /// Whether the last records of every second group reach nobody.
+    pub splits_groups: bool,
     /// How the writer ends.
     pub end: End,
     /// Nodes that lose power with it.
@@ -147,12 +154,29 @@ pub struct Failover {
     pub gap: u64,
     /// Nodes that the candidate cannot reach.
     pub unseen: u8,
-    /// Whether it cannot reach those that the last candidate has installed on, in place of `unseen`.
-    pub unseen_installed: bool,
+    /// Whom it cannot reach in place of `unseen`.
+    pub instead: Instead,
     /// When it dies.
     pub kill: Kill,
     /// Whether gossip is silent until it is open or dead.
     pub quiet: bool,
+    /// Whether a rival begins at the same time.
+    pub twin: bool,
+    /// Nodes that lose power while the candidate is at work, if any.
+    pub strike: Option<Strike>,
+}
+
+/// A power cut in the middle of a reopening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strike {
+    /// In this phase: 1 fence, 2 install, 3 refill.
+    pub phase: u8,
+    /// So many microseconds into it.
+    pub after_us: u64,
+    /// At these nodes.
+    pub nodes: u8,
+    /// For so many milliseconds.
+    pub down: u64,
 }
 
 /// A whole run.
@@ -181,7 +205,11 @@ impl Plan {
         let mut failovers = Vec::new();
         if directed {
             for _ in 0..rng.range(2, 7) {
-                failovers.push(Failover::draw(&mut rng));
+                if rng.chance(1, 3) {
+                    failovers.extend(Failover::recipe(&mut rng));
+                } else {
+                    failovers.push(Failover::draw(&mut rng));
+                }
             }
             end = 12_000 * MS;
         }
@@ -207,16 +235,20 @@ impl Plan {
 
 impl Shape {
     fn draw(rng: &mut Rng) -> Shape {
-        let pg_count = rng.pick(&[1, 1, 2, 2, 3]);
+        let pg_count = rng.pick(&[1, 1, 2, 3, 4]);
         let page_bytes = rng.pick(&[512, 512, 1_024]);
         Shape {
             pg_count: u32::try_from(pg_count).expect("a few"),
-            lal: rng.pick(&[64, 100, 128, 256, 1_000]),
+            lal: rng.pick(&[64, 64, 100, 128, 256, 1_000]),
             page_bytes,
-            pages_per_pg: if pg_count == 1 { 4_096 } else { rng.pick(&[80, 128, 200]) },
+            pages_per_pg: if pg_count == 1 {
+                4_096
+            } else {
+                rng.pick(&[16, 24, 40])
+            },
             cache_pages: rng.pick(&[2, 4, 8, 16, 64]),
             seals_in_flight: rng.pick(&[2, 3, 4]),
-            unacknowledged_bytes: rng.pick(&[8 << 10, 32 << 10, 64 << 10]),
+            unacknowledged_bytes: rng.pick(&[8 << 10, 32 << 10, 96 << 10, 96 << 10]),
             stream_bytes: rng.pick(&[1 << 10, 4 << 10, 64 << 10]),
             waiting_commits: rng.pick(&[3, 16, 64]),
             remembered_keys: rng.pick(&[8, 64, 4_096]),
@@ -226,12 +258,12 @@ impl Shape {
             node_cache_bytes: rng.pick(&[1 << 10, 8 << 10, 256 << 10]),
             reads_in_flight: rng.pick(&[2, 8, 64]),
             gossip_ms: rng.pick(&[20, 100, 200]),
-            file_bytes: rng.pick(&[128 << 10, 256 << 10]),
+            file_bytes: rng.pick(&[128 << 10, 128 << 10, 256 << 10]),
             encodes: rng.chance(1, 8),
             disk_us: rng.pick(&[60, 200, 1_000]),
             link_us: rng.pick(&[50, 150, 600]),
             think_us: rng.pick(&[500, 3_000, 12_000]),
-            clients: rng.pick(&[1, 2, 4, 6]),
+            clients: rng.pick(&[1, 2, 4, 6, 12]),
             key_count: rng.pick(&[12, 60, 150]),
             forgetful: rng.index(6),
         }
@@ -240,7 +272,11 @@ impl Shape {
 
 impl Fault {
     fn draw(rng: &mut Rng, harsh: bool) -> Fault {
-        let few = if harsh { rng.pick(&[1, 2, 3]) } else { rng.pick(&[1, 1, 1, 2]) };
+        let few = if harsh {
+            rng.pick(&[1, 2, 3])
+        } else {
+            rng.pick(&[1, 1, 1, 2])
+        };
         let nodes = match rng.below(5) {
             // A whole zone, or a zone and one more.
             0 => 0b11 << (2 * rng.below(3)),
@@ -308,11 +344,12 @@ impl Failover {
         let unseen_count = rng.pick(&[0, 1, 2, 2]);
         let install_count = rng.pick(&[0, 1, 1, 1, 2, 3]);
         let phase = rng.pick(&[1, 3, 4]);
-        Failover {
+        let drawn = Failover {
             lead: rng.pick(&[0, 20, 150, 500]),
             tail: rng.nodes(tail_count),
-            tail_us: rng.pick(&[200, 1_000, 3_000, 10_000]),
-            end: match rng.below(5) {
+            tail_us: rng.pick(&[500, 3_000, 15_000, 50_000]),
+            splits_groups: rng.chance(1, 3),
+            end: match rng.below(6) {
                 0 | 1 => End::Crash,
                 2 => End::Pause {
                     length: rng.pick(&[30, 120, 600]),
@@ -320,12 +357,18 @@ impl Failover {
                 3 => End::Cut {
                     length: rng.pick(&[30, 120, 600]),
                 },
-                _ => End::Alive,
+                4 => End::Alive,
+                _ => End::Reset,
             },
             crash: rng.nodes(crash_count),
             gap: rng.pick(&[0, 1, 5, 60]),
             unseen: rng.nodes(unseen_count),
-            unseen_installed: rng.chance(1, 2),
+            instead: rng.pick(&[
+                Instead::Drawn,
+                Instead::Installed,
+                Instead::Installed,
+                Instead::Tail,
+            ]),
             kill: match rng.below(6) {
                 0 => Kill::InPhase {
                     phase,
@@ -338,6 +381,99 @@ impl Failover {
                 _ => Kill::No,
             },
             quiet: rng.chance(1, 2),
+            twin: rng.chance(1, 6),
+            strike: rng.chance(1, 3).then(|| Strike::draw(rng)),
+        };
+        if drawn.end == End::Reset {
+            // Most of it reaches nobody.
+            let tail = if rng.chance(2, 3) { 0 } else { drawn.tail };
+            return Failover {
+                tail,
+                tail_us: 30_000,
+                ..drawn
+            };
+        }
+        if drawn.splits_groups {
+            return Failover {
+                tail: 0b11_1111,
+                ..drawn
+            };
+        }
+        drawn
+    }
+}
+
+impl Failover {
+    /// The schedules that chance hardly finds. The last record is on one segment, which the first candidate sees or does not see;
+    /// it installs on another one alone and dies; the second candidate cannot reach that one, or cannot reach the holder.
+    fn recipe(rng: &mut Rng) -> [Failover; 2] {
+        let holder = rng.below(6);
+        let target = (holder + 1 + rng.below(5)) % 6;
+        let third = (holder + 1 + rng.below(5)) % 6;
+        let (first, second) = rng.pick(&[
+            (Instead::Tail, Instead::Installed),
+            (Instead::Tail, Instead::Installed),
+            (Instead::Drawn, Instead::Tail),
+            (Instead::Drawn, Instead::Installed),
+        ]);
+        let quiet = rng.chance(3, 4);
+        let base = Failover {
+            lead: rng.pick(&[5, 50, 200]),
+            tail: 1 << holder,
+            tail_us: rng.pick(&[10_000, 30_000, 60_000]),
+            splits_groups: false,
+            end: End::Crash,
+            crash: 0,
+            gap: 2,
+            unseen: if third == target { 0 } else { 1 << third },
+            instead: first,
+            kill: Kill::Installing {
+                nodes: 1 << target,
+                after_us: rng.pick(&[5_000, 40_000]),
+            },
+            quiet,
+            twin: false,
+            strike: None,
+        };
+        let next = Failover {
+            instead: second,
+            kill: Kill::No,
+            ..base
+        };
+        if rng.chance(1, 4) {
+            // The holder is seen, counted, and gone before anybody has copied what it alone holds (R9).
+            let strike = Strike {
+                phase: 2,
+                after_us: rng.pick(&[0, 300]),
+                nodes: 1 << holder,
+                down: 1_500,
+            };
+            let counted = Failover {
+                instead: Instead::Drawn,
+                unseen: 0,
+                kill: Kill::No,
+                strike: Some(strike),
+                ..base
+            };
+            let after = Failover {
+                instead: Instead::Tail,
+                lead: 1,
+                ..next
+            };
+            return [counted, after];
+        }
+        [base, next]
+    }
+}
+
+impl Strike {
+    fn draw(rng: &mut Rng) -> Strike {
+        let count = rng.pick(&[1, 1, 2, 6]);
+        Strike {
+            phase: rng.pick(&[1, 2, 2, 3]),
+            after_us: rng.pick(&[0, 200, 500, 2_000, 8_000]),
+            nodes: rng.nodes(count),
+            down: rng.pick(&[2, 30, 900]),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let [s0, s1, s2, s3] = &mut self.state;
         let result = s1.wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let shifted = *s1 << 17;
@@ -48,7 +48,7 @@ impl Rng {
     /// When `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "nothing lies below 0");
-        self.next() % end
+        self.draw() % end
     }
 
     /// A number of `[start, end)`.
@@ -74,8 +74,8 @@ impl Rng {
     /// Sixteen bytes.
     pub fn bytes(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.next().to_le_bytes());
-        bytes[8..].copy_from_slice(&self.next().to_le_bytes());
+        bytes[..8].copy_from_slice(&self.draw().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.draw().to_le_bytes());
         bytes
     }
 

@@ -37,9 +37,11 @@ pub fn run(plan: &Plan, tells: bool) -> Outcome {
     let mut world = World::new(plan.clone(), tells);
     CATCHING.with(|catching| catching.set(true));
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let panic = ended
-        .is_err()
-        .then(|| PANIC.with(|panic| panic.borrow_mut().take()).unwrap_or_default());
+    let panic = ended.is_err().then(|| {
+        PANIC
+            .with(|panic| panic.borrow_mut().take())
+            .unwrap_or_default()
+    });
     let outcome = world.outcome(panic);
     // What a panic left behind may panic again.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(world)));

@@ -42,7 +42,10 @@ pub struct Search {
 }
 
 /// Runs seeds. `progress` is told seeds, events and failures now and then.
-#[allow(clippy::disallowed_methods, reason = "a search runs for so long of real time; no run sees a clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a search runs for so long of real time; no run sees a clock"
+)]
 pub fn search(search: &Search, progress: &(dyn Fn(u64, u64, usize) + Sync)) -> Found {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);

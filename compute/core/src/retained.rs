@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Batch, Lsn};
 
 /// Batches within PGCL that are kept for segments that come late, bytes.
@@ -67,7 +68,12 @@ impl RetainedBatches {
             self.within_bytes += batch.bytes.len();
             self.within_count += 1;
         }
-        while self.within_bytes > WITHIN_PGCL_BYTES_MAX
+        let within_bytes_max = if planted(Mutant::BatchDroppedEarly) {
+            0
+        } else {
+            WITHIN_PGCL_BYTES_MAX
+        };
+        while self.within_bytes > within_bytes_max
             && let Some(oldest) = self.batches.pop_front()
         {
             self.within_bytes -= oldest.bytes.len();

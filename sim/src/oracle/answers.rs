@@ -6,8 +6,8 @@ use bytes::Bytes;
 use sixfold_compute_core::{CommitError, ReadRange, WriteSet};
 use sixfold_log_format::{Lsn, VolumeEpoch};
 
-use super::truth::{Asked, Bad, Oracle};
 use super::Held;
+use super::truth::{Asked, Bad, Oracle};
 use crate::reached::Reached;
 
 /// A key that was looked up.
@@ -198,10 +198,7 @@ impl Oracle {
     }
 
     /// A current transaction that only read has ended.
-    pub(crate) fn read_only(&mut self, volume_epoch: VolumeEpoch, read_point: Lsn) {
-        if volume_epoch < self.newest() {
-            self.reached.hit(Reached::OldWriterReadUnderLease);
-        }
+    pub(crate) fn read_only(&mut self, read_point: Lsn) {
         self.floor = self.floor.max(read_point);
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Oracle {
     /// Highest VDL published by anybody, and by whom.
     published: (Lsn, VolumeEpoch),
     effects: Vec<(Bytes, Option<Bytes>, bool)>,
+    /// First and last LSN of each batch of the newest writer.
+    batches: Vec<(Lsn, Lsn)>,
     pub(crate) reached: Counts,
 }
 
@@ -93,6 +95,7 @@ impl Oracle {
             floor: Lsn::NONE,
             published: (Lsn::NONE, VolumeEpoch::CREATION),
             effects: Vec::new(),
+            batches: Vec::new(),
             reached: Counts::default(),
         }
     }
@@ -120,6 +123,9 @@ impl Oracle {
                 "the writer of epoch {volume_epoch} shipped a batch of epoch {}",
                 header.volume_epoch
             ));
+        }
+        if volume_epoch == self.newest() {
+            self.batches.push((header.first, header.last));
         }
         let batch = std::rc::Rc::new(batch);
         let is_newest = volume_epoch == self.newest();
@@ -316,6 +322,11 @@ impl Oracle {
                 });
             }
         }
+        let half = |(first, last): &(Lsn, Lsn)| !gone(first) && gone(last);
+        if self.batches.iter().any(half) {
+            self.reached.hit(Reached::BatchHalfAnnulled);
+        }
+        self.batches.clear();
         self.commits.retain(|lsn, _| !gone(lsn));
         for versions in self.pages.values_mut() {
             while versions.pop_if(|(lsn, _)| gone(lsn)).is_some() {}
@@ -336,9 +347,8 @@ impl Oracle {
         vdl: Lsn,
         acked: &dyn Fn(PgId, Lsn) -> usize,
     ) -> Result<(), Bad> {
-        let is_base = |opening: &Opening| {
-            opening.volume_epoch == volume_epoch && opening.vdl == vdl
-        };
+        let is_base =
+            |opening: &Opening| opening.volume_epoch == volume_epoch && opening.vdl == vdl;
         if !self.openings.iter().any(is_base) {
             self.check_fenced(volume_epoch, vdl, "published VDL")?;
         }

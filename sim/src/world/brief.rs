@@ -23,6 +23,11 @@ pub(super) fn batch_span(bytes: &[u8]) -> (VolumeEpoch, Lsn, Lsn) {
     )
 }
 
+/// The back-link of an encoded batch.
+pub(super) fn batch_prev(bytes: &[u8]) -> Lsn {
+    Lsn::new(u64_at(bytes, 48))
+}
+
 fn span(bytes: &[u8]) -> String {
     let (epoch, first, last) = batch_span(bytes);
     format!("{first}..={last} of epoch {epoch}")

@@ -13,9 +13,10 @@ use sixfold_compute_core::{
 };
 use sixfold_kv::{Direction, KvError, range_chunk};
 use sixfold_log_format::{Lsn, Page, PageId};
+use sixfold_recovery::machine::Phase;
 
-use super::writer::Doing;
-use super::{Event, World, fingerprint};
+use super::writer::{Doing, Writer};
+use super::{Event, World};
 use crate::clock::{MS, US};
 use crate::oracle::{GetSeen, RangeSeen};
 use crate::reached::Reached;
@@ -98,7 +99,7 @@ fn marker(client: usize) -> Bytes {
 impl World {
     pub(super) fn start_clients(&mut self, writer: usize) {
         for number in 0..self.plan.shape.clients {
-            let seed = self.rng.next();
+            let seed = self.rng.draw();
             self.writers[writer].clients.push(Client {
                 rng: Rng::new(seed, 5),
                 number,
@@ -436,11 +437,15 @@ impl World {
     }
 
     fn commit(&mut self, writer: usize, client: usize, transaction: Transaction) {
-        let epoch = self.writers[writer].epoch;
         let read_point = transaction.point.lsn();
         if transaction.writes.is_empty() {
             if transaction.current {
-                self.oracle.read_only(epoch, read_point);
+                let rival =
+                    |state: &Writer| state.is_recovering() && state.phase >= Some(Phase::Fence);
+                if self.writers.iter().any(rival) {
+                    self.oracle.reached.hit(Reached::OldWriterReadUnderLease);
+                }
+                self.oracle.read_only(read_point);
             }
             return self.drop_transaction(writer, client);
         }
@@ -502,6 +507,9 @@ impl World {
                 self.tell(|| format!("W{writer} answers transaction {id}: {error}"));
                 let verdict = self.oracle.refused(id, &error);
                 self.check(verdict);
+                if transaction.probe && error == CommitError::Full {
+                    self.finish.probed(self.now);
+                }
                 let reached = match &error {
                     CommitError::Conflict { .. } if transaction.keys.is_empty() => {
                         Some(Reached::Phantom)
@@ -547,12 +555,6 @@ impl World {
                 self.oracle.left_unknown(transaction.id);
             }
         }
-    }
-
-    /// What an answer's bytes look like, for the hash.
-    #[allow(dead_code)]
-    fn note_bytes(&mut self, bytes: &Bytes) {
-        self.note(24, fingerprint(bytes));
     }
 }
 

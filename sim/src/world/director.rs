@@ -6,7 +6,7 @@ use sixfold_recovery::machine::Phase;
 use super::faults::cut_pairs;
 use super::{Event, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{MS, Time, US};
-use crate::plan::{End, Failover, Kill, Names, Plan};
+use crate::plan::{End, Failover, Instead, Kill, Names, Plan};
 
 const ALL: u8 = 0b11_1111;
 /// A candidate that is not open by then is given up.
@@ -35,6 +35,10 @@ pub(crate) struct Director {
     candidate: Option<usize>,
     old_host: usize,
     installed: u8,
+    /// Who has the last records of the writer that ended last.
+    tail: u8,
+    /// A power cut that is due, counted so that a late one is known.
+    strikes: u64,
 }
 
 impl Director {
@@ -53,6 +57,8 @@ impl Director {
             candidate: None,
             old_host: NODE_COUNT,
             installed: 0,
+            tail: 0,
+            strikes: 0,
         }
     }
 
@@ -82,7 +88,13 @@ impl World {
     pub(super) fn directed_open(&mut self, writer: usize) {
         match self.director.state {
             State::Waiting => {}
-            State::Recovering if self.director.candidate == Some(writer) => self.director.at += 1,
+            // Its end is near; that it opened with so few installs is for the oracle to judge.
+            State::Recovering
+                if self.director.installed != 0 && self.director.candidate == Some(writer) =>
+            {
+                return;
+            }
+            State::Recovering => self.director.at += 1,
             _ => return,
         }
         self.mend();
@@ -113,7 +125,7 @@ impl World {
         self.mend_now(&cut);
         if std::mem::take(&mut self.director.quiet) {
             self.net.quiet -= 1;
-            self.flush_held();
+            self.release_held();
         }
     }
 
@@ -160,6 +172,8 @@ impl World {
             self.cut_now(&pairs);
             self.director.cut = pairs;
         }
+        self.director.tail = failover.tail;
+        self.net.holds_odd_groups = failover.splits_groups;
         self.direct_in(State::Tail, failover.tail_us * US);
     }
 
@@ -175,12 +189,22 @@ impl World {
                     self.block_pairs(cut_pairs(host, ALL, 0), length * MS);
                 }
                 End::Alive => {}
+                End::Reset => {
+                    self.tell(|| format!("** W{writer} loses every connection"));
+                    self.break_streams_of(writer);
+                    self.net.holds_odd_groups = false;
+                    self.mend();
+                    self.director.at += 1;
+                    return self.lead();
+                }
             }
         }
         if failover.crash != 0 {
             self.tell(|| format!("** power cut at {}", Names(failover.crash)));
             self.crash_nodes(failover.crash, true, 2 * MS);
         }
+        self.net.holds_odd_groups = false;
+        self.release_held();
         self.mend();
         self.direct_in(State::Gap, failover.gap * MS);
     }
@@ -190,10 +214,10 @@ impl World {
         let turn = 1 + self.rng.index(others);
         let host = NODE_COUNT + (self.director.old_host - NODE_COUNT + turn) % WRITER_HOSTS;
         let installed = self.director.installed;
-        let unseen = if failover.unseen_installed && installed != 0 {
-            installed
-        } else {
-            failover.unseen
+        let unseen = match failover.instead {
+            Instead::Installed if installed != 0 => installed,
+            Instead::Tail if self.director.tail != 0 => self.director.tail,
+            _ => failover.unseen,
         };
         let unseen = at_most_two(unseen);
         if unseen != 0 {
@@ -211,6 +235,18 @@ impl World {
         self.direct_in(State::Recovering, PATIENCE);
         self.director.candidate = Some(self.writers.len());
         self.start_writer(host, true);
+        if failover.twin {
+            let other = NODE_COUNT + (host - NODE_COUNT + 1) % WRITER_HOSTS;
+            self.start_writer(other, true);
+        }
+    }
+
+    /// The power goes in the middle of a reopening.
+    pub(super) fn strike(&mut self, number: u64, nodes: u8, down: Time) {
+        if number == self.director.strikes && !self.director.is_idle() {
+            self.tell(|| format!("** power cut at {} in the middle of it", Names(nodes)));
+            self.crash_nodes(nodes, true, down);
+        }
     }
 
     /// A candidate entered a phase.
@@ -228,6 +264,16 @@ impl World {
             Phase::Refill => 3,
             Phase::Lease => 4,
         };
+        if let Some(strike) = failover.strike.filter(|strike| strike.phase == number) {
+            self.director.strikes += 1;
+            let number = self.director.strikes;
+            let event = Event::Strike {
+                number,
+                nodes: strike.nodes,
+                down: strike.down * MS,
+            };
+            self.queue.push(self.now + strike.after_us * US, event);
+        }
         match failover.kill {
             Kill::InPhase { phase, after_us } if phase == number => {
                 self.direct_in(State::Recovering, after_us * US);

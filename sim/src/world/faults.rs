@@ -120,7 +120,11 @@ impl World {
             }
             Fault::Rival { host, take_over } => {
                 // The machine of the one that stands still is taken.
-                let alive = self.writers.iter().filter(|writer| !writer.is_gone()).count();
+                let alive = self
+                    .writers
+                    .iter()
+                    .filter(|writer| !writer.is_gone())
+                    .count();
                 if alive < 3 {
                     self.start_writer(NODE_COUNT + host, take_over);
                 }
@@ -189,7 +193,7 @@ impl World {
                 .for_each(|(from, to)| self.unblock(from, to)),
             Heal::Gossip => {
                 self.net.quiet -= 1;
-                self.flush_held();
+                self.release_held();
             }
             Heal::Slow(nodes) => members(nodes).for_each(|node| self.net.slow[node] = 1),
             Heal::Loss => self.net.loss = false,
@@ -204,7 +208,9 @@ impl World {
             }
             Heal::LostSync => {
                 let node = self.plan.shape.forgetful;
+                self.crash_node(node, true);
                 self.nodes[node].disk.settle();
+                self.restart_node(node, 2 * MS);
             }
         }
     }

@@ -40,8 +40,14 @@ enum Stage {
 #[derive(Debug)]
 enum Question {
     Create(SegmentId),
-    Status { round: u64 },
-    Log { segment: SegmentId, scl: Lsn, batches: Vec<Bytes> },
+    Status {
+        round: u64,
+    },
+    Log {
+        segment: SegmentId,
+        scl: Lsn,
+        batches: Vec<Bytes>,
+    },
     Pages,
 }
 
@@ -69,7 +75,10 @@ impl Finish {
 
     /// Whether no transaction begins any more.
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.stage, Stage::Converging { .. } | Stage::Auditing { .. })
+        matches!(
+            self.stage,
+            Stage::Converging { .. } | Stage::Auditing { .. }
+        )
     }
 
     pub(crate) fn is_healed(&self) -> bool {
@@ -149,7 +158,7 @@ impl World {
         for writer in 0..self.writers.len() {
             self.resume_writer(writer);
         }
-        self.flush_held();
+        self.release_held();
         self.finish.stage = Stage::Probing { since: self.now };
         self.queue.push(self.now + STEP, Event::Finish);
     }
@@ -167,7 +176,9 @@ impl World {
             Stage::Converging { since } => {
                 if now > since + CONVERGE {
                     let complaint = self.finish.complaint.clone();
-                    return self.fail(format!("liveness: the copies do not come back: {complaint}"));
+                    return self.fail(format!(
+                        "liveness: the copies do not come back: {complaint}"
+                    ));
                 }
                 self.supervise();
                 self.judge_statuses();
@@ -250,8 +261,12 @@ impl World {
             .collect();
         for (segment, node, pg) in places {
             let status = self.finish.statuses.get(&node);
-            let status = status
-                .and_then(|status| status.segments.iter().find(|known| known.segment == segment));
+            let status = status.and_then(|status| {
+                status
+                    .segments
+                    .iter()
+                    .find(|known| known.segment == segment)
+            });
             let Some((scl, history_epoch)) =
                 status.map(|status| (status.scl, status.history_epoch))
             else {
@@ -311,10 +326,10 @@ impl World {
                 let segment = *segment;
                 self.created.insert(segment);
             }
-            (Question::Status { round }, Message::NodeStatus(status)) => {
-                if *round == self.finish.round {
-                    self.finish.statuses.insert(node, status);
-                }
+            (Question::Status { round }, Message::NodeStatus(status))
+                if *round == self.finish.round =>
+            {
+                self.finish.statuses.insert(node, status);
             }
             (Question::Log { batches, .. }, Message::LogPiece(piece)) => {
                 batches.extend(piece.batches);

@@ -14,15 +14,15 @@ mod faults;
 mod finish;
 mod net;
 mod node;
+mod promise;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::manifest::NodeHint;
-use sixfold_log_format::wire::Message;
+use sixfold_log_format::wire::{Message, NodeStatus};
 use sixfold_log_format::{
     Manifest, ManifestVersion, Member, MemberKind, MembershipEpoch, NodeId, PgEntry, PgId,
     QuorumModel, SegmentId, SegmentSet, VolumeEpoch, VolumeId, VolumeParameters,
@@ -131,6 +131,11 @@ pub(crate) enum Event {
     Direct {
         step: u64,
     },
+    Strike {
+        number: u64,
+        nodes: u8,
+        down: Time,
+    },
     HealAll,
     Finish,
 }
@@ -194,6 +199,10 @@ pub(crate) struct World {
     hash: u64,
     story: Option<Vec<String>>,
     bad: Option<Bad>,
+    /// The answer to the question that the world asks a node by itself.
+    status: Option<NodeStatus>,
+    /// The read on this stream is under a history that its node does not hold.
+    must_refuse: Option<usize>,
 }
 
 impl World {
@@ -238,6 +247,8 @@ impl World {
             hash: 0,
             story: tells.then(Vec::new),
             bad: None,
+            status: None,
+            must_refuse: None,
             plan,
         };
         for node in 0..NODE_COUNT {
@@ -337,6 +348,11 @@ impl World {
             Event::Supervise => self.supervise(),
             Event::Create => self.create(),
             Event::Direct { step } => self.direct(step),
+            Event::Strike {
+                number,
+                nodes,
+                down,
+            } => self.strike(number, nodes, down),
             Event::HealAll => self.heal_all(),
             Event::Finish => self.finish_step(),
         }
@@ -396,12 +412,7 @@ impl World {
     fn tell(&mut self, line: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
             let mut text = String::new();
-            let _ = write!(
-                text,
-                "{:>10.3} ms  {}",
-                self.now as f64 / MS as f64,
-                line()
-            );
+            let _ = write!(text, "{:>10.3} ms  {}", self.now as f64 / MS as f64, line());
             story.push(text);
         }
     }
@@ -477,16 +488,4 @@ fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
             })
             .collect(),
     }
-}
-
-/// A number that stands for some bytes.
-fn fingerprint(bytes: &Bytes) -> u64 {
-    bytes
-        .chunks(8)
-        .take(12)
-        .fold(bytes.len() as u64, |hash, chunk| {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            mix(hash ^ u64::from_le_bytes(word))
-        })
 }

@@ -22,10 +22,16 @@ use crate::rng::Rng;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Party {
     Writer(usize),
-    Node { node: usize, life: u32 },
+    Node {
+        node: usize,
+        life: u32,
+    },
     Auditor,
     /// A late copy of what this host sent in this role.
-    Ghost { host: usize, role: Role },
+    Ghost {
+        host: usize,
+        role: Role,
+    },
 }
 
 /// What a stream is for.
@@ -57,6 +63,7 @@ pub(crate) struct Stream {
     pub(crate) node_open: bool,
     pub(crate) answered: bool,
     pub(crate) pages: Vec<PageRequest>,
+    odd_group: bool,
     up_at: Time,
     down_at: Time,
     held_up: VecDeque<Item>,
@@ -71,6 +78,8 @@ pub(crate) struct Net {
     pub(crate) slow: [u64; NODE_COUNT],
     pub(crate) loss: bool,
     pub(crate) quiet: u32,
+    /// Log streams of every second group are held back.
+    pub(crate) holds_odd_groups: bool,
     idle: Time,
     link_us: u64,
     /// Requests of a thousand that come once more.
@@ -84,6 +93,7 @@ impl Net {
             slow: [1; NODE_COUNT],
             loss: false,
             quiet: 0,
+            holds_odd_groups: false,
             idle: rng.pick(&[300, 1_000, 3_000]) * MS,
             link_us: plan.shape.link_us,
             late: rng.pick(&[0, 5, 30]),
@@ -123,6 +133,10 @@ impl World {
             Message::ReadPages(read) => read.pages.clone(),
             _ => Vec::new(),
         };
+        let odd_group = match &message {
+            Message::Attach(attach) => self.places[&attach.segment].1.get() % 2 == 1,
+            _ => false,
+        };
         let is_request = !matches!(kind, Kind::Log { .. } | Kind::Audit { .. } | Kind::Nothing);
         if is_request && up && self.net.late > 0 && self.net_rng.chance(self.net.late, 1_000) {
             let host = self.host_of(client);
@@ -152,6 +166,7 @@ impl World {
             node_open: up,
             answered: false,
             pages,
+            odd_group,
             up_at: 0,
             down_at: 0,
             held_up: VecDeque::new(),
@@ -183,7 +198,8 @@ impl World {
         let host = self.host_of(client);
         let node = self.streams[stream].node;
         let (from, to) = if up { (host, node) } else { (node, host) };
-        let silenced = self.net.quiet > 0 && matches!(client, Party::Node { .. });
+        let silenced = (self.net.quiet > 0 && matches!(client, Party::Node { .. }))
+            || (self.net.holds_odd_groups && up && self.streams[stream].odd_group);
         let now = self.now;
         if self.net.blocked[from][to] > 0 || silenced {
             let state = &mut self.streams[stream];
@@ -196,8 +212,7 @@ impl World {
             if state.held_since.is_none() {
                 state.held_since = Some(now);
                 let at = now + self.net.idle;
-                self.queue
-                    .push(at, Event::ConnectionTimeout { host, node });
+                self.queue.push(at, Event::ConnectionTimeout { host, node });
             }
             return;
         }
@@ -246,11 +261,11 @@ impl World {
     pub(super) fn unblock(&mut self, from: usize, to: usize) {
         self.net.blocked[from][to] -= 1;
         if self.net.blocked[from][to] == 0 {
-            self.flush_held();
+            self.release_held();
         }
     }
 
-    pub(super) fn flush_held(&mut self) {
+    pub(super) fn release_held(&mut self) {
         let live: Vec<usize> = self.live.iter().copied().collect();
         for stream in live {
             let state = &mut self.streams[stream];
@@ -287,7 +302,9 @@ impl World {
             .any(|stream| timed_out(&self.streams[*stream]))
         {
             self.oracle.reached.hit(Reached::ConnectionTimedOut);
-            of_pair.into_iter().for_each(|stream| self.break_stream(stream));
+            of_pair
+                .into_iter()
+                .for_each(|stream| self.break_stream(stream));
         }
     }
 
@@ -308,6 +325,19 @@ impl World {
         self.live.remove(&stream);
     }
 
+    /// A writer loses every connection.
+    pub(super) fn break_streams_of(&mut self, writer: usize) {
+        let streams: Vec<usize> = self
+            .live
+            .iter()
+            .copied()
+            .filter(|stream| self.streams[*stream].client == Party::Writer(writer))
+            .collect();
+        streams
+            .into_iter()
+            .for_each(|stream| self.break_stream(stream));
+    }
+
     /// Every stream of a client whose process is gone: the nodes notice sooner or later.
     pub(super) fn client_gone(&mut self, client: Party) {
         let streams: Vec<usize> = self
@@ -321,8 +351,7 @@ impl World {
             self.streams[stream].client_open = false;
             if self.streams[stream].node_open {
                 let wait = if soon { 2 * MS } else { self.net.idle };
-                self.queue
-                    .push(self.now + wait, Event::NodeEnd { stream });
+                self.queue.push(self.now + wait, Event::NodeEnd { stream });
             }
             self.live.remove(&stream);
         }
@@ -355,7 +384,10 @@ impl World {
         self.streams[stream].client_open = false;
         self.live.remove(&stream);
         if self.streams[stream].node_open {
-            let wait = self.latency(self.host_of(self.streams[stream].client), self.streams[stream].node);
+            let wait = self.latency(
+                self.host_of(self.streams[stream].client),
+                self.streams[stream].node,
+            );
             let at = (self.now + wait).max(self.streams[stream].up_at + 1);
             self.queue.push(at, Event::NodeEnd { stream });
         }
@@ -387,7 +419,8 @@ impl World {
                 match Message::decode(body) {
                     Ok(message) => Item::Message(message),
                     Err(error) => {
-                        return self.fail(format!("a message does not decode: {error}: {message:?}"));
+                        return self
+                            .fail(format!("a message does not decode: {error}: {message:?}"));
                     }
                 }
             }
@@ -422,6 +455,7 @@ impl World {
             Party::Auditor => 900,
             Party::Ghost { host, .. } => 950 + host as u64,
         });
+        self.before_delivery(node, stream, &message);
         // The auditor plays whichever role its question takes.
         let role = match (&message, client) {
             (Message::ReadPages(_) | Message::ReadLog(_), Party::Auditor) => Role::Reader,
@@ -436,12 +470,18 @@ impl World {
                 message,
             },
         );
+        self.must_refuse = None;
     }
 
     /// A node says something: the oracle hears it before anybody else.
     pub(super) fn heard(&mut self, stream: usize, message: &Message) {
         match message {
             Message::Pages(pages) => {
+                let served = |answer: &PageAnswer| matches!(answer, PageAnswer::Page(_));
+                if self.must_refuse == Some(stream) && pages.pages.iter().any(served) {
+                    return self
+                        .fail("a node served a reader of a history that it does not hold (R3)");
+                }
                 let state = &self.streams[stream];
                 let segments = state.node;
                 let asked = state.pages.clone();
@@ -498,5 +538,6 @@ impl World {
         self.net.slow = [1; NODE_COUNT];
         self.net.loss = false;
         self.net.quiet = 0;
+        self.net.holds_odd_groups = false;
     }
 }

@@ -13,6 +13,7 @@ use sixfold_storage_node_core::{
 
 use super::brief::brief;
 use super::net::{Item, Kind, Party};
+use super::promise::STATUS_STREAM;
 use super::{Event, World};
 use crate::clock::{LocalClock, MS, Time, US};
 use crate::disk::{Disk, PendingWrite};
@@ -64,20 +65,23 @@ impl World {
             return;
         }
         let clock = self.draw_clock();
-        let shape = &self.plan.shape;
-        let bounds = Bounds {
-            group_bytes_max: shape.group_bytes,
-            queued_bytes_max: shape.queued_bytes,
-            resident_redo_bytes_max: shape.resident_bytes,
-            page_cache_bytes_max: shape.node_cache_bytes,
-            reads_in_flight_max: shape.reads_in_flight,
-            gossip_interval: Duration::from_millis(shape.gossip_ms),
-        };
+        let seed = self.rng.draw();
+        let found = self.found_directory(node, seed);
         let state = &mut self.nodes[node];
         state.life += 1;
         state.clock = clock;
         state.armed = None;
-        let found = FoundDirectory {
+        let core = NodeCore::new(found, clock.at(self.now));
+        self.tell(|| format!("{} starts", node_name(node)));
+        self.nodes[node].core = Some(core);
+        self.pump_node(node);
+    }
+
+    /// What a shell would find on a node's disk.
+    pub(super) fn found_directory(&self, node: usize, seed: u64) -> FoundDirectory {
+        let shape = &self.plan.shape;
+        let state = &self.nodes[node];
+        FoundDirectory {
             node: state.id,
             az: format!("az{}", node / 2),
             block_bytes: 512,
@@ -88,13 +92,16 @@ impl World {
                 .iter()
                 .map(|(number, file)| (FileNumber(*number), file.len() as u64))
                 .collect(),
-            bounds,
-            seed: self.rng.next(),
-        };
-        let core = NodeCore::new(found, clock.at(self.now));
-        self.tell(|| format!("{} starts", node_name(node)));
-        self.nodes[node].core = Some(core);
-        self.pump_node(node);
+            bounds: Bounds {
+                group_bytes_max: shape.group_bytes,
+                queued_bytes_max: shape.queued_bytes,
+                resident_redo_bytes_max: shape.resident_bytes,
+                page_cache_bytes_max: shape.node_cache_bytes,
+                reads_in_flight_max: shape.reads_in_flight,
+                gossip_interval: Duration::from_millis(shape.gossip_ms),
+            },
+            seed,
+        }
     }
 
     /// A clock that starts somewhere and runs within half a percent of true time.
@@ -285,6 +292,13 @@ impl World {
     }
 
     fn node_sends(&mut self, node: usize, stream: u64, message: Message, end: bool) {
+        if stream == STATUS_STREAM {
+            if let Message::NodeStatus(status) = message {
+                self.status = Some(status);
+            }
+            return;
+        }
+        self.check_promise(node, &message);
         let stream = usize::try_from(stream).expect("streams are counted in memory");
         let state = &self.streams[stream];
         assert!(state.node == node, "a node answers its own streams");
@@ -361,8 +375,7 @@ impl World {
     pub(super) fn restart_node(&mut self, node: usize, wait: Time) {
         if !self.nodes[node].start_due {
             self.nodes[node].start_due = true;
-            self.queue
-                .push(self.now + wait, Event::NodeStart { node });
+            self.queue.push(self.now + wait, Event::NodeStart { node });
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sixfold_compute_core::{
-    AttachKey, CommitTicket, FetchKey, FetchTicket, Shared, WriterAction, WriterBounds,
-    WriterCore, WriterEvent,
+    AttachKey, CommitTicket, FetchKey, FetchTicket, Shared, WriterAction, WriterBounds, WriterCore,
+    WriterEvent,
 };
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
@@ -16,7 +16,7 @@ use sixfold_recovery::machine::{
     RequestKey,
 };
 
-use super::brief::brief;
+use super::brief::{batch_prev, batch_span, brief};
 use super::client::Client;
 use super::net::{Item, Kind, Party};
 use super::{Event, NODE_COUNT, World};
@@ -50,6 +50,8 @@ pub(crate) struct Writer {
     pub(crate) phase: Option<Phase>,
     streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     undrained: BTreeMap<AttachKey, usize>,
+    /// The last batch that was sent on each stream ended here.
+    sent: BTreeMap<AttachKey, Lsn>,
     /// What each segment has said that it holds, under this writer's history.
     acked: BTreeMap<SegmentId, Lsn>,
     asks: BTreeMap<FetchKey, (PageId, Lsn)>,
@@ -88,7 +90,7 @@ impl World {
             take_over,
             deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
             lease: Duration::from_millis(READ_LEASE_MS),
-            seed: self.rng.next(),
+            seed: self.rng.draw(),
         };
         let machine = Recovery::new(options, clock.at(self.now));
         self.tell(|| {
@@ -111,6 +113,7 @@ impl World {
             phase: None,
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
+            sent: BTreeMap::new(),
             acked: BTreeMap::new(),
             asks: BTreeMap::new(),
             vdl: Lsn::NONE,
@@ -262,11 +265,11 @@ impl World {
         let Doing::Open(core) = &state.doing else {
             return;
         };
-        let vdl = state.shared.as_ref().map_or(Lsn::NONE, |shared| shared.vdl());
-        if vdl == state.vdl {
-            return;
-        }
-        if self.events.is_multiple_of(16) {
+        let vdl = state
+            .shared
+            .as_ref()
+            .map_or(Lsn::NONE, |shared| shared.vdl());
+        if self.events.is_multiple_of(32) {
             let stats = core.stats();
             let ordered = stats.read_point_min <= stats.vdl
                 && stats.vdl == vdl
@@ -279,6 +282,9 @@ impl World {
             if !ordered {
                 return self.fail(format!("the points are out of order: {stats:?}"));
             }
+        }
+        if vdl == self.writers[writer].vdl {
+            return;
         }
         let state = &self.writers[writer];
         let acked = |pg: PgId, last: Lsn| {
@@ -412,6 +418,11 @@ impl World {
                 if let Message::Append(append) = &message {
                     let result = self.oracle.shipped(epoch, &append.batch);
                     self.check(result);
+                    let (_, _, last) = batch_span(&append.batch);
+                    let before = self.writers[writer].sent.insert(attach, last);
+                    if before.is_some_and(|before| before < batch_prev(&append.batch)) {
+                        self.oracle.reached.hit(Reached::LaggardLeftToGossip);
+                    }
                 }
                 if let Some((stream, _)) = self.writers[writer].streams.get(&attach) {
                     let stream = *stream;
@@ -430,7 +441,9 @@ impl World {
                 let node = self.node_of(node);
                 if let Message::ReadPages(read) = &message {
                     let page = read.pages[0];
-                    self.writers[writer].asks.insert(fetch, (page.page, page.lsn));
+                    self.writers[writer]
+                        .asks
+                        .insert(fetch, (page.page, page.lsn));
                     if page.lsn < self.writers[writer].vdl {
                         self.oracle.reached.hit(Reached::FetchedAtAnOldPoint);
                     }
@@ -489,13 +502,7 @@ impl World {
         }
     }
 
-    fn log_stream_says(
-        &mut self,
-        writer: usize,
-        attach: AttachKey,
-        message: Message,
-        first: bool,
-    ) {
+    fn log_stream_says(&mut self, writer: usize, attach: AttachKey, message: Message, first: bool) {
         let Some(&(_, segment)) = self.writers[writer].streams.get(&attach) else {
             return;
         };
@@ -528,18 +535,13 @@ impl World {
             }
             if let Some(opening) = self.oracle.openings.last() {
                 let history = &opening.history;
-                let mut half = false;
                 let mut offered = false;
                 for run in &census.runs {
                     let (first, last) = (history.annuls(run.first), history.annuls(run.last));
-                    half |= first != last;
                     offered |= first || last;
                 }
                 if offered {
                     self.oracle.reached.hit(Reached::AnnulledRecordOffered);
-                }
-                if half {
-                    self.oracle.reached.hit(Reached::BatchHalfAnnulled);
                 }
             }
         }
