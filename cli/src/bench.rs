@@ -137,9 +137,9 @@ fn measure(common: &CommonArgs, engine: Option<&CommitArgs>) -> Result<()> {
             report = work => report,
         }
     })?;
-    print_rows(&report);
+    print_rows(&report)?;
     if common.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     }
     Ok(())
 }
@@ -278,8 +278,8 @@ fn say(what: &str) {
     }
 }
 
-fn print_rows(report: &Report) {
-    println!(
+fn print_rows(report: &Report) -> Result<()> {
+    say!(
         "{:>8} {:>12} {:>8} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
         "clients",
         "commits/s",
@@ -298,25 +298,24 @@ fn print_rows(report: &Report) {
             .map(|run| run.clients)
             .or(row.bare_clients)
             .unwrap_or_default();
-        print!("{clients:>8} ");
-        match &row.commit {
-            Some(run) => {
-                print!(
-                    "{:>12.0} {:>8} {:>8} {:>8} ",
-                    run.commits_per_second, run.p50_us, run.p99_us, run.p999_us
-                );
-            }
-            None => print!("{:>12} {:>8} {:>8} {:>8} ", "-", "-", "-", "-"),
-        }
-        match &row.floor {
-            Some(floor) => println!(
+        let engine = match &row.commit {
+            Some(run) => format!(
+                "{:>12.0} {:>8} {:>8} {:>8}",
+                run.commits_per_second, run.p50_us, run.p99_us, run.p999_us
+            ),
+            None => format!("{:>12} {:>8} {:>8} {:>8}", "-", "-", "-", "-"),
+        };
+        let floor = match &row.floor {
+            Some(floor) => format!(
                 "{:>12.0} {:>10} {:>10} {:>10}",
                 floor.bare_commits_per_second,
                 floor.bare_p50_us,
                 floor.echo_p50_us,
                 floor.append_p50_us
             ),
-            None => println!("{:>12} {:>10} {:>10} {:>10}", "-", "-", "-", "-"),
-        }
+            None => format!("{:>12} {:>10} {:>10} {:>10}", "-", "-", "-", "-"),
+        };
+        say!("{clients:>8} {engine} {floor}");
     }
+    Ok(())
 }

@@ -84,8 +84,15 @@ enum Verb {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    execute(Arguments::parse().verb).unwrap_or_else(|error| {
+        eprintln!("sixfold-sim: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn execute(verb: Verb) -> Result<ExitCode> {
+    match verb {
         Verb::Run {
             seed,
             trace,

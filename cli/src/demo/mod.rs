@@ -73,7 +73,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         }
     })?;
     if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        say!("{}", serde_json::to_string(&summary)?);
     }
     ensure!(
         report::is_good(&summary),
@@ -187,7 +187,7 @@ async fn demo(args: &DemoArgs, root: &Path) -> Result<report::Summary> {
     };
     let phases = report::by_phase(&lines);
     let summary = report::summarize(&measured, &phases);
-    report::print_table(&measured, &phases, &summary);
+    report::print_table(&measured, &phases, &summary)?;
     Ok(summary)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
 use serde::Serialize;
 use sixfold_benches::latency::Latencies;
 
@@ -149,14 +150,19 @@ pub(crate) fn print_table(
     measured: &Measured,
     phases: &BTreeMap<Phase, PhaseReport>,
     summary: &Summary,
-) {
-    println!();
-    println!(
+) -> Result<()> {
+    say!("");
+    say!(
         "{:<10} {:>10} {:>8} {:>10} {:>10} {:>10}",
-        "phase", "answered", "failed", "p50 us", "p99 us", "p99.9 us"
+        "phase",
+        "answered",
+        "failed",
+        "p50 us",
+        "p99 us",
+        "p99.9 us"
     );
     for (phase, report) in phases {
-        println!(
+        say!(
             "{:<10} {:>10} {:>8} {:>10} {:>10} {:>10}",
             phase.name(),
             report.answered,
@@ -167,35 +173,39 @@ pub(crate) fn print_table(
         );
     }
     let findings = &measured.findings;
-    println!();
-    println!(
+    say!("");
+    say!(
         "commits    {} answered, {} lost, {} torn; {} unknown ones are there",
-        summary.acked, summary.lost, summary.torn, findings.unknown_found
+        summary.acked,
+        summary.lost,
+        summary.torn,
+        findings.unknown_found
     );
-    println!(
+    say!(
         "sums       right at {} read points unless counted as torn",
         findings.read_points
     );
-    println!(
+    say!(
         "speed      {} commits a second with six nodes up",
         summary.commits_per_second
     );
-    println!(
+    say!(
         "catch-up   {:.0} ms until the returned zone held everything",
         measured.catch_up_ms
     );
-    println!(
+    say!(
         "reopening  open {:.1} ms, first commit {:.1} ms, lease wait {:.1} ms apart, {:.1} MB of redo not folded",
         summary.reopen.open_ms,
         summary.reopen.first_commit_ms,
         summary.reopen.lease_wait_ms,
         ratio(measured.unfolded_bytes, 1_000_000),
     );
-    println!(
+    say!(
         "wire       {} bytes at the writer per committed byte",
         summary.wire_bytes_per_user_byte
     );
     if let Some(first) = &findings.first {
-        println!("WRONG      {first}");
+        say!("WRONG      {first}");
     }
+    Ok(())
 }
