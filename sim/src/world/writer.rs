@@ -54,6 +54,8 @@ pub(crate) struct Writer {
     sent: BTreeMap<AttachKey, Lsn>,
     /// What each segment has said that it holds, under this writer's history.
     acked: BTreeMap<SegmentId, Lsn>,
+    /// What four segments of a group had said at once: it stays durable within the budget when one of them forgets later.
+    quorum: BTreeMap<PgId, Lsn>,
     asks: BTreeMap<FetchKey, (PageId, Lsn)>,
     vdl: Lsn,
     armed: Option<Time>,
@@ -115,6 +117,7 @@ impl World {
             undrained: BTreeMap::new(),
             sent: BTreeMap::new(),
             acked: BTreeMap::new(),
+            quorum: BTreeMap::new(),
             asks: BTreeMap::new(),
             vdl: Lsn::NONE,
             armed: None,
@@ -288,6 +291,9 @@ impl World {
         }
         let state = &self.writers[writer];
         let acked = |pg: PgId, last: Lsn| {
+            if state.quorum.get(&pg).is_some_and(|&quorum| quorum >= last) {
+                return 4;
+            }
             let of_pg = |segment: &SegmentId| self.places[segment].1 == pg;
             state
                 .acked
@@ -516,6 +522,18 @@ impl World {
         {
             // What it says last counts: one that forgot says less (R12).
             self.writers[writer].acked.insert(segment, scl);
+            let pg = self.places[&segment].1;
+            let state = &mut self.writers[writer];
+            let of_pg = state
+                .acked
+                .iter()
+                .filter(|(other, _)| self.places[*other].1 == pg);
+            let mut scls: Vec<Lsn> = of_pg.map(|(_, scl)| *scl).collect();
+            scls.sort_unstable();
+            if let Some(&fourth) = scls.len().checked_sub(4).and_then(|at| scls.get(at)) {
+                let quorum = state.quorum.entry(pg).or_default();
+                *quorum = fourth.max(*quorum);
+            }
         }
         if first {
             if let Message::Refused(Refusal::StaleEpoch { .. }) = &message {
