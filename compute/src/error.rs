@@ -76,6 +76,15 @@ pub enum Error {
     /// The volume has no room left.
     #[error("the volume is full")]
     Full,
+    /// The volume was reopened so often that its history has no room for another annulled range: it cannot be opened for writing
+    /// any more.
+    #[error(
+        "the history is full: it lists {ranges} annulled ranges, and this reopening would add one"
+    )]
+    HistoryFull {
+        /// How many it lists.
+        ranges: usize,
+    },
     /// Bytes are not what they must be. Call somebody.
     #[error("corrupt: {what}")]
     Corrupt {
@@ -170,7 +179,7 @@ impl From<RecoveryError> for Error {
                 reason: error.to_string(),
             },
             RecoveryError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
-            RecoveryError::HistoryFull { .. } => Error::Full,
+            RecoveryError::HistoryFull { ranges } => Error::HistoryFull { ranges },
             RecoveryError::Corrupt(cut) => Error::Corrupt {
                 what: cut.to_string(),
             },

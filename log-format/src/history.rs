@@ -52,7 +52,7 @@ impl History {
         }
     }
 
-    /// Whether the record at `lsn`, sealed under `sealed`, was annulled. A record inside a range whose epoch is not
+    /// Whether the record at `lsn` was annulled, whatever epoch sealed it: a record inside a range whose epoch is not
     /// below the range's cannot exist, since that writer minted above the range (R1); it counts as annulled too.
     pub fn annuls(&self, lsn: Lsn) -> bool {
         self.range_of(lsn).is_some()
