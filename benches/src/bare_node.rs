@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 /// Block unit, bytes.
 const BLOCK_BYTES: usize = 4096;
 /// The file is written around and around; large enough that nothing is written twice within a device's cache.
-const FILE_BYTES: u64 = 64 << 20;
+pub const BARE_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of a sequence number in front of each message.
 pub const SEQUENCE_BYTES: usize = 8;
 
@@ -58,7 +58,7 @@ pub fn prepare_file(path: &Path) -> Result<File> {
         .open(path)
         .with_context(context)?;
     let zeros = vec![0; 1 << 20];
-    for offset in (0..FILE_BYTES).step_by(zeros.len()) {
+    for offset in (0..BARE_FILE_BYTES).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset).with_context(context)?;
     }
     file.sync_all().with_context(context)?;
@@ -172,7 +172,7 @@ impl Node {
             state.writing.push((log, u64::from_le_bytes(*head)));
         }
         let length = buf.as_ref().len() as u64;
-        if state.offset + length > FILE_BYTES {
+        if state.offset + length > BARE_FILE_BYTES {
             state.offset = 0;
         }
         let mut ring = self.ring.borrow_mut();

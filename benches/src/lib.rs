@@ -8,7 +8,11 @@ pub mod latency;
 
 pub mod commit;
 
+pub mod history;
+
 pub mod bare;
 pub mod bare_node;
 
 pub mod floor;
+
+pub mod node;

@@ -1,4 +1,9 @@
-//! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it.
+//! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it;
+//! `history` writes what clients saw under faults.
+
+mod history;
+mod history_writer;
+mod node;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -35,6 +40,13 @@ enum What {
     Commit(CommitArgs),
     /// What transport and disk do without an engine
     Floor(FloorArgs),
+    /// A storage node beside its device
+    Node(node::NodeArgs),
+    /// Clients under faults, and what they saw in a file for outside checkers of isolation
+    History(history::HistoryArgs),
+    /// A writer process with clients, for `history`
+    #[command(hide = true)]
+    HistoryWriter(history_writer::HistoryWriterArgs),
     /// A node without a storage node, for `floor`
     #[command(hide = true)]
     BareNode(BareNodeArgs),
@@ -113,6 +125,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Commit(commit) => measure(&commit.common, Some(commit)),
         What::Floor(floor) => measure(&floor.common, None),
+        What::Node(args) => node::run(args),
+        What::History(args) => history::run(args),
+        What::HistoryWriter(args) => history_writer::run(args),
         What::BareNode(node) => bare_node(node),
     }
 }

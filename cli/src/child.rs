@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -130,6 +131,17 @@ impl OwnedChild {
     /// All lines that are there already.
     pub(crate) fn lines_at_hand(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.lines.try_recv().ok()).collect()
+    }
+
+    /// All lines from now on, until its output ends: also those that it said before it was killed.
+    pub(crate) fn take_lines(&mut self) -> mpsc::Receiver<String> {
+        std::mem::replace(&mut self.lines, mpsc::channel(1).1)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Writes a line to the child's standard input.

@@ -12,6 +12,7 @@ mod bench;
 mod child;
 mod cluster_dir;
 mod demo;
+mod inspect;
 mod local;
 mod shell;
 mod status;
@@ -51,6 +52,8 @@ enum Verb {
     Shell(shell::ShellArgs),
     /// Show how the nodes of a cluster are
     Status(status::StatusArgs),
+    /// Tell what stands in the data directory of a node that is not running
+    Inspect(inspect::InspectArgs),
     /// Measure
     Bench(bench::BenchArgs),
     /// The writer process of the demo
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Local(args) => local::run(&args),
         Verb::Shell(args) => shell::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::DemoWriter(args) => demo::writer::run(&args),
     };

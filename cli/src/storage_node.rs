@@ -43,6 +43,18 @@ pub(crate) struct StorageNodeArgs {
     /// Folded pages kept in memory, MiB
     #[arg(long, env = "SIXFOLD_PAGE_CACHE_MIB")]
     page_cache_mib: Option<usize>,
+    /// Blocks and indexes of layers kept in memory, MiB
+    #[arg(long, env = "SIXFOLD_LAYER_CACHE_MIB")]
+    layer_cache_mib: Option<usize>,
+    /// Redo that no layer holds, MiB: what a restart reads; batches are refused above it
+    #[arg(long, env = "SIXFOLD_UNFOLDED_REDO_MIB")]
+    unfolded_redo_mib: Option<u64>,
+    /// Hot-log files altogether, MiB; batches are refused above it
+    #[arg(long, env = "SIXFOLD_HOT_LOG_MIB")]
+    hot_log_mib: Option<u64>,
+    /// Space of the file system that layers leave free, MiB
+    #[arg(long, env = "SIXFOLD_RESERVE_MIB")]
+    reserve_mib: Option<u64>,
     /// End when standard input ends: a child follows its parent, however that died
     #[arg(long)]
     stop_with_stdin: bool,
@@ -79,6 +91,18 @@ pub(crate) struct NodeConfig {
     /// Folded pages kept in memory, MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) page_cache_mib: Option<usize>,
+    /// Blocks and indexes of layers kept in memory, MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) layer_cache_mib: Option<usize>,
+    /// Redo that no layer holds, MiB: what a restart reads; batches are refused above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unfolded_redo_mib: Option<u64>,
+    /// Hot-log files altogether, MiB; batches are refused above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hot_log_mib: Option<u64>,
+    /// Space of the file system that layers leave free, MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reserve_mib: Option<u64>,
 }
 
 impl NodeConfig {
@@ -153,6 +177,26 @@ fn options(args: StorageNodeArgs) -> Result<NodeOptions> {
         options.page_cache_bytes_max = mib
             .checked_mul(1 << 20)
             .context("page_cache_mib is too large")?;
+    }
+    if let Some(mib) = args.layer_cache_mib.or(config.layer_cache_mib) {
+        options.layer_cache_bytes_max = mib
+            .checked_mul(1 << 20)
+            .context("layer_cache_mib is too large")?;
+    }
+    if let Some(mib) = args.unfolded_redo_mib.or(config.unfolded_redo_mib) {
+        options.unfolded_bytes_max = mib
+            .checked_mul(1 << 20)
+            .context("unfolded_redo_mib is too large")?;
+    }
+    if let Some(mib) = args.hot_log_mib.or(config.hot_log_mib) {
+        options.log_bytes_max = mib
+            .checked_mul(1 << 20)
+            .context("hot_log_mib is too large")?;
+    }
+    if let Some(mib) = args.reserve_mib.or(config.reserve_mib) {
+        options.reserve_bytes = mib
+            .checked_mul(1 << 20)
+            .context("reserve_mib is too large")?;
     }
     Ok(options)
 }

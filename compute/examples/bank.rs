@@ -3,12 +3,10 @@
 //! Start a cluster with `sixfold local --dir bank`, then run this with the path of its cluster file:
 //! `cargo run --release -p sixfold --example bank -- bank/cluster.toml`
 
-use sixfold::{Bytes, Database, Error, Options};
+use sixfold::{Bytes, Database, Error, Options, Transaction};
 
 const ACCOUNTS: u64 = 1_000;
 const OPENING_BALANCE: i64 = 100;
-const TELLERS: u64 = 16;
-const TRANSFERS_PER_TELLER: u64 = 1_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -21,21 +19,22 @@ async fn main() -> Result<(), Error> {
         Err(Error::Exists { .. }) => Database::open(options).await?,
         created => created?,
     };
-    open_accounts(&database).await?;
+    run(&database, 16, 1_000).await?;
+    database.close().await;
+    Ok(())
+}
 
+/// Lets `tellers` make `transfers` each, and counts the money afterwards.
+pub async fn run(database: &Database, tellers: u64, transfers: u64) -> Result<(), Error> {
+    database.transact(open_accounts).await?;
     let begin = std::time::Instant::now();
-    let tellers: Vec<_> = (0..TELLERS)
-        .map(|teller| tokio::spawn(work(database.clone(), teller)))
+    let work: Vec<_> = (0..tellers)
+        .map(|teller| tokio::spawn(work(database.clone(), teller, transfers)))
         .collect();
-    let mut conflicts = 0;
-    for teller in tellers {
-        conflicts += teller.await.expect("a teller does not panic")?;
+    for teller in work {
+        teller.await.expect("a teller does not panic")?;
     }
-    let transfers = TELLERS * TRANSFERS_PER_TELLER;
-    println!(
-        "{transfers} transfers in {:?}, {conflicts} conflicts",
-        begin.elapsed()
-    );
+    println!("{} transfers in {:?}", tellers * transfers, begin.elapsed());
 
     let snapshot = database.snapshot();
     let mut sum = 0;
@@ -44,45 +43,31 @@ async fn main() -> Result<(), Error> {
         sum += balance(Some(value));
     }
     println!("sum of all accounts at LSN {}: {sum}", snapshot.lsn());
-    assert_eq!(
-        sum,
-        OPENING_BALANCE * i64::try_from(ACCOUNTS).expect("few accounts")
-    );
-    database.close().await;
+    let expected = OPENING_BALANCE * i64::try_from(ACCOUNTS).expect("few accounts");
+    assert_eq!(sum, expected);
     Ok(())
 }
 
-async fn open_accounts(database: &Database) -> Result<(), Error> {
-    let txn = database.begin().await?;
-    if txn.get(account(0)).await?.is_some() {
-        return Ok(());
-    }
-    for number in 0..ACCOUNTS {
-        txn.put(account(number), OPENING_BALANCE.to_le_bytes())?;
-    }
-    txn.commit().await?;
-    Ok(())
-}
-
-/// Does one teller's transfers, each again until it is committed. Returns how many times it had to.
-async fn work(database: Database, teller: u64) -> Result<u64, Error> {
-    let mut dice = teller + 1;
-    let mut conflicts = 0;
-    for _ in 0..TRANSFERS_PER_TELLER {
-        let (from, to, amount) = (roll(&mut dice) % ACCOUNTS, roll(&mut dice) % ACCOUNTS, 5);
-        loop {
-            match transfer(&database, from, to, amount).await {
-                Ok(()) => break,
-                Err(error) if error.is_retryable() => conflicts += 1,
-                Err(error) => return Err(error),
-            }
+async fn open_accounts(txn: Transaction) -> Result<(), Error> {
+    if txn.is_absent(account(0)).await? {
+        for number in 0..ACCOUNTS {
+            txn.put(account(number), OPENING_BALANCE.to_le_bytes())?;
         }
     }
-    Ok(conflicts)
+    Ok(())
 }
 
-async fn transfer(database: &Database, from: u64, to: u64, amount: i64) -> Result<(), Error> {
-    let txn = database.begin().await?;
+async fn work(database: Database, teller: u64, transfers: u64) -> Result<(), Error> {
+    let mut dice = teller + 1;
+    for _ in 0..transfers {
+        let (from, to) = (roll(&mut dice) % ACCOUNTS, roll(&mut dice) % ACCOUNTS);
+        // Run again by itself when somebody else has touched one of the two meanwhile; never applied twice.
+        database.transact(|txn| transfer(txn, from, to, 5)).await?;
+    }
+    Ok(())
+}
+
+async fn transfer(txn: Transaction, from: u64, to: u64, amount: i64) -> Result<(), Error> {
     let payer = balance(txn.get(account(from)).await?);
     if from == to || payer < amount {
         return Ok(());
@@ -90,7 +75,6 @@ async fn transfer(database: &Database, from: u64, to: u64, amount: i64) -> Resul
     let payee = balance(txn.get(account(to)).await?);
     txn.put(account(from), (payer - amount).to_le_bytes())?;
     txn.put(account(to), (payee + amount).to_le_bytes())?;
-    txn.commit().await?;
     Ok(())
 }
 

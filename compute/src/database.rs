@@ -3,24 +3,38 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_compute_core::{Shared, WriterStats};
-use sixfold_log_format::wire::NodeStatus;
-use sixfold_log_format::{Lsn, NodeId, VolumeEpoch, VolumeId};
-use sixfold_transport::WireStats;
-use tokio::sync::{mpsc, oneshot};
+use sixfold_compute_core::{ReadPoint, Shared};
+use sixfold_kv::PageSource;
+use sixfold_log_format::limits::TRANSACTION_BYTES_MAX;
+use sixfold_log_format::{PageId, VolumeId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::driver::clock::{self, VolumeClock};
 use crate::driver::commands::Command;
 use crate::driver::state::State;
-use crate::driver::{self, Mode, Started, clock};
+use crate::driver::{self, Mode, Started};
 use crate::error::Error;
 use crate::options::Options;
+use crate::random;
+use crate::read::ReadLimit;
 use crate::snapshot::Snapshot;
+use crate::space::Space;
+use crate::stats::{OpenReport, Stats, Status};
+use crate::token::Token;
 use crate::transaction::Transaction;
+use crate::watch_news::WatchWaker;
 
-/// A volume, open for writing. Cheap to clone; clones are the same database.
+/// Most bytes of commits that wait for the writer or for their answer. Any one transaction fits: what it writes and what it
+/// has read are bounded by the same limit.
+const WAITING_COMMIT_BYTES_MAX: usize = 4 * TRANSACTION_BYTES_MAX;
+
+/// A volume, open for writing. Cheap to clone; clones are the same database, for any number of threads and tasks.
 ///
 /// It runs a thread of its own and works with any async executor. When the last clone, transaction and snapshot are
 /// dropped without [`Database::close`], the thread ends at once, and commits in flight end with an unknown outcome.
+///
+/// Transactions and snapshots that are made here see the keys of the default keyspace; [`Database::create_keyspace`] makes
+/// others.
 #[derive(Debug, Clone)]
 pub struct Database {
     pub(crate) inner: Arc<Inner>,
@@ -30,87 +44,18 @@ pub struct Database {
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) state: Arc<State>,
+    /// The default keyspace.
+    pub(crate) space: Space,
+    pub(crate) transact_deadline: Duration,
     commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
     report: OpenReport,
     volume: VolumeId,
+    clock: VolumeClock,
     commit_deadline: Duration,
     read_deadline: Duration,
-}
-
-/// How a volume was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenReport {
-    /// The volume epoch that this writer holds.
-    pub volume_epoch: VolumeEpoch,
-    /// The last point that survived of the writers before: everything that they answered is at or below it.
-    pub cut: Lsn,
-    /// Batches that were copied to segments that lacked them.
-    pub refilled_batches: u64,
-    /// How long the read lease of the writer before had to be waited for, beyond all other work.
-    pub lease_wait: Duration,
-    /// How long opening took, from the call until commits were taken, without `lease_wait`.
-    pub open: Duration,
-}
-
-impl OpenReport {
-    /// [`OpenReport::lease_wait`] in whole milliseconds, rounded up.
-    pub fn lease_wait_ms(&self) -> u64 {
-        clock::ceil_ms(self.lease_wait)
-    }
-
-    /// [`OpenReport::open`] in whole milliseconds, rounded up.
-    pub fn open_ms(&self) -> u64 {
-        clock::ceil_ms(self.open)
-    }
-}
-
-/// Numbers of a database, since it was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stats {
-    /// The writer's points, counts, and how it stands to each segment.
-    pub writer: WriterStats,
-    /// What all its connections have moved.
-    pub wire: WireStats,
-}
-
-impl Stats {
-    /// Bytes sent and received as IP packets over IPv4: UDP payload and 28 bytes of headers a datagram.
-    pub fn ip_bytes(&self) -> u64 {
-        const HEADER_BYTES: u64 = 20 + 8;
-        let WireStats {
-            sent_bytes,
-            sent_datagrams,
-            received_bytes,
-            received_datagrams,
-        } = self.wire;
-        sent_bytes + received_bytes + HEADER_BYTES * (sent_datagrams + received_datagrams)
-    }
-}
-
-/// How a database and its storage nodes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The volume.
-    pub volume: VolumeId,
-    /// How it was opened.
-    pub opened: OpenReport,
-    /// Its numbers.
-    pub stats: Stats,
-    /// What each node of the cluster says of itself, in the cluster's order; `None` for one that did not answer.
-    pub nodes: Vec<(NodeId, Option<NodeStatus>)>,
-}
-
-impl Status {
-    /// Bytes of this volume's redo that are not folded into pages yet: the most that any segment reports. `None` when no
-    /// node answered.
-    pub fn unfolded_bytes(&self) -> Option<u64> {
-        let statuses = self.nodes.iter().filter_map(|(_, status)| status.as_ref());
-        let segments = statuses.flat_map(|status| &status.segments);
-        segments
-            .filter(|segment| segment.volume == self.volume)
-            .map(|segment| segment.unfolded_bytes)
-            .max()
-    }
+    transact_bytes_max: usize,
+    pub(crate) watch_waker: WatchWaker,
 }
 
 impl Database {
@@ -145,20 +90,31 @@ impl Database {
     async fn start(options: Options, mode: Mode) -> Result<Database, Error> {
         let volume = options.cluster.volume;
         let (commit_deadline, read_deadline) = (options.commit_deadline, options.read_deadline);
+        let transact_deadline = options.transact_deadline;
+        let transact_bytes_max = options.transact_bytes_max;
         let Started {
             commands,
             shared,
             state,
             report,
+            page_bytes,
+            clock,
+            watch_waker,
         } = driver::start(options, mode).await?;
         let inner = Inner {
             shared,
             state,
+            space: Space::default_of(page_bytes),
+            transact_deadline,
             commands,
+            room: Arc::new(Semaphore::new(WAITING_COMMIT_BYTES_MAX)),
             report,
             volume,
+            clock,
             commit_deadline,
             read_deadline,
+            transact_bytes_max,
+            watch_waker,
         };
         Ok(Database {
             inner: Arc::new(inner),
@@ -174,6 +130,53 @@ impl Database {
     /// [`Error::Unavailable`] when too few nodes answer to tell that this is still the volume's writer,
     /// [`Error::Fenced`], [`Error::Closed`].
     pub async fn begin(&self) -> Result<Transaction, Error> {
+        self.begin_as(None, TRANSACTION_BYTES_MAX).await
+    }
+
+    /// Begins a transaction that is applied at most once, however often it is run: the token is stored with the commit for the
+    /// retention window. When a commit with this token was done before, by this writer or by one before it, the commit of this
+    /// transaction changes nothing and is answered with the LSN of the one that was done. That is how an
+    /// [`Error::Unknown`] is solved: run the transaction again with the same token. (T3)
+    ///
+    /// [`Database::transact`] does so by itself; a token of one's own is for work that has to survive the process.
+    /// A transaction that writes nothing uses its token up, too.
+    ///
+    /// ```no_run
+    /// # async fn example(database: sixfold::Database) -> Result<(), sixfold::Error> {
+    /// // Kept where it survives, before the first try.
+    /// let token = database.new_token();
+    /// let commit = loop {
+    ///     let txn = database.begin_with_token(token).await?;
+    ///     txn.add("account/bob", 10)?;
+    ///     match txn.commit().await {
+    ///         Err(error) if error.is_unknown() || error.is_retryable() => continue,
+    ///         result => break result?,
+    ///     }
+    /// };
+    /// println!("ten, once, at {}", commit.lsn);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Database::begin`].
+    pub async fn begin_with_token(&self, token: impl Into<Token>) -> Result<Transaction, Error> {
+        self.begin_as(Some(token.into()), TRANSACTION_BYTES_MAX)
+            .await
+    }
+
+    /// A token for [`Database::begin_with_token`]: it is never used twice, and one that is older than what is remembered
+    /// is refused ([`Error::TokenTooOld`]) instead of being applied again.
+    pub fn new_token(&self) -> Token {
+        Token::made(self.inner.shared.vdl(), random::bytes())
+    }
+
+    pub(crate) async fn begin_for_transact(&self, token: Token) -> Result<Transaction, Error> {
+        self.begin_as(Some(token), self.inner.transact_bytes_max)
+            .await
+    }
+
+    async fn begin_as(&self, token: Option<Token>, bytes_max: usize) -> Result<Transaction, Error> {
         self.inner.state.check_writable()?;
         // The read point is taken first and the lease looked at afterwards. A lease that is valid at a moment t says that
         // no other writer has answered anything before t. The read point was VDL before t, and after this call began; so
@@ -183,7 +186,7 @@ impl Database {
         // proves the read point taken before: its round began after.
         let point = self.inner.shared.announce();
         if !self.inner.is_leased() {
-            let deadline = clock::now() + self.inner.read_deadline;
+            let deadline = self.inner.read_until(ReadLimit::default());
             if !self
                 .inner
                 .ask(|answer| Command::WantLease { deadline, answer })
@@ -195,29 +198,14 @@ impl Database {
                 ));
             }
         }
-        Ok(Transaction::new(Arc::clone(&self.inner), point))
+        let inner = Arc::clone(&self.inner);
+        Ok(Transaction::new(inner, point, token, bytes_max))
     }
 
     /// A view of the volume as of now, for reading only. It never conflicts, and it never waits for a lease: should another
     /// writer have taken the volume over unnoticed, it is as of the last point that this one knows.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(Arc::clone(&self.inner), self.inner.shared.announce())
-    }
-
-    /// A view of the volume as of a commit: `lsn` is what [`CommitInfo::lsn`](crate::CommitInfo) or [`Snapshot::lsn`] said.
-    /// Other LSNs are not rounded down to a commit yet, and may show a part of a transaction.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a point that is not durable yet. A point older than what is retained is refused by its first
-    /// read, as [`Error::TooOld`].
-    pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot, Error> {
-        let point = self.inner.shared.announce_at(lsn).ok_or_else(|| {
-            Error::invalid(format!(
-                "snapshot at {lsn}: the last durable commit is {}",
-                self.inner.shared.vdl()
-            ))
-        })?;
-        Ok(Snapshot::new(Arc::clone(&self.inner), point))
     }
 
     /// The volume.
@@ -236,7 +224,12 @@ impl Database {
     /// [`Error::Closed`].
     pub async fn stats(&self) -> Result<Stats, Error> {
         let (writer, wire) = self.inner.ask(|answer| Command::Stats { answer }).await?;
-        Ok(Stats { writer, wire })
+        Ok(Stats {
+            writer,
+            wire,
+            waiting_commit_bytes: WAITING_COMMIT_BYTES_MAX - self.inner.room.available_permits(),
+            waiting_commit_bytes_max: WAITING_COMMIT_BYTES_MAX,
+        })
     }
 
     /// The database's numbers, and those of its storage nodes, which are asked: it may take two seconds when some are
@@ -285,13 +278,32 @@ impl Inner {
     }
 
     /// When a read that begins now is given up.
-    pub(crate) fn read_until(&self) -> Duration {
-        clock::now() + self.read_deadline
+    pub(crate) fn read_until(&self, limit: ReadLimit) -> Duration {
+        clock::now().saturating_add(limit.0.unwrap_or(self.read_deadline))
+    }
+
+    /// The engine's own rows.
+    pub(crate) fn engine_space(&self) -> Space {
+        self.space.engine()
+    }
+
+    /// The volume's clock, wall-clock milliseconds: the writer's, never below what it has recorded as of a read point (T5).
+    pub(crate) fn volume_ms(&self, point: &ReadPoint) -> u64 {
+        let meta = point.view().page(PageId::META);
+        let recorded_ms = meta.map_or(0, |meta| meta.clock_ms());
+        self.clock.now_ms().max(recorded_ms)
+    }
+
+    /// Room for a commit among those that wait for the writer.
+    pub(crate) async fn room_for(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let bytes = u32::try_from(bytes.min(WAITING_COMMIT_BYTES_MAX)).expect("it is below 4 GiB");
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        room.expect("the semaphore is never closed")
     }
 
     /// When a commit that begins now is given up.
     pub(crate) fn commit_until(&self) -> Duration {
-        clock::now() + self.commit_deadline
+        clock::now().saturating_add(self.commit_deadline)
     }
 
     /// Sends a command and waits for its answer.

@@ -1,10 +1,19 @@
 //! The public error: each variant is named by what the caller should do.
 
-use sixfold_compute_core::{CommitError, FetchError};
+use sixfold_compute_core::{CommitError, FetchError, RoundError};
 use sixfold_log_format::{Lsn, VolumeEpoch, VolumeId};
 use sixfold_recovery::machine::RecoveryError;
 
 /// What went wrong, by what to do about it.
+///
+/// | error | what to do |
+/// |---|---|
+/// | [`Conflict`](Error::Conflict), [`TooOld`](Error::TooOld) | run the transaction again, with a new read point |
+/// | [`Unavailable`](Error::Unavailable) | try again after a pause |
+/// | [`Unknown`](Error::Unknown) | run it again with the same token, or read |
+/// | [`Fenced`](Error::Fenced), [`Closed`](Error::Closed) | open again, or stop |
+/// | [`Invalid`](Error::Invalid), [`Config`](Error::Config), [`TokenTooOld`](Error::TokenTooOld) | fix the caller |
+/// | [`Corrupt`](Error::Corrupt), [`Full`](Error::Full), [`HistoryFull`](Error::HistoryFull) | call somebody |
 ///
 /// Only [`Error::Unknown`] leaves open whether a commit happened. Every other error of
 /// [`Transaction::commit`](crate::Transaction::commit) says that nothing was written, so that running the transaction
@@ -30,8 +39,30 @@ pub enum Error {
         /// The oldest that would do.
         oldest: Lsn,
     },
+    /// The moment is older than what is kept. Take a newer one.
+    #[error(
+        "time {unix_ms} ms is too old, the oldest remembered is {oldest_unix_ms} ms at {oldest}"
+    )]
+    TimeTooOld {
+        /// The moment asked for, wall-clock milliseconds.
+        unix_ms: u64,
+        /// The oldest that would do.
+        oldest_unix_ms: u64,
+        /// The point that belongs to it.
+        oldest: Lsn,
+    },
+    /// The token was drawn before what is remembered of tokens. This try wrote nothing; whether an earlier one did cannot be
+    /// told by its token any more. Find out by reading.
+    #[error("the token was drawn at {birth}, tokens are remembered from {horizon} on")]
+    TokenTooOld {
+        /// When it was drawn.
+        birth: Lsn,
+        /// The oldest that would do.
+        horizon: Lsn,
+    },
     /// The commit got as far as the storage nodes, and whether it is durable is not known. A later reader sees it whole
-    /// or not at all; only reading can tell. Running it again may apply it twice.
+    /// or not at all. Running it again may apply it twice, unless it has a token
+    /// ([`begin_with_token`](crate::Database::begin_with_token)); `transact` uses one by itself.
     #[error("outcome unknown: {reason}")]
     Unknown {
         /// What happened.
@@ -43,7 +74,8 @@ pub enum Error {
         /// Its epoch.
         volume_epoch: VolumeEpoch,
     },
-    /// The call makes no sense: a key or value too long, a transaction that is too large or has ended. Fix the caller.
+    /// The call makes no sense: a key or value too long, a transaction that is too large or has ended, a number where there
+    /// is none. Nothing was written. Fix the caller.
     #[error("invalid: {what}")]
     Invalid {
         /// What is wrong.
@@ -116,6 +148,11 @@ impl Error {
         )
     }
 
+    /// Whether a commit may have happened or not: true for [`Error::Unknown`].
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Error::Unknown { .. })
+    }
+
     pub(crate) fn invalid(what: impl Into<String>) -> Error {
         Error::Invalid { what: what.into() }
     }
@@ -145,6 +182,8 @@ impl From<CommitError> for Error {
             CommitError::Unavailable { reason } => Error::Unavailable { reason },
             CommitError::Unknown { reason } => Error::Unknown { reason },
             CommitError::TooLarge { .. } => Error::invalid(error.to_string()),
+            CommitError::TokenTooOld { birth, horizon } => Error::TokenTooOld { birth, horizon },
+            CommitError::Invalid { reason } => Error::invalid(reason),
             CommitError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
             CommitError::Full => Error::Full,
             CommitError::Corrupt { what } => Error::Corrupt { what },
@@ -166,6 +205,20 @@ impl From<FetchError> for Error {
             FetchError::Corrupt { .. } => Error::Corrupt {
                 what: error.to_string(),
             },
+        }
+    }
+}
+
+impl From<RoundError> for Error {
+    fn from(error: RoundError) -> Error {
+        match error {
+            RoundError::AboveVdl { .. } => Error::invalid(error.to_string()),
+            RoundError::Unavailable { .. } => Error::unavailable(error.to_string()),
+            RoundError::Forgotten { lsn, oldest } => Error::TooOld {
+                read_point: lsn,
+                oldest,
+            },
+            RoundError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::error::Error;
 /// Pages of a protection group by default: 10 GiB of 8 KiB pages.
 const PAGES_PER_PG: u64 = (10 << 30) / limits::PAGE_BYTES_MAX as u64;
 
-/// How to create or open a database. Made from a [`Cluster`]; every setting has a default.
+/// How to create or open a database. Made from a [`Cluster`], which is read from a file or put together from its nodes; every
+/// setting has a default.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), sixfold::Error> {
@@ -33,6 +34,10 @@ pub struct Options {
     pub(crate) commit_deadline: Duration,
     pub(crate) read_deadline: Duration,
     pub(crate) open_deadline: Duration,
+    pub(crate) transact_deadline: Duration,
+    pub(crate) transact_bytes_max: usize,
+    pub(crate) token_retention: Duration,
+    pub(crate) watch_bytes: usize,
     pub(crate) mtu_bytes: Option<u16>,
     pub(crate) seals_in_flight: usize,
     pub(crate) parameters: VolumeParameters,
@@ -47,6 +52,10 @@ impl Options {
             commit_deadline: Duration::from_secs(5),
             read_deadline: Duration::from_secs(5),
             open_deadline: Duration::from_secs(10),
+            transact_deadline: Duration::from_secs(30),
+            transact_bytes_max: 8 << 20,
+            token_retention: Duration::from_secs(24 * 60 * 60),
+            watch_bytes: 16 << 20,
             mtu_bytes: None,
             seals_in_flight: 3,
             parameters: VolumeParameters {
@@ -98,6 +107,45 @@ impl Options {
     #[must_use]
     pub fn open_deadline(mut self, limit: Duration) -> Options {
         self.open_deadline = limit;
+        self
+    }
+
+    /// How long `transact` runs a transaction again before it gives up with the last error. 30 s unless set.
+    #[must_use]
+    pub fn transact_deadline(mut self, limit: Duration) -> Options {
+        self.transact_deadline = limit;
+        self
+    }
+
+    /// How much a transaction run by `transact` may write, bytes of keys and values with 64 bytes for each operation. 8 MiB
+    /// unless set, since a commit of 64 MiB, the most that any may have, holds up all others while it is applied
+    /// (F16).
+    #[must_use]
+    pub fn transact_bytes_max(mut self, bytes: usize) -> Options {
+        self.transact_bytes_max = bytes.min(limits::TRANSACTION_BYTES_MAX);
+        self
+    }
+
+    /// How long the token of a commit is remembered (T3): within this time, a transaction with the same token is answered instead
+    /// of being applied again. 24 hours unless set; a token takes about 40 bytes in the volume.
+    #[must_use]
+    pub fn token_retention(mut self, time: Duration) -> Options {
+        self.token_retention = time;
+        self
+    }
+
+    /// Directory with the certificates: `ca.pem`, `writer.pem` and `writer-key.pem`. The one that the cluster names unless set.
+    #[must_use]
+    pub fn tls_dir(mut self, dir: impl Into<std::path::PathBuf>) -> Options {
+        self.cluster.tls_dir = dir.into();
+        self
+    }
+
+    /// Recent redo that is kept in memory for all watches together, while there are any ([`Watch`](crate::Watch)), bytes. A watch that
+    /// is behind it reads the log at the storage nodes. 16 MiB unless set.
+    #[must_use]
+    pub fn watch_bytes(mut self, bytes: usize) -> Options {
+        self.watch_bytes = bytes;
         self
     }
 
@@ -204,7 +252,9 @@ impl Options {
             cache_bytes_max: self.cache_bytes,
             waiting_commits_max: 65_536,
             remembered_keys_max: 2_000_000,
+            watch_bytes_max: self.watch_bytes,
             lease: Duration::from_millis(limits::READ_LEASE_MS),
+            token_retention: self.token_retention,
         }
     }
 }

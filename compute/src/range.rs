@@ -1,17 +1,23 @@
-//! Ranges of keys: bounds as users write them, and the scan that merges a transaction's own writes with the pages.
+//! Ranges of keys: bounds as users write them, and scans that are read as they go.
 
-use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use sixfold_compute_core::{ReadPoint, ReadRange};
-use sixfold_kv::{Chunk, Direction, Item, range_chunk};
+use sixfold_kv::{Chunk, Direction, range_chunk};
+use sixfold_log_format::Lsn;
 
 use crate::database::Inner;
 use crate::error::Error;
-use crate::read;
-use crate::transaction::{ReadRangeSlot, TransactionState};
+use crate::overlay::OwnRange;
+use crate::read::{self, Pages, ReadLimit};
+use crate::reads::ReadRangeSlot;
+use crate::scan::{Entry, Scan};
+use crate::space::Space;
+use crate::transaction::TransactionState;
 
 /// Items that are read ahead of the caller, at most.
 const CHUNK_COUNT_MAX: usize = 256;
@@ -23,6 +29,8 @@ pub(crate) type Bounds = (Bound<Bytes>, Bound<Bytes>);
 
 /// A range of keys as users write it: `..`, `"a".."b"`, `b"a".."b"`, `key..=key`, or a pair of [`Bound`]s. Keys are
 /// compared byte by byte. See also [`prefix`].
+///
+/// A range whose bounds are equal or reversed holds nothing; that is no error.
 pub trait KeyRange {
     /// Lower and upper bound.
     fn into_bounds(self) -> (Bound<Bytes>, Bound<Bytes>);
@@ -80,7 +88,16 @@ impl<K: AsRef<[u8]>> KeyRange for (Bound<K>, Bound<K>) {
     }
 }
 
-/// The range of all keys that begin with these bytes.
+/// The range of all keys that begin with these bytes. An empty prefix is every key.
+///
+/// ```
+/// use sixfold::{KeyRange, prefix};
+/// use std::ops::Bound;
+///
+/// let (lower, upper) = prefix("user/").into_bounds();
+/// assert_eq!(lower, Bound::Included("user/".into()));
+/// assert_eq!(upper, Bound::Excluded("user0".into()));
+/// ```
 pub fn prefix(bytes: impl AsRef<[u8]>) -> impl KeyRange {
     let start = bytes.as_ref();
     let mut end = start.to_vec();
@@ -98,7 +115,7 @@ pub fn prefix(bytes: impl AsRef<[u8]>) -> impl KeyRange {
 }
 
 /// Whether no key can lie within bounds: they are empty or reversed.
-fn is_empty(bounds: &Bounds) -> bool {
+pub(crate) fn is_empty(bounds: &Bounds) -> bool {
     match bounds {
         (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
         (
@@ -142,66 +159,107 @@ fn consumed(bounds: &Bounds, direction: Direction, reached: Option<&Bytes>) -> R
     }
 }
 
-/// A scan over a range of keys, read as it goes. Made by [`Transaction::range`](crate::Transaction::range) and
-/// [`Snapshot::range`](crate::Snapshot::range).
+/// A scan over a range of keys, read as it goes: memory stays bounded however long it is. Made by
+/// [`Transaction::range`](crate::Transaction::range) and [`Snapshot::range`](crate::Snapshot::range).
 ///
-/// An empty or reversed range, and a limit of 0, hold nothing. Dropping the future of [`Range::next`] loses nothing.
+/// [`Range::next`] gives item after item; the type is also a [`Stream`](futures_core::Stream). An empty or reversed
+/// range, a limit of 0 and a byte budget of 0 hold nothing. Dropping the future of [`Range::next`] loses nothing. After
+/// the end it stays at the end.
+///
+/// ```no_run
+/// # async fn example(snapshot: sixfold::Snapshot) -> Result<(), sixfold::Error> {
+/// // The ten latest orders of a customer, at most 64 KiB of them.
+/// let mut orders = snapshot
+///     .range(sixfold::prefix("orders/alice/"))
+///     .reverse()
+///     .limit(10)
+///     .byte_budget(64 << 10);
+/// while let Some((key, order)) = orders.next().await? {
+///     println!("{key:?}: {} bytes", order.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Range {
     source: Source,
+    space: Space,
     bounds: Bounds,
-    left: Option<usize>,
-    own_writes: Vec<(Bytes, Option<Bytes>)>,
+    direction: Direction,
+    count_left: Option<usize>,
+    bytes_left: Option<usize>,
+    own: OwnRange,
     /// `None` until the first item is asked for.
     scan: Option<Scan>,
     slot: Option<ReadRangeSlot>,
-    direction: Direction,
+    /// Pages that were read ahead, between two chunks.
+    pages: Option<Pages>,
+    reading: Option<Reading>,
+    limit: ReadLimit,
     ended: bool,
 }
 
-#[derive(Debug)]
+/// Where a range reads.
+#[derive(Debug, Clone)]
 enum Source {
     Transaction(Arc<TransactionState>),
     Snapshot(Arc<Inner>, Arc<ReadPoint>),
 }
 
+/// A chunk on its way. It outlives a dropped [`Range::next`]. Never locked: the mutex makes it `Sync`.
+struct Reading(Mutex<ChunkFuture>);
+
+type ChunkFuture = Pin<Box<dyn Future<Output = Result<(Chunk, Pages), Error>> + Send>>;
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Reading")
+    }
+}
+
 impl Range {
     pub(crate) fn of_transaction(
         transaction: Arc<TransactionState>,
+        space: Space,
+        limit: ReadLimit,
         range: impl KeyRange,
     ) -> Range {
         let bounds = range.into_bounds();
-        let own_writes = if is_empty(&bounds) {
-            Vec::new()
+        let own = if is_empty(&bounds) {
+            OwnRange::default()
         } else {
-            transaction.writes_within(bounds.clone())
+            transaction.own_within(&space.stored_bounds(bounds.clone()))
         };
-        Range::new(Source::Transaction(transaction), bounds, own_writes)
+        Range::new(Source::Transaction(transaction), space, limit, bounds, own)
     }
 
     pub(crate) fn of_snapshot(
         inner: Arc<Inner>,
         point: Arc<ReadPoint>,
+        space: Space,
+        limit: ReadLimit,
         range: impl KeyRange,
     ) -> Range {
-        Range::new(
-            Source::Snapshot(inner, point),
-            range.into_bounds(),
-            Vec::new(),
-        )
+        let bounds = range.into_bounds();
+        let source = Source::Snapshot(inner, point);
+        Range::new(source, space, limit, bounds, OwnRange::default())
     }
 
-    fn new(source: Source, bounds: Bounds, own_writes: Vec<(Bytes, Option<Bytes>)>) -> Range {
-        let ended = is_empty(&bounds);
+    fn new(source: Source, space: Space, limit: ReadLimit, bounds: Bounds, own: OwnRange) -> Range {
         Range {
             source,
-            bounds,
-            left: None,
-            own_writes,
+            ended: is_empty(&bounds),
+            bounds: space.stored_bounds(bounds),
+            space,
+            direction: Direction::Forward,
+            count_left: None,
+            bytes_left: None,
+            own,
             scan: None,
             slot: None,
-            direction: Direction::Forward,
-            ended,
+            pages: None,
+            reading: None,
+            limit,
         }
     }
 
@@ -219,46 +277,40 @@ impl Range {
         self
     }
 
-    /// At most this many items.
+    /// At most this many items from here on; 0 = none.
     #[must_use]
     pub fn limit(mut self, count: usize) -> Range {
-        self.left = Some(count);
+        self.count_left = Some(count);
+        self
+    }
+
+    /// Ends when the keys and values returned from here on have reached this many bytes: the last item may go beyond, so that
+    /// one item larger than the budget is still returned; 0 = none.
+    #[must_use]
+    pub fn byte_budget(mut self, bytes: usize) -> Range {
+        self.bytes_left = Some(bytes);
         self
     }
 
     /// The next key and its value; `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the transaction has ended; [`Error::Unavailable`], [`Error::TooOld`], [`Error::Fenced`],
-    /// [`Error::Closed`]. After an error it may be called again, and goes on where it stood.
+    /// [`Error::Invalid`] when the transaction has ended, or an atomic operation of its own cannot be done to what is
+    /// stored; [`Error::Unavailable`], [`Error::TooOld`], [`Error::Fenced`], [`Error::Closed`]. After an error it may be
+    /// called again, and goes on where it stood.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Error> {
-        if self.ended || self.left == Some(0) {
-            return Ok(None);
-        }
-        let (bounds, direction) = (&self.bounds, self.direction);
-        let own_writes = &mut self.own_writes;
-        let scan = self.scan.get_or_insert_with(|| {
-            Scan::new(bounds.clone(), direction, std::mem::take(own_writes))
-        });
-        while scan.needs_chunk() {
-            let count_max = self.left.map_or(CHUNK_COUNT_MAX, |left| {
-                (left + scan.own_count()).min(CHUNK_COUNT_MAX)
-            });
-            let chunk = read_chunk(&self.source, scan.rest(), direction, count_max).await?;
-            scan.take_chunk(chunk);
-        }
-        // Noted first: an item that could not be noted must not be returned.
-        let reached = scan.peek_key();
-        if let Source::Transaction(transaction) = &self.source {
-            let read = consumed(&self.bounds, self.direction, reached.as_ref());
-            self.slot = Some(transaction.note_range(self.slot, read)?);
-        }
-        let item = scan.pop();
-        if let (Some(left), Some(_)) = (&mut self.left, &item) {
-            *left -= 1;
-        }
-        self.ended = item.is_none();
-        Ok(item)
+        let entry = std::future::poll_fn(|context| self.poll_entry(context)).await?;
+        Ok(entry.map(|entry| (self.space.user_key(entry.key), entry.value)))
+    }
+
+    /// The next key, its value, and the LSN of the commit that put it ([`Lsn::NONE`] for what the transaction itself wrote);
+    /// `None` at the end.
+    ///
+    /// # Errors
+    /// Those of [`Range::next`].
+    pub async fn next_versioned(&mut self) -> Result<Option<(Bytes, Bytes, Lsn)>, Error> {
+        let entry = std::future::poll_fn(|context| self.poll_entry(context)).await?;
+        Ok(entry.map(|entry| (self.space.user_key(entry.key), entry.value, entry.stamp)))
     }
 
     /// All that is left of it, in memory at once.
@@ -272,159 +324,120 @@ impl Range {
         }
         Ok(items)
     }
-}
 
-async fn read_chunk(
-    source: &Source,
-    rest: Bounds,
-    direction: Direction,
-    count_max: usize,
-) -> Result<Chunk, Error> {
-    let (inner, point) = match source {
-        Source::Transaction(transaction) => (&transaction.inner, transaction.point()?),
-        Source::Snapshot(inner, point) => (inner, Arc::clone(point)),
-    };
-    read::run(inner, &point, |pages| {
-        let (lower, upper) = (
-            rest.0.as_ref().map(Bytes::as_ref),
-            rest.1.as_ref().map(Bytes::as_ref),
-        );
-        let mut chunk = range_chunk(pages, lower, upper, direction, count_max, CHUNK_BYTES_MAX)?;
-        let mut kept = Vec::with_capacity(chunk.items.len());
-        for Item { key, found } in chunk.items {
-            if let Some(found) = read::unless_expired(pages, found)? {
-                kept.push(Item { key, found });
-            }
+    fn poll_entry(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Entry>, Error>> {
+        if self.ended || self.count_left == Some(0) || self.bytes_left == Some(0) {
+            return Poll::Ready(Ok(None));
         }
-        chunk.items = kept;
-        Ok(chunk)
-    })
-    .await
-}
-
-/// The merge of two sorted streams: what the pages hold, chunk by chunk, and the transaction's own writes, which win.
-#[derive(Debug)]
-struct Scan {
-    direction: Direction,
-    /// What is not read yet; `None` when all is.
-    rest: Option<Bounds>,
-    stored: VecDeque<(Bytes, Bytes)>,
-    own: VecDeque<(Bytes, Option<Bytes>)>,
-}
-
-impl Scan {
-    /// `own` is ascending.
-    fn new(bounds: Bounds, direction: Direction, own: Vec<(Bytes, Option<Bytes>)>) -> Scan {
-        let mut own = VecDeque::from(own);
-        if direction == Direction::Reverse {
-            own.make_contiguous().reverse();
-        }
-        let mut scan = Scan {
-            direction,
-            rest: Some(bounds),
-            stored: VecDeque::new(),
-            own,
-        };
-        scan.settle();
-        scan
-    }
-
-    /// Whether the next item cannot be told without more of the pages.
-    fn needs_chunk(&self) -> bool {
-        self.stored.is_empty() && self.rest.is_some()
-    }
-
-    /// Bounds of the next chunk.
-    fn rest(&self) -> Bounds {
-        self.rest
-            .clone()
-            .expect("only asked for when a chunk is needed")
-    }
-
-    fn own_count(&self) -> usize {
-        self.own.len()
-    }
-
-    fn take_chunk(&mut self, chunk: Chunk) {
-        self.stored.extend(
-            chunk
-                .items
-                .into_iter()
-                .map(|item| (item.key, item.found.value)),
-        );
-        let bounds = self.rest.take().expect("a chunk was needed");
-        self.rest = chunk.next.map(|next| {
-            let next = next.map(Bytes::from);
-            match self.direction {
-                Direction::Forward => (next, bounds.1),
-                Direction::Reverse => (bounds.0, next),
+        loop {
+            let (bounds, direction) = (&self.bounds, self.direction);
+            let own = &mut self.own;
+            let scan = self
+                .scan
+                .get_or_insert_with(|| Scan::new(bounds.clone(), direction, std::mem::take(own)));
+            scan.settle()?;
+            if !scan.needs_chunk() {
+                return Poll::Ready(self.take_entry());
             }
-        });
-        self.settle();
-    }
-
-    /// Drops what the other side hides: stored items that the transaction overwrote or deleted, and its deletions once
-    /// what they hide is known. Afterwards, unless a chunk is needed, the front of each side is to be returned.
-    fn settle(&mut self) {
-        while !self.needs_chunk() {
-            let Some((own_key, own_value)) = self.own.front() else {
-                return;
+            let mut reading = match self.reading.take() {
+                Some(reading) => reading,
+                None => self.read_chunk(),
             };
-            let order = self
-                .stored
-                .front()
-                .map(|(key, _)| self.ordered(own_key, key));
-            match order {
-                Some(std::cmp::Ordering::Greater) => return,
-                Some(std::cmp::Ordering::Equal) => {
-                    self.stored.pop_front();
+            let future = reading.0.get_mut().expect("it is never locked");
+            match future.as_mut().poll(context) {
+                Poll::Pending => {
+                    self.reading = Some(reading);
+                    return Poll::Pending;
                 }
-                Some(std::cmp::Ordering::Less) | None if own_value.is_none() => {
-                    self.own.pop_front();
+                Poll::Ready(result) => {
+                    let (chunk, pages) = result?;
+                    self.pages = Some(pages);
+                    let scan = self.scan.as_mut().expect("it has begun");
+                    scan.take_chunk(chunk);
                 }
-                Some(std::cmp::Ordering::Less) | None => return,
             }
         }
     }
 
-    fn ordered(&self, one: &Bytes, other: &Bytes) -> std::cmp::Ordering {
-        match self.direction {
-            Direction::Forward => one.cmp(other),
-            Direction::Reverse => other.cmp(one),
-        }
-    }
-
-    /// The key of the next item; `None` at the end.
-    fn peek_key(&self) -> Option<Bytes> {
-        match (self.own.front(), self.stored.front()) {
-            (Some((own, _)), Some((stored, _))) => Some(
-                if self.ordered(own, stored).is_lt() {
-                    own
-                } else {
-                    stored
+    /// Begins to read what the scan needs next.
+    fn read_chunk(&mut self) -> Reading {
+        let scan = self.scan.as_ref().expect("it has begun");
+        let bounds = scan.next_bounds();
+        let count_max = self.count_left.map_or(CHUNK_COUNT_MAX, |left| {
+            left.saturating_add(scan.own_count()).min(CHUNK_COUNT_MAX)
+        });
+        let bytes_max = self
+            .bytes_left
+            .map_or(CHUNK_BYTES_MAX, |left| left.min(CHUNK_BYTES_MAX));
+        let (source, space) = (self.source.clone(), self.space.clone());
+        let (direction, limit) = (self.direction, self.limit);
+        let pages = self.pages.take();
+        Reading(Mutex::new(Box::pin(async move {
+            let (inner, point) = match &source {
+                Source::Transaction(transaction) => {
+                    transaction.check_keyspace(&space, limit).await?;
+                    (&transaction.inner, transaction.point()?)
                 }
-                .clone(),
-            ),
-            (Some((own, _)), None) => Some(own.clone()),
-            (None, Some((stored, _))) => Some(stored.clone()),
-            (None, None) => None,
-        }
+                Source::Snapshot(inner, point) => (inner, Arc::clone(point)),
+            };
+            let mut pages = pages.unwrap_or_else(|| Pages::new(&point));
+            pages.trim();
+            let (lower, upper) = (
+                bounds.0.as_ref().map(Bytes::as_ref),
+                bounds.1.as_ref().map(Bytes::as_ref),
+            );
+            let chunk = read::run(inner, &mut pages, limit, |pages| {
+                range_chunk(pages, lower, upper, direction, count_max, bytes_max)
+            });
+            let chunk = transaction_saw(&source, chunk.await)?;
+            Ok((chunk, pages))
+        })))
     }
 
-    fn pop(&mut self) -> Option<(Bytes, Bytes)> {
-        assert!(!self.needs_chunk(), "the next item is not known yet");
-        let own_first = match (self.own.front(), self.stored.front()) {
-            (Some((own, _)), Some((stored, _))) => self.ordered(own, stored).is_lt(),
-            (own, _) => own.is_some(),
-        };
-        let item = if own_first {
-            let (key, value) = self.own.pop_front()?;
-            Some((key, value.expect("deletions are settled away")))
-        } else {
-            self.stored.pop_front()
-        };
-        self.settle();
-        item
+    /// The next item, which is at hand. Noted before it is given: what could not be noted must not be returned.
+    fn take_entry(&mut self) -> Result<Option<Entry>, Error> {
+        let scan = self.scan.as_mut().expect("it has begun");
+        if let Source::Transaction(transaction) = &self.source {
+            let read = consumed(&self.bounds, self.direction, scan.peek_key());
+            self.slot = Some(transaction.note_range(self.slot, read, scan.peek_deadline())?);
+        }
+        let entry = scan.pop();
+        match &entry {
+            Some(entry) => {
+                if let Some(left) = &mut self.count_left {
+                    *left -= 1;
+                }
+                if let Some(left) = &mut self.bytes_left {
+                    let key_bytes = entry.key.len() - self.space.prefix().len();
+                    *left = left.saturating_sub(key_bytes + entry.value.len());
+                }
+            }
+            None => {
+                self.ended = true;
+                self.pages = None;
+            }
+        }
+        Ok(entry)
+    }
+}
+
+/// A transaction remembers what running it again may heal.
+fn transaction_saw<T>(source: &Source, result: Result<T, Error>) -> Result<T, Error> {
+    match source {
+        Source::Transaction(transaction) => transaction.saw(result),
+        Source::Snapshot(..) => result,
+    }
+}
+
+/// Ends after the last item. An error ends nothing: asked again, it goes on where it stood.
+impl futures_core::Stream for Range {
+    type Item = Result<(Bytes, Bytes), Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let entry = std::task::ready!(self.poll_entry(context)).transpose();
+        Poll::Ready(
+            entry.map(|entry| entry.map(|entry| (self.space.user_key(entry.key), entry.value))),
+        )
     }
 }
 

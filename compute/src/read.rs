@@ -1,30 +1,71 @@
-//! Reads on the caller's thread, against the pages in memory; a page that is missing is fetched by the driver, and the read
-//! runs again.
+//! Reads on the caller's thread, against the pages in memory; pages that are missing are fetched by the driver, all that are
+//! known to be needed at once, and the read runs again.
 
-use bytes::Bytes;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
 use sixfold_compute_core::{PageView, ReadPoint};
-use sixfold_kv::{Found, KvError, PageSource};
-use sixfold_log_format::PageId;
-use sixfold_log_format::limits::KEY_BYTES_MAX;
+use sixfold_kv::{Found, KvError};
+use sixfold_log_format::Page;
 
 use crate::database::Inner;
 use crate::driver::commands::Command;
 use crate::error::Error;
 
-/// Runs a tree operation at a read point until every page that it needs is there.
+/// Keys that are looked up together.
+const KEYS_TOGETHER_MAX: usize = 64;
+
+/// How long one read may wait for storage nodes; `None` = as the database's options say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ReadLimit(pub(crate) Option<Duration>);
+
+/// Pages that may stay held from one operation to the next.
+const HELD_COUNT_MAX: usize = 64;
+
+/// The pages as of a read point, and those that were fetched for it.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    view: PageView,
+    held_count: usize,
+}
+
+impl Pages {
+    pub(crate) fn new(point: &ReadPoint) -> Pages {
+        Pages {
+            view: point.view(),
+            held_count: 0,
+        }
+    }
+
+    /// Between two operations: lets go of what was fetched, when it is much. What was read ahead survives mostly.
+    pub(crate) fn trim(&mut self) {
+        if self.held_count > HELD_COUNT_MAX {
+            self.view.release();
+            self.held_count = 0;
+        }
+    }
+}
+
+/// Runs a tree operation on pages as of one read point until every page that it needs is there. What it fetched stays
+/// in `pages`, so that it ends however small the cache is, and whatever others evict (R30).
+///
+/// # Errors
+/// [`Error::Unavailable`] when pages were not there in time, [`Error::TooOld`], [`Error::Fenced`], [`Error::Corrupt`],
+/// [`Error::Closed`].
 pub(crate) async fn run<T>(
     inner: &Inner,
-    point: &ReadPoint,
+    pages: &mut Pages,
+    limit: ReadLimit,
     operation: impl Fn(&PageView) -> Result<T, KvError>,
 ) -> Result<T, Error> {
     inner.state.check_open()?;
-    // Pages that it fetched stay with it, so that it ends however small the cache is, and whatever others evict (R30).
-    let mut pages = point.view();
     let mut deadline = None;
     loop {
-        let page = match operation(&pages) {
+        let missing = match operation(&pages.view) {
             Ok(result) => return Ok(result),
-            Err(KvError::Miss(page)) => page,
+            Err(KvError::Miss(missing)) => missing,
+            Err(error @ KvError::Invalid(_)) => return Err(Error::invalid(error.to_string())),
             Err(error @ KvError::Corrupt { .. }) => {
                 return Err(Error::Corrupt {
                     what: error.to_string(),
@@ -32,22 +73,26 @@ pub(crate) async fn run<T>(
             }
             Err(KvError::Full { .. }) => return Err(Error::Full),
         };
-        let deadline = *deadline.get_or_insert_with(|| inner.read_until());
-        let lsn = point.lsn();
-        let fetched = inner
+        let deadline = *deadline.get_or_insert_with(|| inner.read_until(limit));
+        let lsn = pages.view.lsn();
+        let wanted = missing.clone();
+        let fetched: Vec<Arc<Page>> = inner
             .ask(|answer| Command::Fetch {
-                page,
+                pages: wanted,
                 lsn,
                 deadline,
                 answer,
             })
             .await??;
+        // Else this would go round for ever.
         assert!(
-            fetched.id() == page,
-            "asked for page {page}, got {}",
-            fetched.id()
+            fetched.iter().any(|page| missing.contains(&page.id())),
+            "none of the pages asked for came"
         );
-        pages.hold(fetched);
+        pages.held_count += fetched.len();
+        for page in fetched {
+            pages.view.hold(page);
+        }
     }
 }
 
@@ -55,43 +100,42 @@ pub(crate) async fn run<T>(
 pub(crate) async fn get(
     inner: &Inner,
     point: &ReadPoint,
+    limit: ReadLimit,
     key: &[u8],
 ) -> Result<Option<Found>, Error> {
-    run(inner, point, |pages| {
-        let found = sixfold_kv::get(pages, key)?;
-        found.map_or(Ok(None), |found| unless_expired(pages, found))
+    run(inner, &mut Pages::new(point), limit, |pages| {
+        sixfold_kv::get(pages, key)
     })
     .await
 }
 
-/// A value whose deadline has passed by the volume's clock as of the read point is not there (T5).
-pub(crate) fn unless_expired(
-    pages: &impl PageSource,
-    found: Found,
-) -> Result<Option<Found>, KvError> {
-    let Some(deadline_ms) = found.deadline_ms else {
-        return Ok(Some(found));
-    };
-    let clock_ms = pages
-        .page(PageId::META)
-        .ok_or(KvError::Miss(PageId::META))?
-        .clock_ms();
-    Ok((clock_ms < deadline_ms).then_some(found))
-}
-
-/// Checks a key of the user's.
-pub(crate) fn check_key(key: &[u8]) -> Result<(), Error> {
-    match key.len() {
-        0 => Err(Error::invalid("the key is empty")),
-        1..=KEY_BYTES_MAX => Ok(()),
-        len => Err(Error::invalid(format!(
-            "the key has {len} bytes, {KEY_BYTES_MAX} at most"
-        ))),
+/// Looks keys up at a read point: what is missing for some of them is fetched together.
+pub(crate) async fn get_many(
+    inner: &Inner,
+    point: &ReadPoint,
+    limit: ReadLimit,
+    keys: &[impl Deref<Target = [u8]>],
+) -> Result<Vec<Option<Found>>, Error> {
+    let mut found = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(KEYS_TOGETHER_MAX) {
+        // The pages of one group are held at a time.
+        let mut pages = Pages::new(point);
+        run(inner, &mut pages, limit, |pages| {
+            let keys = keys.iter().map(|key| &**key);
+            let missing = sixfold_kv::missing(pages, keys, KEYS_TOGETHER_MAX)?;
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(KvError::Miss(missing))
+            }
+        })
+        .await?;
+        for key in keys {
+            let get = run(inner, &mut pages, limit, |pages| {
+                sixfold_kv::get(pages, key)
+            });
+            found.push(get.await?);
+        }
     }
-}
-
-/// Checks a key of the user's and takes it.
-pub(crate) fn own_key(key: impl AsRef<[u8]>) -> Result<Bytes, Error> {
-    check_key(key.as_ref())?;
-    Ok(Bytes::copy_from_slice(key.as_ref()))
+    Ok(found)
 }

@@ -5,8 +5,8 @@
 //! messages. The crate is pure: no clocks, files, sockets, threads or randomness.
 //!
 //! Modules stand in the order in which data meets them: a transaction becomes [`record`]s, records become a
-//! [`batch`], a batch crosses the [`wire`], is stored in the [`hot_log`], and is folded into a [`page`] by
-//! [`mod@apply`]. `FORMAT.md` beside this crate specifies every byte; tests compare it with the constants.
+//! [`batch`], a batch crosses the [`wire`], is stored in the [`hot_log`], sorted into a [`layer`], and
+//! folded into a [`page`] by [`mod@apply`]. `FORMAT.md` beside this crate specifies every byte; tests compare it with the constants.
 
 pub mod error;
 pub mod id;
@@ -29,6 +29,7 @@ pub mod manifest;
 pub mod wire;
 
 pub mod hot_log;
+pub mod layer;
 
 pub mod apply;
 pub mod page;

@@ -1,9 +1,13 @@
 //! Every limit in one place, with proofs that they fit together.
 
-/// Longest key, bytes. Keys are 1..=`KEY_BYTES_MAX`.
-pub const KEY_BYTES_MAX: usize = 1_024;
-/// Longest value, bytes; values that do not fit a leaf cell live in overflow pages.
-pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Longest key of a user's, bytes.
+pub const USER_KEY_BYTES_MAX: usize = 1_024;
+/// What the engine may put before a user's key in the tree (keyspace, row kind), bytes.
+pub const RESERVED_KEY_BYTES: usize = 32;
+/// Longest key as it is stored, bytes. Stored keys are 1..=`KEY_BYTES_MAX`.
+pub const KEY_BYTES_MAX: usize = USER_KEY_BYTES_MAX + RESERVED_KEY_BYTES;
+/// Longest value, bytes; values that do not fit a leaf cell live in pages of their own.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
 /// Largest sum of keys and values of one transaction, bytes.
 pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 /// Bytes charged for each operation of a transaction beside its key and value (R18).
@@ -64,6 +68,9 @@ const _: () = assert!(RECORD_BYTES_MAX * 2 < BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + (16 << 10) < FRAME_BYTES_MAX);
 const _: () = assert!(PAGES_ANSWER_BYTES_MAX + PAGES_REQUEST_COUNT_MAX * 64 < FRAME_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX * 4 < PAGE_BYTES_MAX);
+const _: () = assert!(
+    VALUE_BYTES_MAX + KEY_BYTES_MAX + OPERATION_OVERHEAD_BYTES <= TRANSACTION_BYTES_MAX
+);
 const _: () = assert!(READ_LEASE_MS < HEARTBEAT_MS && HEARTBEAT_MS * 5 < IN_USE_MS);
 const _: () =
     assert!(HISTORY_RANGES_MAX * crate::history::ANNULLED_RANGE_BYTES < FRAME_BYTES_MAX / 8);

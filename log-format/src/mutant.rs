@@ -81,6 +81,46 @@ pub enum Mutant {
     SplitStampsAnew,
     /// Admission ignores VDL + LAL.
     LalIgnored,
+    /// A segment whose SCL fell below one that it acknowledged is counted (R12).
+    FallenSclCounted,
+    /// The scan cuts the hot log at an unreadable place, whatever stands behind it (R12).
+    DamageCutAsTorn,
+    /// The scan takes a group of any sequence number for the next one.
+    ScanTakesAnyGroup,
+    /// A new writer's stamps begin with its wall clock, whatever the volume's clock says (T5).
+    ClockNotRaised,
+    /// A token is looked up at VDL, not at the tip (T3).
+    TokenAtVdl,
+    /// A token that is found in flight is answered at once (T3).
+    TokenInFlightAnswered,
+    /// A commit does not check again the deadlines that its reads relied on (T5).
+    DeadlineNotRechecked,
+    /// Validation ignores cleared ranges.
+    ClearsNotValidated,
+    /// The writer expires by its own clock, not by the clock record (T5).
+    ExpiryByWritersClock,
+    /// The sweeper removes a key whatever deadline it has by now (T5).
+    SweeperTakesAnyDeadline,
+    /// A past read point is not rounded down to a consistency point (R29).
+    SnapshotNotRounded,
+    /// A watch is given what is sealed, before VDL has reached it (T7).
+    WatchAboveVdl,
+    /// A watch is given annulled changes (T7).
+    WatchAnnulled,
+    /// A watch that goes over from the log to the ring skips a seal (T7).
+    WatchHandoverGap,
+    /// Records above the highest VDL seen go into layers (R11).
+    LayerAboveVdl,
+    /// A layer is named in the catalog before it is synced.
+    CatalogBeforeSync,
+    /// Versions above the horizon are collected.
+    CollectedEarly,
+    /// The lowest read point in use holds nothing back (R17).
+    PgmrplIgnored,
+    /// Hot-log files go although no layer holds their records yet.
+    TrimUnfolded,
+    /// A block of a layer is taken whatever its checksum says.
+    StaleBlockAccepted,
 }
 
 /// Whether this bug is planted.
@@ -145,6 +185,29 @@ mod planting {
         (Mutant::StalePgLast, "stale-pg-last"),
         (Mutant::SplitStampsAnew, "split-stamps-anew"),
         (Mutant::LalIgnored, "lal-ignored"),
+        (Mutant::FallenSclCounted, "fallen-scl-counted"),
+        (Mutant::DamageCutAsTorn, "damage-cut-as-torn"),
+        (Mutant::ScanTakesAnyGroup, "scan-takes-any-group"),
+        (Mutant::ClockNotRaised, "clock-not-raised"),
+        (Mutant::TokenAtVdl, "token-at-vdl"),
+        (Mutant::TokenInFlightAnswered, "token-in-flight-answered"),
+        (Mutant::DeadlineNotRechecked, "deadline-not-rechecked"),
+        (Mutant::ClearsNotValidated, "clears-not-validated"),
+        (Mutant::ExpiryByWritersClock, "expiry-by-writers-clock"),
+        (
+            Mutant::SweeperTakesAnyDeadline,
+            "sweeper-takes-any-deadline",
+        ),
+        (Mutant::SnapshotNotRounded, "snapshot-not-rounded"),
+        (Mutant::WatchAboveVdl, "watch-above-vdl"),
+        (Mutant::WatchAnnulled, "watch-annulled"),
+        (Mutant::WatchHandoverGap, "watch-handover-gap"),
+        (Mutant::LayerAboveVdl, "layer-above-vdl"),
+        (Mutant::CatalogBeforeSync, "catalog-before-sync"),
+        (Mutant::CollectedEarly, "collected-early"),
+        (Mutant::PgmrplIgnored, "pgmrpl-ignored"),
+        (Mutant::TrimUnfolded, "trim-unfolded"),
+        (Mutant::StaleBlockAccepted, "stale-block-accepted"),
     ];
 
     /// Plants a bug in this thread, in place of any other.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sixfold_storage_node_core::DiskToken;
+use sixfold_storage_node_core::{DiskToken, FileName};
 
 use crate::rng::Rng;
 
@@ -28,6 +28,8 @@ pub(crate) struct PendingWrite {
 pub(crate) struct Disk {
     pub(crate) files: BTreeMap<u64, Vec<u8>>,
     pub(crate) pending: Option<PendingWrite>,
+    /// The files of layers.
+    pub(crate) layers: crate::layers::LayerDisk,
     /// No file can be made.
     pub(crate) full: bool,
     /// Latency is this many times the usual one.
@@ -41,6 +43,19 @@ pub(crate) struct Disk {
     pub(crate) misdirect_next_write: bool,
     /// What lies under unsynced writes: newest last.
     undo: Vec<(u64, usize, Vec<u8>)>,
+    /// What was written, by file and offset: whether it is still as it was.
+    written: BTreeMap<(u64, usize), Written>,
+    /// Something that was called durable is gone without a trace.
+    forgot: bool,
+}
+
+/// A place that was written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    end: usize,
+    sound: bool,
+    /// Zeros prove nothing about what stands before them.
+    is_zeros: bool,
 }
 
 impl Disk {
@@ -49,6 +64,7 @@ impl Disk {
         Disk {
             files: BTreeMap::new(),
             pending: None,
+            layers: crate::layers::LayerDisk::default(),
             full: false,
             slow: 1,
             fail_next_write: false,
@@ -56,6 +72,8 @@ impl Disk {
             lies: false,
             misdirect_next_write: false,
             undo: Vec::new(),
+            written: BTreeMap::new(),
+            forgot: false,
         }
     }
 
@@ -68,7 +86,8 @@ impl Disk {
         let Some(file) = self.files.get_mut(&write.file) else {
             return;
         };
-        if std::mem::take(&mut self.misdirect_next_write) {
+        let misdirected = std::mem::take(&mut self.misdirect_next_write);
+        if misdirected {
             let room = (file.len() - write.bytes.len()) / SECTOR_BYTES;
             offset = rng.index(room + 1) * SECTOR_BYTES;
         }
@@ -77,10 +96,59 @@ impl Disk {
             self.undo.push((write.file, offset, target.to_vec()));
         }
         target.copy_from_slice(&write.bytes);
+        if misdirected {
+            self.damage(write.file, offset, offset + write.bytes.len());
+        }
+        self.note_written(&write, !misdirected);
+    }
+
+    fn note_written(&mut self, write: &PendingWrite, sound: bool) {
+        let (start, end) = (write.offset, write.offset + write.bytes.len());
+        let under = self.written.range((write.file, 0)..(write.file, end));
+        let under: Vec<(u64, usize)> = under
+            .filter(|(_, before)| before.end > start)
+            .map(|(place, _)| *place)
+            .collect();
+        for place in under {
+            self.written.remove(&place);
+        }
+        let written = Written {
+            end,
+            sound,
+            is_zeros: write.bytes.iter().all(|byte| *byte == 0),
+        };
+        self.written.insert((write.file, start), written);
+    }
+
+    /// A file is deleted.
+    pub(crate) fn delete(&mut self, file: u64) {
+        self.files.remove(&file);
+        self.written.retain(|(of, _), _| *of != file);
+    }
+
+    /// What lies in `[start, end)` of a file is no longer what was written.
+    fn damage(&mut self, file: u64, start: usize, end: usize) {
+        let touched = self.written.range_mut((file, 0)..(file, end));
+        for (_, written) in touched.filter(|(_, written)| written.end > start) {
+            written.sound = false;
+        }
+    }
+
+    /// Whether a start may come back without something that was promised: what was lost left no trace, or nothing sound stands
+    /// behind it, so that it looks like a torn tail (R12). Damage before something sound must be noticed.
+    pub(crate) fn may_forget(&mut self) -> bool {
+        let damaged = self.written.iter().find(|(_, written)| !written.sound);
+        if let Some((place, _)) = damaged {
+            let behind = self.written.range(place..);
+            let proof = |written: &Written| written.sound && !written.is_zeros;
+            self.forgot |= !behind.into_iter().any(|(_, written)| proof(written));
+        }
+        self.forgot
     }
 
     /// The machine lost power, or the process died: what is left of the write in flight.
     pub(crate) fn crash(&mut self, power: bool, rng: &mut Rng) {
+        self.layers.crash(power, rng);
         if let Some(write) = self.pending.take()
             && let Some(file) = self.files.get_mut(&write.file)
         {
@@ -103,6 +171,7 @@ impl Disk {
         }
         let undo = std::mem::take(&mut self.undo);
         if power {
+            self.forgot |= !undo.is_empty();
             for (number, offset, before) in undo.into_iter().rev() {
                 if let Some(file) = self.files.get_mut(&number) {
                     file[offset..offset + before.len()].copy_from_slice(&before);
@@ -119,6 +188,20 @@ impl Disk {
         self.undo.clear();
     }
 
+    /// A part of the lying cache was written out, the oldest first; not all of it.
+    pub(crate) fn settle_some(&mut self, rng: &mut Rng) {
+        let count = rng.index(self.undo.len().max(1));
+        self.undo.drain(..count);
+    }
+
+    /// Bytes of any file as they are.
+    pub(crate) fn read_file(&self, file: FileName, offset: usize, bytes: usize) -> Option<Vec<u8>> {
+        match file {
+            FileName::HotLog(file) => self.read(file.0, offset, bytes),
+            FileName::Layer(segment, layer) => self.layers.read((segment, layer), offset, bytes),
+        }
+    }
+
     /// Bytes as they are.
     pub(crate) fn read(&self, file: u64, offset: usize, bytes: usize) -> Option<Vec<u8>> {
         let file = self.files.get(&file)?;
@@ -129,12 +212,12 @@ impl Disk {
     /// Bytes as a bad cable brings them: a flipped bit, something stale, somebody else's sectors, or nothing.
     pub(crate) fn misread(
         &self,
-        file: u64,
+        file: FileName,
         offset: usize,
         bytes: usize,
         rng: &mut Rng,
     ) -> Option<Bytes> {
-        let mut read = self.read(file, offset, bytes)?;
+        let mut read = self.read_file(file, offset, bytes)?;
         if read.is_empty() {
             return None;
         }
@@ -145,15 +228,25 @@ impl Disk {
             }
             1 => read.fill(0),
             2 => {
-                let sectors = self.files.get(&file)?.len() / SECTOR_BYTES;
-                let elsewhere = rng.index(sectors) * SECTOR_BYTES;
-                let mut other = self.read(file, elsewhere, read.len())?;
+                let sectors = self.length_of(file)? / SECTOR_BYTES;
+                let elsewhere = rng.index(sectors.max(1)) * SECTOR_BYTES;
+                let mut other = self.read_file(file, elsewhere, read.len())?;
                 other.resize(read.len(), 0);
                 read = other;
             }
             _ => return None,
         }
         Some(Bytes::from(read))
+    }
+
+    fn length_of(&self, file: FileName) -> Option<usize> {
+        match file {
+            FileName::HotLog(file) => self.files.get(&file.0).map(Vec::len),
+            FileName::Layer(segment, layer) => {
+                let file = self.layers.files.get(&(segment, layer));
+                file.map(|file| file.bytes.len())
+            }
+        }
     }
 
     /// Flips a bit of something that was written; where.
@@ -171,6 +264,7 @@ impl Disk {
             rng.index(end)
         };
         self.files.get_mut(&number)?[at] ^= 1 << rng.below(8);
+        self.damage(number, at, at + 1);
         Some((number, at))
     }
 }

@@ -14,6 +14,7 @@ pub mod rng;
 
 mod clock;
 mod disk;
+mod layers;
 mod queue;
 
 pub mod plan;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use sixfold_sim::minimize::minimize;
+use sixfold_sim::minimize::{minimize, size};
 use sixfold_sim::plan::Plan;
 use sixfold_sim::run::run;
 use sixfold_sim::search::{Found, Search, search};
@@ -72,9 +72,9 @@ enum Verb {
         /// Only a part of them, as `2/5`.
         #[arg(long)]
         part: Option<String>,
-        /// Seeds tried for each.
-        #[arg(long, default_value_t = 400)]
-        seeds: u64,
+        /// Seeds tried for each; 400 unless given.
+        #[arg(long)]
+        seeds: Option<u64>,
         /// Threads.
         #[arg(long, default_value_t = 1)]
         jobs: usize,
@@ -158,11 +158,7 @@ fn run_one(seed: u64, trace: bool, cut_down: bool) -> ExitCode {
     if cut_down && outcome.failure.is_some() {
         plan = minimize(&plan, 300);
         outcome = run(&plan, true);
-        println!(
-            "cut down to {} faults, {} failovers",
-            plan.faults.len(),
-            plan.failovers.len()
-        );
+        println!("cut down to {}", size(&plan));
     }
     for line in &outcome.story {
         println!("{line}");
@@ -200,21 +196,13 @@ fn search_many(plan: &Search, as_json: bool, reached: bool, all_reached: bool) -
     });
     bar.finish_and_clear();
     tell(&found, reached);
-    if let Some((seed, _)) = found.failures.first() {
-        let small = minimize(&Plan::draw(*seed), 150);
-        let outcome = run(&small, true);
-        let skip = outcome.story.len().saturating_sub(400);
-        println!(
-            "--- seed {seed}, cut down to {} faults and {} failovers, its last lines:",
-            small.faults.len(),
-            small.failovers.len()
-        );
-        outcome
-            .story
-            .iter()
-            .skip(skip)
-            .for_each(|line| println!("{line}"));
-        println!("--- again: sixfold-sim run --seed {seed} --minimize");
+    if let Some((seed, failure)) = found.failures.first() {
+        tell_failure(*seed, failure);
+    }
+    let missing = found.reached.missing();
+    let all_there = !all_reached || missing.is_empty();
+    if !all_there {
+        println!("not reached: {}", missing.join(", "));
     }
     if as_json {
         let line = json!({
@@ -224,16 +212,31 @@ fn search_many(plan: &Search, as_json: bool, reached: bool, all_reached: bool) -
         });
         println!("{line}");
     }
-    let missing = found.reached.missing();
-    if all_reached && !missing.is_empty() {
-        println!("not reached: {}", missing.join(", "));
-        return ExitCode::FAILURE;
-    }
-    if found.failures.is_empty() {
+    if found.failures.is_empty() && all_there {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// A failing run, cut down, and how to keep it.
+fn tell_failure(seed: u64, failure: &str) {
+    let small = minimize(&Plan::draw(seed), 200);
+    let outcome = run(&small, true);
+    let skip = outcome.story.len().saturating_sub(400);
+    println!(
+        "--- seed {seed}, cut down to {}, its last lines:",
+        size(&small)
+    );
+    outcome
+        .story
+        .iter()
+        .skip(skip)
+        .for_each(|line| println!("{line}"));
+    println!("--- again: sixfold-sim run --seed {seed} --minimize");
+    println!("--- to keep it, with its story, in ONCE_FAILED of sim/tests/it/runs.rs:");
+    println!("    // {failure}");
+    println!("    {seed},");
 }
 
 fn tell(found: &Found, reached: bool) {
@@ -270,7 +273,7 @@ fn plant(name: &str) -> Result<()> {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(_: &[String], _: Option<&str>, _: u64, _: usize, _: bool) -> Result<ExitCode> {
+fn mutants(_: &[String], _: Option<&str>, _: Option<u64>, _: usize, _: bool) -> Result<ExitCode> {
     anyhow::bail!("build with --features mutants: no bug is planted in this build")
 }
 
@@ -278,12 +281,13 @@ fn mutants(_: &[String], _: Option<&str>, _: u64, _: usize, _: bool) -> Result<E
 fn mutants(
     only: &[String],
     part: Option<&str>,
-    seeds: u64,
+    seeds: Option<u64>,
     jobs: usize,
     as_json: bool,
 ) -> Result<ExitCode> {
-    use sixfold_sim::mutants::{chosen, score};
+    use sixfold_sim::mutants::{SEEDS_MAX, chosen, score};
 
+    let seeds = seeds.unwrap_or(SEEDS_MAX);
     let chosen = chosen(only, part)?;
     let mut missed = Vec::new();
     for mutant in &chosen {

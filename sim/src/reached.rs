@@ -48,6 +48,8 @@ pub enum Reached {
     ConnectionTimedOut,
     LateRequest,
     AttachRefusedStale,
+    SclFell,
+    WallClockBehind,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -120,6 +122,14 @@ const NAMES: &[(Reached, &str)] = &[
     (
         Reached::AttachRefusedStale,
         "attach of an old writer refused",
+    ),
+    (
+        Reached::SclFell,
+        "segment that forgot came back to its writer",
+    ),
+    (
+        Reached::WallClockBehind,
+        "new writer's wall clock behind the volume's",
     ),
 ];
 

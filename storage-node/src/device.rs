@@ -155,6 +155,12 @@ impl Device {
         }
     }
 
+    /// Closes a file that is about to be deleted. Returns its path.
+    pub(crate) fn forget(&mut self, number: FileNumber) -> PathBuf {
+        self.files.remove(&number);
+        file_path(&self.directory.hot_log(), number)
+    }
+
     /// Takes a prepared file.
     pub(crate) fn add(&mut self, number: FileNumber, file: File) {
         let before = self.files.insert(number, Rc::new(file));
@@ -182,10 +188,23 @@ pub(crate) struct Preparation {
 }
 
 impl Preparation {
+    /// The making of the first file, while the directory is formatted and nobody else is there.
+    pub(crate) fn first(hot_log: PathBuf, bytes: u64, lock: Arc<File>) -> Preparation {
+        Preparation {
+            hot_log,
+            number: FileNumber(1),
+            bytes,
+            paced: false,
+            filled_bytes: Arc::default(),
+            stopping: Arc::default(),
+            _lock: lock,
+        }
+    }
+
     /// Does it. Blocks; not for the thread that serves. Leaves no temporary file behind when it fails.
     pub(crate) fn run(self) -> Result<File, DiskError> {
         let temporary = temporary_path(&self.hot_log, self.number);
-        self.make(&temporary).map_err(|error| {
+        self.run_or_tell().map_err(|error| {
             let kind = error.raw_os_error().map_or(DiskError::Failed, |raw| {
                 disk_error(Errno::from_raw_os_error(raw))
             });
@@ -193,12 +212,19 @@ impl Preparation {
             if kind == DiskError::Failed && !self.stopping.load(Ordering::Relaxed) {
                 tracing::error!(path = %temporary.display(), %error, "cannot prepare a hot-log file");
             }
+            kind
+        })
+    }
+
+    /// As [`Preparation::run`], with what the system says.
+    pub(crate) fn run_or_tell(&self) -> io::Result<File> {
+        let temporary = temporary_path(&self.hot_log, self.number);
+        self.make(&temporary).inspect_err(|_| {
             if let Err(error) = fs::remove_file(&temporary)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(path = %temporary.display(), %error, "cannot remove it");
             }
-            kind
         })
     }
 

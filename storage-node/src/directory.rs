@@ -6,11 +6,13 @@
 //!   superblock.tmp     a format that a crash cut short; the next start begins anew
 //!   hot-log/           0000000000000001.log ...   prepared files, each of the superblock's file size
 //!                      0000000000000002.log.tmp   one whose preparation a crash cut short; removed at the next start
+//!   layers/            SEGMENT-0000000000000001.layer ...   what catalogs in the hot log name, and garbage of crashes
 //! ```
 //!
 //! Everything is checked before anything is written, and a directory that is not this node's is left as it was found. A
 //! directory without a superblock is formatted only if it holds nothing at all, so that a lost superblock never turns
-//! into an empty node that answers for the old one (R12). What the bytes in the files mean is the core's business.
+//! into an empty node that answers for the old one (R12). The first hot-log file is there before the superblock is: a superblock
+//! without one has lost its log, and does not begin a new one. What the bytes in the files mean is the core's business.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -24,13 +26,13 @@ use sixfold_log_format::hot_log::{FileNumber, SUPERBLOCK_BYTES, Superblock};
 use sixfold_log_format::{DecodeError, NodeId};
 use sixfold_storage_node_core::IoBuf;
 
-use crate::device::block_unit;
+use crate::device::{Preparation, block_unit};
 use crate::error::NodeError;
 
-const LOCK_NAME: &str = "LOCK";
-const SUPERBLOCK_NAME: &str = "superblock";
+pub(crate) const LOCK_NAME: &str = "LOCK";
+pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 const SUPERBLOCK_TEMPORARY_NAME: &str = "superblock.tmp";
-const HOT_LOG_NAME: &str = "hot-log";
+pub(crate) const HOT_LOG_NAME: &str = "hot-log";
 /// What file systems put into their root.
 const LOST_AND_FOUND_NAME: &str = "lost+found";
 const FILE_SUFFIX: &str = ".log";
@@ -73,7 +75,13 @@ impl Directory {
         let superblock = read_superblock(path, node)?;
         if let Some(superblock) = &superblock {
             check_block_unit(path, superblock)?;
-            list_hot_log(&path.join(HOT_LOG_NAME), superblock.file_bytes)?;
+            let hot_log = path.join(HOT_LOG_NAME);
+            if list_hot_log(&hot_log, superblock.file_bytes)?
+                .files
+                .is_empty()
+            {
+                return Err(NodeError::HotLogLost { path: shown(path) });
+            }
         }
         Ok(Directory {
             path: path.to_owned(),
@@ -95,23 +103,38 @@ impl Directory {
             block_bytes,
             file_bytes,
         };
-        let hot_log = self.hot_log();
-        match fs::create_dir(&hot_log) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(NodeError::file("create", &hot_log, error));
-            }
-            _ => sync_directory(&hot_log)?,
-        }
         let temporary = self.path.join(SUPERBLOCK_TEMPORARY_NAME);
         let target = self.path.join(SUPERBLOCK_NAME);
+        // It says that whatever lies in the hot log's directory is of this format: nothing was ever written to it.
         write_synced(&temporary, &superblock.encode())
             .map_err(|error| NodeError::file("write", &temporary, error))?;
+        sync_directory(&self.path)?;
+        self.make_hot_log(file_bytes)?;
         fs::rename(&temporary, &target)
             .map_err(|error| NodeError::file("rename to", &target, error))?;
         sync_directory(&self.path)?;
         tracing::info!(path = %self.path.display(), node = %self.node, block_bytes, file_bytes, "data directory formatted");
         self.superblock = Some(superblock.clone());
         Ok(superblock)
+    }
+
+    /// Makes the hot log's directory anew, with its first file.
+    fn make_hot_log(&self, file_bytes: u64) -> Result<(), NodeError> {
+        let hot_log = self.hot_log();
+        match fs::create_dir(&hot_log) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(NodeError::file("create", &hot_log, error));
+            }
+            _ => sync_directory(&self.path)?,
+        }
+        for name in names(&hot_log)? {
+            let path = hot_log.join(name);
+            fs::remove_file(&path).map_err(|error| NodeError::file("remove", &path, error))?;
+        }
+        let first = Preparation::first(hot_log.clone(), file_bytes, self.lock());
+        let made = first.run_or_tell();
+        made.map_err(|error| NodeError::file("prepare a file in", &hot_log, error))?;
+        Ok(())
     }
 
     /// The lock, for whoever still writes when the node has ended.
@@ -214,6 +237,7 @@ fn read_superblock(path: &Path, node: NodeId) -> Result<Option<Superblock>, Node
         SUPERBLOCK_NAME,
         SUPERBLOCK_TEMPORARY_NAME,
         HOT_LOG_NAME,
+        crate::layers::LAYERS_NAME,
         LOST_AND_FOUND_NAME,
     ];
     if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -261,12 +285,27 @@ fn foreign_name(path: &Path, names: &[String]) -> Result<Option<String>, NodeErr
     for name in names {
         match name.as_str() {
             LOCK_NAME | SUPERBLOCK_TEMPORARY_NAME | LOST_AND_FOUND_NAME => {}
-            // Formatting makes it before the superblock; a file in it is older than the lost superblock.
-            HOT_LOG_NAME if self::names(&path.join(HOT_LOG_NAME))?.is_empty() => {}
+            // Formatting makes it before the superblock; a file in it is older than the lost superblock, unless it is the
+            // first one and the temporary superblock says that the format was not finished.
+            HOT_LOG_NAME if is_unfinished(&self::names(&path.join(HOT_LOG_NAME))?, names) => {}
             _ => return Ok(Some(name.clone())),
         }
     }
     Ok(None)
+}
+
+/// Whether the files of a hot log can be what a format that was cut short has left.
+fn is_unfinished(files: &[String], beside: &[String]) -> bool {
+    let first = file_path(Path::new(""), FileNumber(1))
+        .display()
+        .to_string();
+    let making = temporary_path(Path::new(""), FileNumber(1))
+        .display()
+        .to_string();
+    let formatting = beside.iter().any(|name| name == SUPERBLOCK_TEMPORARY_NAME);
+    files
+        .iter()
+        .all(|file| *file == making || (formatting && *file == first))
 }
 
 /// The names in a directory, sorted.

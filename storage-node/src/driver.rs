@@ -14,7 +14,8 @@ use rustix::time::{ClockId, clock_gettime};
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::wire::Message;
 use sixfold_storage_node_core::{
-    Action, ConnectionKey, DiskError, Event, NodeCore, PeerToken, Severity, StreamKey,
+    Action, ConnectionKey, DiskError, DiskToken, Event, FileName, IoBuf, NodeCore, PeerToken,
+    Severity, StreamKey,
 };
 use sixfold_transport::{Connection, Endpoint};
 use tokio::sync::Notify;
@@ -22,9 +23,10 @@ use tokio::sync::Notify;
 use crate::device::Device;
 use crate::error::NodeError;
 use crate::failure::Failure;
+use crate::layers::{Answer, LayerKey, Layers, Waiting};
 use crate::outbox::{Full, Outbox};
 use crate::peers::Peers;
-use crate::uring::{Completion, Ring, Watch};
+use crate::uring::{Completion, Ring, Watch, disk_error};
 
 /// Time since an arbitrary start, time in suspension included: what the core counts in.
 pub(crate) fn now() -> Duration {
@@ -38,6 +40,7 @@ pub(crate) fn now() -> Duration {
 pub(crate) struct Shell {
     pub(crate) ring: Ring,
     pub(crate) device: Device,
+    pub(crate) layers: Layers,
     pub(crate) endpoint: Endpoint,
     pub(crate) failure: Rc<Failure>,
 }
@@ -57,6 +60,7 @@ struct State {
     core: NodeCore,
     ring: Ring,
     device: Device,
+    layers: Layers,
     peers: Rc<Peers>,
     failure: Rc<Failure>,
     streams: BTreeMap<StreamKey, Stream>,
@@ -80,6 +84,14 @@ struct Stream {
 
 /// Work that takes a task of its own.
 enum Outside {
+    Open {
+        key: LayerKey,
+        answer: Answer<File>,
+    },
+    Sync {
+        token: DiskToken,
+        answer: Answer<()>,
+    },
     Prepare {
         file: FileNumber,
         bytes: u64,
@@ -105,6 +117,7 @@ impl Driver {
                 core,
                 ring: shell.ring,
                 device: shell.device,
+                layers: shell.layers,
                 peers: Rc::new(Peers::new(shell.endpoint, Rc::clone(&failure))),
                 failure: Rc::clone(&failure),
                 streams: BTreeMap::new(),
@@ -182,6 +195,18 @@ impl Driver {
     fn start_outside(self: &Rc<Self>, state: &State, work: Outside) {
         let driver = Rc::clone(self);
         match work {
+            Outside::Open { key, answer } => {
+                self.failure.spawn(async move {
+                    let result = told(answer).await;
+                    driver.layer_opened(key, result);
+                });
+            }
+            Outside::Sync { token, answer } => {
+                self.failure.spawn(async move {
+                    let result = told(answer).await;
+                    driver.handle(Event::Written { token, result });
+                });
+            }
             Outside::Prepare { file, bytes } => {
                 let preparation = state.device.preparation(file, bytes);
                 let helper = tokio::task::spawn_blocking(move || preparation.run());
@@ -215,6 +240,20 @@ impl Driver {
             file: number,
             result,
         });
+    }
+
+    fn layer_opened(self: &Rc<Self>, key: LayerKey, result: Result<File, DiskError>) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            let file = result.map(Rc::new);
+            for waiting in state.layers.opened(key, file.as_ref().ok()) {
+                match &file {
+                    Ok(file) => state.start(waiting, Rc::clone(file)),
+                    Err(error) => state.ended.push_back(failed(&waiting, *error)),
+                }
+            }
+        }
+        self.run(None);
     }
 
     /// Returns when the core has read its hot log.
@@ -320,29 +359,48 @@ impl State {
                 file,
                 offset,
                 bytes,
-            } => match self.device.file(file) {
-                Some(handle) => {
-                    self.device
-                        .appends(file, offset + bytes.as_ref().len() as u64);
-                    self.ring.write(token, handle, offset, bytes);
+            } => match file {
+                FileName::HotLog(file) => self.append(token, file, offset, bytes),
+                FileName::Layer(segment, layer) => {
+                    let write = Waiting::Write {
+                        token,
+                        offset,
+                        bytes,
+                    };
+                    self.layer((segment, layer), write);
                 }
-                None => self.ended.push_back(Event::Written {
-                    token,
-                    result: Err(self.missing(file)),
-                }),
             },
             Action::Read {
                 token,
                 file,
                 offset,
                 bytes,
-            } => match self.device.file(file) {
-                Some(file) => self.ring.read(token, file, offset, bytes),
-                None => self.ended.push_back(Event::Read {
-                    token,
-                    result: Err(self.missing(file)),
-                }),
+            } => match file {
+                FileName::HotLog(file) => match self.device.file(file) {
+                    Some(file) => self.ring.read(token, file, offset, bytes),
+                    None => self.ended.push_back(Event::Read {
+                        token,
+                        result: Err(missing(file)),
+                    }),
+                },
+                FileName::Layer(segment, layer) => {
+                    let read = Waiting::Read {
+                        token,
+                        offset,
+                        bytes,
+                    };
+                    self.layer((segment, layer), read);
+                }
             },
+            Action::Sync {
+                token,
+                segment,
+                layer,
+            } => {
+                let answer = self.layers.sync((segment, layer));
+                self.outside.push(Outside::Sync { token, answer });
+            }
+            Action::Delete { file } => self.delete(file),
             Action::Prepare { file, bytes } => self.outside.push(Outside::Prepare { file, bytes }),
             Action::AskPeer {
                 token,
@@ -413,16 +471,104 @@ impl State {
         streams.for_each(|stream| stream.outbox.cut());
     }
 
-    /// The core never names a file that it was not given; should it do so, the operation has failed.
-    fn missing(&self, file: FileNumber) -> DiskError {
-        tracing::error!(file = file.0, "no such hot-log file");
-        DiskError::Failed
+    fn append(&mut self, token: DiskToken, file: FileNumber, offset: u64, bytes: IoBuf) {
+        match self.device.file(file) {
+            Some(handle) => {
+                self.device
+                    .appends(file, offset + bytes.as_ref().len() as u64);
+                self.ring.write(token, handle, offset, bytes);
+            }
+            None => self.ended.push_back(Event::Written {
+                token,
+                result: Err(missing(file)),
+            }),
+        }
+    }
+
+    /// Starts an operation on a layer, now or when its file is open.
+    fn layer(&mut self, key: LayerKey, operation: Waiting) {
+        if let Some(file) = self.layers.file(key) {
+            return self.start(operation, file);
+        }
+        if let Some(answer) = self.layers.wait(key, operation) {
+            self.outside.push(Outside::Open { key, answer });
+        }
+    }
+
+    fn start(&mut self, operation: Waiting, file: Rc<File>) {
+        match operation {
+            Waiting::Write {
+                token,
+                offset,
+                bytes,
+            } => self.ring.write_behind(token, file, offset, bytes),
+            Waiting::Read {
+                token,
+                offset,
+                bytes,
+            } => self.ring.read(token, file, offset, bytes),
+        }
+    }
+
+    fn delete(&mut self, name: FileName) {
+        match name {
+            FileName::HotLog(file) => {
+                let path = self.device.forget(file);
+                self.layers.delete_path(path);
+            }
+            FileName::Layer(segment, layer) => {
+                for waiting in self.layers.delete((segment, layer)) {
+                    self.ended.push_back(failed(&waiting, DiskError::Failed));
+                }
+            }
+        }
     }
 
     fn fail(&mut self, error: NodeError) {
         self.halted = true;
         self.failure.set(error);
     }
+}
+
+/// The core never names a file that it was not given; should it do so, the operation has failed.
+fn missing(file: FileNumber) -> DiskError {
+    tracing::error!(file = file.0, "no such hot-log file");
+    DiskError::Failed
+}
+
+/// How an operation ends whose file could not be opened.
+fn failed(operation: &Waiting, error: DiskError) -> Event {
+    match operation {
+        Waiting::Write { token, .. } => Event::Written {
+            token: *token,
+            result: Err(error),
+        },
+        Waiting::Read { token, .. } => Event::Read {
+            token: *token,
+            result: Err(error),
+        },
+    }
+}
+
+/// What a helper says; one that is gone has failed.
+async fn told<T>(answer: Answer<T>) -> Result<T, DiskError> {
+    match answer.await {
+        Ok(result) => result.map_err(|error| {
+            let kind = io_error(&error);
+            // A full disk is tried again and again; the core says once that it is full.
+            if kind == DiskError::Failed {
+                tracing::error!(%error, "layer file");
+            }
+            kind
+        }),
+        Err(_) => Err(DiskError::Failed),
+    }
+}
+
+fn io_error(error: &std::io::Error) -> DiskError {
+    error.raw_os_error().map_or(DiskError::Failed, |raw| {
+        disk_error(rustix::io::Errno::from_raw_os_error(raw))
+    })
 }
 
 impl From<Completion> for Event {

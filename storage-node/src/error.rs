@@ -47,6 +47,14 @@ pub enum NodeError {
         /// The first name that does not belong there.
         name: String,
     },
+    /// A superblock, but not one file of the hot log: what the node promised is lost. It never becomes an empty node (R12).
+    #[error(
+        "data directory {path} has a superblock but no hot-log file: its log is lost, replace the node"
+    )]
+    HotLogLost {
+        /// The directory.
+        path: String,
+    },
     /// The directory was formatted for another node.
     #[error("data directory {path} belongs to node {found}, this is node {configured}")]
     OtherNode {

@@ -25,9 +25,13 @@ mod failure;
 mod outbox;
 
 mod device;
+mod layers;
 pub mod uring;
 
 mod peers;
+
+pub mod inspect;
+mod mmap;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -47,6 +51,7 @@ use device::{Device, LOCK_PATIENCE};
 use directory::Directory;
 use driver::{Driver, Shell};
 use failure::Failure;
+use layers::Layers;
 use uring::Ring;
 
 /// Name under which a node's certificate and key stand in its TLS directory: `node.pem`, `node-key.pem`.
@@ -115,6 +120,7 @@ async fn serve(
     };
     let endpoint = Endpoint::server(options.listen, identity, &transport)?;
     let superblock = directory.format_if_fresh(options.hot_log_file_bytes)?;
+    let (layer_files, layers) = Layers::open(&directory, options.reserve_bytes)?;
     let (device, files) = Device::open(directory, &superblock)?;
     let mut stop = std::pin::pin!(stop);
     tokio::select! {
@@ -129,6 +135,7 @@ async fn serve(
         block_bytes: superblock.block_bytes,
         file_bytes: superblock.file_bytes,
         files,
+        layers,
         bounds: options.bounds(),
         seed: draw_u64()?,
     };
@@ -143,6 +150,7 @@ async fn serve(
     let shell = Shell {
         ring,
         device,
+        layers: layer_files,
         endpoint: endpoint.clone(),
         failure: Rc::clone(&failure),
     };

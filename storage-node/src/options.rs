@@ -36,10 +36,23 @@ pub struct NodeOptions {
     pub mtu_bytes: Option<u16>,
     /// Size of a hot-log file, bytes, when the directory is formatted. A multiple of 4,096.
     pub hot_log_file_bytes: u64,
+    /// Space of the file system that layers leave free, bytes: room for the hot log's next files, so that claims and catalogs,
+    /// which give space back, can still be written when the disk is full.
+    pub reserve_bytes: u64,
     /// Redo kept in memory, bytes.
     pub resident_redo_bytes_max: usize,
     /// Folded pages kept in memory, bytes.
     pub page_cache_bytes_max: usize,
+    /// Blocks and indexes of layers kept in memory, bytes.
+    pub layer_cache_bytes_max: usize,
+    /// Page indexes in memory, bytes; half of it makes layers due, all of it refuses batches.
+    pub index_bytes_max: usize,
+    /// Redo that no layer holds, bytes; half of it makes layers due, all of it refuses batches. It bounds a restart.
+    pub unfolded_bytes_max: u64,
+    /// Hot-log files kept for gossip and watch although everything in them is in layers, bytes.
+    pub log_window_bytes: u64,
+    /// Hot-log files altogether, bytes; half of it frees what can be freed, all of it refuses batches.
+    pub log_bytes_max: u64,
     /// Time between two rounds of gossip.
     pub gossip_interval: Duration,
 }
@@ -61,8 +74,14 @@ impl NodeOptions {
             tls_dir,
             mtu_bytes: None,
             hot_log_file_bytes: 64 << 20,
+            reserve_bytes: 128 << 20,
             resident_redo_bytes_max: 256 << 20,
             page_cache_bytes_max: 64 << 20,
+            layer_cache_bytes_max: 64 << 20,
+            index_bytes_max: 64 << 20,
+            unfolded_bytes_max: 256 << 20,
+            log_window_bytes: 512 << 20,
+            log_bytes_max: 2 << 30,
             gossip_interval: Duration::from_millis(200),
         }
     }
@@ -72,6 +91,11 @@ impl NodeOptions {
         Bounds {
             resident_redo_bytes_max: self.resident_redo_bytes_max,
             page_cache_bytes_max: self.page_cache_bytes_max,
+            layer_cache_bytes_max: self.layer_cache_bytes_max,
+            index_bytes_max: self.index_bytes_max,
+            unfolded_bytes_max: self.unfolded_bytes_max,
+            log_window_bytes: self.log_window_bytes,
+            log_bytes_max: self.log_bytes_max,
             gossip_interval: self.gossip_interval,
             ..Bounds::default()
         }

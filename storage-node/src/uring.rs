@@ -31,6 +31,10 @@ use tokio::io::unix::AsyncFd;
 
 /// Most operations in flight; more wait in order.
 pub const IN_FLIGHT_MAX: u32 = 256;
+/// Most writes in flight that nobody waits for: the device's queue stays short for those that somebody does.
+const BEHIND_IN_FLIGHT_MAX: usize = 4;
+/// `IOPRIO_CLASS_BE`, the lowest of its levels, for them; schedulers that know priorities heed it.
+const BEHIND_PRIORITY: u16 = (2 << 13) | 7;
 /// `RWF_DSYNC` of `linux/fs.h`: the completion of a write means that it is durable, however the file was opened.
 const RWF_DSYNC: i32 = 2;
 /// A transfer that ends off this unit ended at the end of the file: direct I/O moves whole sectors.
@@ -63,6 +67,8 @@ pub enum Completion {
 enum Kind {
     Read,
     Write,
+    /// A write that is synced later, by somebody else.
+    WriteBehind,
 }
 
 /// An operation and everything that the kernel may look at while it runs.
@@ -103,8 +109,8 @@ impl Operation {
         let ended = moved == 0 || !self.done.is_multiple_of(SECTOR_BYTES);
         match self.kind {
             Kind::Read if ended => Some(Ok(())),
-            Kind::Write if ended => Some(Err(Errno::IO)),
-            Kind::Read | Kind::Write => None,
+            Kind::Write | Kind::WriteBehind if ended => Some(Err(Errno::IO)),
+            Kind::Read | Kind::Write | Kind::WriteBehind => None,
         }
     }
 
@@ -115,7 +121,7 @@ impl Operation {
             disk_error(error)
         });
         match self.kind {
-            Kind::Write => Completion::Written { token, result },
+            Kind::Write | Kind::WriteBehind => Completion::Written { token, result },
             Kind::Read => {
                 let done = self.done;
                 let buf = self.buf;
@@ -147,6 +153,9 @@ pub struct Ring {
     unsubmitted: usize,
     /// Beyond [`IN_FLIGHT_MAX`]; bounded by whoever asks (the core's bounds).
     waiting: VecDeque<Operation>,
+    /// Writes that nobody waits for, beyond [`BEHIND_IN_FLIGHT_MAX`].
+    waiting_behind: VecDeque<Operation>,
+    behind_in_flight: usize,
     event: OwnedFd,
 }
 
@@ -155,6 +164,7 @@ impl fmt::Debug for Ring {
         f.debug_struct("Ring")
             .field("in_flight", &self.in_flight)
             .field("waiting", &self.waiting.len())
+            .field("waiting_behind", &self.waiting_behind.len())
             .finish_non_exhaustive()
     }
 }
@@ -187,6 +197,8 @@ impl Ring {
             in_flight: 0,
             unsubmitted: 0,
             waiting: VecDeque::new(),
+            waiting_behind: VecDeque::new(),
+            behind_in_flight: 0,
             event,
         })
     }
@@ -205,7 +217,7 @@ impl Ring {
 
     /// Operations that have not been reaped.
     pub fn pending(&self) -> usize {
-        self.in_flight + self.waiting.len()
+        self.in_flight + self.waiting.len() + self.waiting_behind.len()
     }
 
     /// Queues a synced write. The door owns the buffer until the completion.
@@ -216,6 +228,23 @@ impl Ring {
         self.queue(Operation {
             token,
             kind: Kind::Write,
+            file,
+            offset,
+            buf: bytes,
+            done: 0,
+            tries: 0,
+        });
+    }
+
+    /// Queues a write that is not synced: for files that are synced as a whole later. Whatever else is queued goes first, and only a
+    /// few of these are in flight at a time.
+    ///
+    /// # Panics
+    /// When `bytes` is empty.
+    pub fn write_behind(&mut self, token: DiskToken, file: Rc<File>, offset: u64, bytes: IoBuf) {
+        self.queue(Operation {
+            token,
+            kind: Kind::WriteBehind,
             file,
             offset,
             buf: bytes,
@@ -246,14 +275,17 @@ impl Ring {
             !operation.buf.as_ref().is_empty(),
             "an operation moves at least one byte"
         );
-        self.waiting.push_back(operation);
+        match operation.kind {
+            Kind::Read | Kind::Write => self.waiting.push_back(operation),
+            Kind::WriteBehind => self.waiting_behind.push_back(operation),
+        }
         self.fill();
     }
 
     /// Moves waiting operations into free slots.
     fn fill(&mut self) {
         while !self.free.is_empty() {
-            let Some(operation) = self.waiting.pop_front() else {
+            let Some(operation) = self.next_waiting() else {
                 return;
             };
             let slot = self.free.pop().expect("checked above");
@@ -262,6 +294,18 @@ impl Ring {
             self.in_flight += 1;
             self.push(slot);
         }
+    }
+
+    fn next_waiting(&mut self) -> Option<Operation> {
+        if let Some(operation) = self.waiting.pop_front() {
+            return Some(operation);
+        }
+        if self.behind_in_flight == BEHIND_IN_FLIGHT_MAX {
+            return None;
+        }
+        let operation = self.waiting_behind.pop_front()?;
+        self.behind_in_flight += 1;
+        Some(operation)
     }
 
     /// Puts what is left of the operation in `slot` into the submission queue.
@@ -277,6 +321,10 @@ impl Ring {
             Kind::Write => opcode::Write::new(file, rest.as_ptr(), length)
                 .offset(offset)
                 .rw_flags(RWF_DSYNC)
+                .build(),
+            Kind::WriteBehind => opcode::Write::new(file, rest.as_ptr(), length)
+                .offset(offset)
+                .ioprio(BEHIND_PRIORITY)
                 .build(),
             Kind::Read => opcode::Read::new(file, rest.as_mut_ptr(), length)
                 .offset(offset)
@@ -354,6 +402,9 @@ impl Ring {
             .expect("a completion is of a slot in use");
         self.free.push(slot);
         self.in_flight -= 1;
+        if operation.kind == Kind::WriteBehind {
+            self.behind_in_flight -= 1;
+        }
         operation
     }
 }

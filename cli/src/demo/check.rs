@@ -59,7 +59,7 @@ pub(crate) async fn check(database: &Database, lines: &[Line]) -> Result<Finding
     check_refused(lines, &marks, &mut findings);
     check_balances(&snapshot, &balances, &mut findings).await?;
     for lsn in read_points(&answered) {
-        let snapshot = database.snapshot_at(lsn)?;
+        let snapshot = database.snapshot_at(lsn).await?;
         let sum: i64 = accounts(&snapshot).await?.iter().sum();
         findings.read_points += 1;
         let expected =

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sixfold::{Cluster, ClusterNode, Options};
+use sixfold::{Cluster, ClusterNode, Database, Lsn, Options, Range};
 use sixfold_log_format::wire::Role;
 use sixfold_storage_node::NodeOptions;
 use sixfold_transport::ClusterCa;
@@ -125,4 +125,52 @@ impl Drop for LocalCluster {
             assert!(ended.is_ok() || std::thread::panicking(), "a node panicked");
         }
     }
+}
+
+/// Bounds every wait of a test; timing decides nothing.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for a test's end, for a time far above what it takes.
+pub async fn limited<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, test)
+        .await
+        .expect("it ends in time")
+}
+
+/// Runs a test against a volume of six fresh nodes.
+pub async fn with_database(test: impl AsyncFnOnce(Database)) {
+    let cluster = LocalCluster::start();
+    limited(async {
+        let database = Database::create(cluster.options()).await.unwrap();
+        test(database.clone()).await;
+        database.close().await;
+    })
+    .await;
+}
+
+/// Commits one put; its LSN.
+pub async fn put(database: &Database, key: &str, value: impl AsRef<[u8]>) -> Lsn {
+    let txn = database.begin().await.unwrap();
+    txn.put(key, value).unwrap();
+    txn.commit().await.unwrap().lsn
+}
+
+/// What a new transaction reads, as text.
+pub async fn text(database: &Database, key: &str) -> Option<String> {
+    let value = database.begin().await.unwrap().get(key).await.unwrap();
+    value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+/// The number that a key holds.
+pub async fn number(database: &Database, key: &str) -> Option<i64> {
+    let value = database.begin().await.unwrap().get(key).await.unwrap();
+    value.map(|value| i64::from_le_bytes(value.as_ref().try_into().unwrap()))
+}
+
+/// The keys of a range, as text.
+pub async fn keys(range: Range) -> Vec<String> {
+    let items = range.collect().await.unwrap().into_iter();
+    items
+        .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
+        .collect()
 }

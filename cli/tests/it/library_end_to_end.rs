@@ -77,7 +77,7 @@ async fn what_was_committed_is_read_now_and_after_opening_again() {
         assert!(database.open_report().cut >= info.lsn);
         assert_eq!(get(&database, "fruit/apple").await, None);
         assert_eq!(get(&database, "fruit/cherry").await, Some("black".into()));
-        let then = database.snapshot_at(lsn).unwrap();
+        let then = database.snapshot_at(lsn).await.unwrap();
         assert_eq!(then.get("fruit/apple").await.unwrap(), Some("red".into()));
         assert_eq!(then.get("fruit/banana").await.unwrap(), None);
         let status = database.status().await.unwrap();
@@ -467,7 +467,7 @@ async fn a_cache_of_a_few_pages_and_large_values_work() {
             Err(Error::Invalid { .. })
         ));
         assert!(matches!(
-            txn.put("x", vec![0; (1 << 20) + 1]),
+            txn.put("x", vec![0; (16 << 20) + 1]),
             Err(Error::Invalid { .. })
         ));
         for number in 0..63 {

@@ -12,7 +12,8 @@ use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId};
 
 use crate::due::Due;
-use crate::event::{CommitRequest, CommitTicket, WriteValue};
+use crate::event::{CommitRequest, CommitTicket};
+use crate::write_set::KeyWrite;
 
 /// What each key, value or range of a request takes beside its bytes, about.
 const ITEM_BYTES: usize = 128;
@@ -246,19 +247,26 @@ impl Line {
 
 /// What a request takes in memory: keys, values, and something for each of them.
 fn request_bytes(request: &CommitRequest) -> usize {
-    let value_bytes =
-        |value: &Option<WriteValue>| value.as_ref().map_or(0, |value| value.bytes.len());
-    let writes = request.writes.iter();
-    let write_bytes = writes.map(|(key, value)| key.len() + value_bytes(value) + ITEM_BYTES);
+    let value_bytes = |write: &KeyWrite| match write {
+        KeyWrite::Put(value) => value.bytes.len(),
+        KeyWrite::Delete => 0,
+        KeyWrite::Modify(ops) => size_of_val(&ops[..]),
+    };
+    let range_bytes = |start: &Bytes, end: &Option<Bytes>| {
+        start.len() + end.as_ref().map_or(0, Bytes::len) + ITEM_BYTES
+    };
+    let writes = request.writes.keys.iter();
+    let write_bytes = writes.map(|(key, write)| key.len() + value_bytes(write) + ITEM_BYTES);
+    let clears = request.writes.clears.iter();
+    let clear_bytes = clears.map(|(start, end)| range_bytes(start, end));
     let key_bytes = request.read_keys.iter().map(|key| key.len() + ITEM_BYTES);
-    let range_bytes = request.read_ranges.iter().map(|range| {
-        let end_bytes = range.end.as_ref().map_or(0, Bytes::len);
-        range.start.len() + end_bytes + ITEM_BYTES
-    });
+    let ranges = request.read_ranges.iter();
+    let read_bytes = ranges.map(|range| range_bytes(&range.start, &range.end));
     ITEM_BYTES
         + write_bytes
+            .chain(clear_bytes)
             .chain(key_bytes)
-            .chain(range_bytes)
+            .chain(read_bytes)
             .sum::<usize>()
 }
 

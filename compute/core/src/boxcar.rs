@@ -20,6 +20,8 @@ pub(crate) struct Sealed {
 pub(crate) struct Boxcar {
     /// By PG number; PGs are dense.
     open: Vec<BatchBuilder>,
+    /// By PG number: the stamp of its open batch.
+    stamps_ms: Vec<u64>,
     last_cpl: Lsn,
     last_point: Lsn,
 }
@@ -35,12 +37,13 @@ impl Boxcar {
         let builder = |&(pg, last): &(PgId, Lsn)| BatchBuilder::new(volume, pg, volume_epoch, last);
         Boxcar {
             open: pg_last.iter().map(builder).collect(),
+            stamps_ms: vec![0; pg_last.len()],
             last_cpl: base,
             last_point: base,
         }
     }
 
-    /// Adds a record. Returns the batch that was full, if there was one: it ends inside an MTR or behind a CPL that is no
+    /// Adds a record; `unix_ms` stamps the batch that it begins, if it does. Returns the batch that was full, if there was one: it ends inside an MTR or behind a CPL that is no
     /// seal point; only the next seal counts it.
     pub(crate) fn push(
         &mut self,
@@ -49,11 +52,16 @@ impl Boxcar {
         vdl: Lsn,
         unix_ms: u64,
     ) -> Option<Batch> {
-        let open = &mut self.open[pg.get() as usize];
+        let number = pg.get() as usize;
+        let (open, stamp_ms) = (&mut self.open[number], &mut self.stamps_ms[number]);
+        if open.is_empty() {
+            *stamp_ms = unix_ms;
+        }
         let full = if open.push(record) {
             None
         } else {
-            let full = open.seal(vdl, unix_ms);
+            let full = open.seal(vdl, *stamp_ms);
+            *stamp_ms = unix_ms;
             assert!(
                 open.push(record),
                 "record {} does not fit an empty batch",
@@ -76,16 +84,17 @@ impl Boxcar {
     ///
     /// # Panics
     /// When nothing is open.
-    pub(crate) fn seal(&mut self, vdl: Lsn, unix_ms: u64) -> Sealed {
+    pub(crate) fn seal(&mut self, vdl: Lsn) -> Sealed {
         assert!(self.has_open(), "nothing to seal above {}", self.last_point);
         let mut parts = Vec::new();
         let mut batches = Vec::new();
-        for (number, open) in (0..).zip(&mut self.open) {
+        let open = self.open.iter_mut().zip(&self.stamps_ms);
+        for (number, (open, stamp_ms)) in (0..).zip(open) {
             if open.last() > self.last_point {
                 parts.push((PgId::new(number), open.last()));
             }
             if !open.is_empty() {
-                batches.push(open.seal(vdl, unix_ms));
+                batches.push(open.seal(vdl, *stamp_ms));
             }
         }
         self.last_point = self.last_cpl;

@@ -4,14 +4,19 @@
 //! and then an image of the meta page.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use sixfold_kv::{KvError, PageSource, Plan, PlannedRecord, Write};
-use sixfold_log_format::limits::OPERATION_OVERHEAD_BYTES;
+use bytes::Bytes;
+use sixfold_kv::{Changes, Clear, KvError, PageSource, Plan, PlannedRecord, Write};
+use sixfold_log_format::limits::{OPERATION_OVERHEAD_BYTES, VALUE_BYTES_MAX};
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, Op, PageId, Record};
 
 use crate::admission::Need;
-use crate::event::{CommitError, WriteSet, WriteValue};
+use crate::event::{CommitError, CommitRequest};
+use crate::rows;
 use crate::tip::TipSource;
+use crate::write_set::{KeyWrite, Token, WriteSet, WriteValue};
 
 /// What an MTR carries on the meta page before the records of its commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,8 +24,8 @@ pub(crate) struct Preface {
     /// An image of the meta page as it is, so that its chain at the segments is bounded: clocks come without end, and the
     /// writer, which has the page, never asks for it.
     pub(crate) image: bool,
-    /// The clock of a tick (T5).
-    pub(crate) clock: bool,
+    /// The clock of a tick (T5), wall-clock milliseconds.
+    pub(crate) clock_ms: Option<u64>,
 }
 
 impl Preface {
@@ -47,47 +52,297 @@ pub(crate) enum PlanVerdict<'a> {
     Ready(Planned<'a>),
     /// Everything it deletes is absent: there is nothing to mint.
     Nothing,
-    /// A page is missing.
-    Miss(PageId),
+    /// Pages are missing, at least one.
+    Miss(Vec<PageId>),
     /// It cannot be done.
     Failed(CommitError),
 }
 
-/// Plans a transaction's writes on the tip. `preface`: what this MTR has to carry beside them.
-pub(crate) fn plan<'a>(
-    tip: &TipSource<'_>,
-    writes: &'a WriteSet,
-    pages_max: u64,
-    page_bytes: usize,
-    preface: Preface,
-) -> PlanVerdict<'a> {
-    let writes: Vec<Write<'a>> = writes
-        .iter()
-        .map(|(key, value)| write_of(key, value))
-        .collect();
-    match sixfold_kv::plan(tip, &writes, pages_max) {
-        Ok(plan) if plan.records.is_empty() => PlanVerdict::Nothing,
-        Ok(_) if !preface.is_empty() && tip.page(PageId::META).is_none() => {
-            PlanVerdict::Miss(PageId::META)
+/// What the database adds to an MTR: internal rows, sorted.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    key: Bytes,
+    /// `None` deletes.
+    value: Option<Bytes>,
+    deadline_ms: Option<u64>,
+}
+
+impl Rows {
+    /// Puts a row.
+    pub(crate) fn put(&mut self, key: Bytes, value: Bytes, deadline_ms: Option<u64>) {
+        if let Some(deadline_ms) = deadline_ms {
+            self.put(rows::expiry_row(deadline_ms, &key), Bytes::new(), None);
         }
-        Ok(plan) => PlanVerdict::Ready(Planned::new(plan, page_bytes, preface)),
-        Err(KvError::Miss(page)) => PlanVerdict::Miss(page),
-        Err(KvError::Full { .. }) => PlanVerdict::Failed(CommitError::Full),
-        Err(error @ KvError::Corrupt { .. }) => PlanVerdict::Failed(CommitError::Corrupt {
-            what: error.to_string(),
-        }),
+        self.rows.push(Row {
+            key,
+            value: Some(value),
+            deadline_ms,
+        });
+    }
+
+    /// Deletes a row.
+    pub(crate) fn delete(&mut self, key: Bytes) {
+        self.rows.push(Row {
+            key,
+            value: None,
+            deadline_ms: None,
+        });
+    }
+
+    /// The time row of a tick, when there is one.
+    pub(crate) fn tick(&mut self, clock_ms: Option<u64>) {
+        if let Some(clock_ms) = clock_ms {
+            self.put(rows::time_row(clock_ms), Bytes::new(), None);
+        }
+    }
+
+    /// What a transaction brings along: its token, and the expiry index of what it puts. `clock_ms`: at its place.
+    pub(crate) fn of_request(
+        &mut self,
+        request: &CommitRequest,
+        clock_ms: u64,
+        token_retention: Duration,
+    ) {
+        if let Some(token) = &request.token {
+            let retention_ms = u64::try_from(token_retention.as_millis()).unwrap_or(u64::MAX);
+            let deadline_ms =
+                matches!(token, Token::Given(_)).then(|| clock_ms.saturating_add(retention_ms));
+            self.put(rows::token_row(token), Bytes::new(), deadline_ms);
+        }
+        for (key, write) in &request.writes.keys {
+            if let KeyWrite::Put(WriteValue {
+                deadline_ms: Some(deadline_ms),
+                ..
+            }) = write
+            {
+                self.put(rows::expiry_row(*deadline_ms, key), Bytes::new(), None);
+            }
+        }
+    }
+
+    /// Their keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.rows.iter().map(|row| &row.key[..])
+    }
+
+    /// The earliest deadline that is put into the expiry index.
+    pub(crate) fn earliest_deadline_ms(&self) -> Option<u64> {
+        let put = self.rows.iter().filter(|row| row.value.is_some());
+        let deadlines = put.filter_map(|row| rows::read_expiry_row(&row.key));
+        deadlines.map(|(deadline_ms, _)| deadline_ms).min()
+    }
+
+    fn writes(&self) -> impl Iterator<Item = Write<'_>> {
+        self.rows.iter().map(|row| match &row.value {
+            Some(value) => Write::Put {
+                key: &row.key,
+                value,
+                deadline_ms: row.deadline_ms,
+            },
+            None => Write::Delete { key: &row.key },
+        })
     }
 }
 
-fn write_of<'a>(key: &'a [u8], value: &'a Option<WriteValue>) -> Write<'a> {
-    match value {
-        Some(value) => Write::Put {
+/// All that one MTR changes, as the tree takes it.
+#[derive(Debug, Default)]
+pub(crate) struct Work<'a> {
+    clears: Vec<Clear<'a>>,
+    writes: Vec<Write<'a>>,
+}
+
+impl<'a> Work<'a> {
+    /// A transaction's writes and the rows beside them.
+    pub(crate) fn of_request(set: &'a WriteSet, rows: &'a Rows) -> Work<'a> {
+        let mut work = Work {
+            clears: set
+                .clears
+                .iter()
+                .map(|(start, end)| (&start[..], end.as_deref()))
+                .collect(),
+            writes: Vec::with_capacity(set.keys.len() + rows.rows.len()),
+        };
+        work.writes.extend(rows.writes());
+        work.writes
+            .extend(set.keys.iter().map(|(key, write)| write_of(key, write)));
+        if !rows.rows.is_empty() {
+            work.writes.sort_unstable_by(|one, other| one.key().cmp(other.key()));
+        }
+        work
+    }
+
+    /// What the database does by itself.
+    pub(crate) fn of_chore(
+        clears: &'a [(Bytes, Bytes)],
+        expires: &'a [(Bytes, u64)],
+        rows: &'a Rows,
+    ) -> Work<'a> {
+        let mut writes: Vec<Write<'a>> = rows.writes().collect();
+        writes.extend(expires.iter().map(|(key, deadline_ms)| {
+            if planted(Mutant::SweeperTakesAnyDeadline) {
+                return Write::Delete { key };
+            }
+            Write::Expire {
+                key,
+                deadline_ms: *deadline_ms,
+            }
+        }));
+        writes.sort_unstable_by(|one, other| one.key().cmp(other.key()));
+        let clears = clears.iter().map(|(start, end)| (&start[..], Some(&end[..])));
+        Work {
+            clears: clears.collect(),
+            writes,
+        }
+    }
+
+    /// Adds rows.
+    pub(crate) fn add(&mut self, rows: &'a Rows) {
+        self.writes.extend(rows.writes());
+        self.writes
+            .sort_unstable_by(|one, other| one.key().cmp(other.key()));
+    }
+}
+
+/// Where an MTR is planned: the tip, and the clock there.
+#[derive(Debug)]
+pub(crate) struct Place<'t> {
+    /// The pages.
+    pub(crate) tip: TipSource<'t>,
+    /// The clock, the preface's included.
+    pub(crate) clock_ms: u64,
+    /// What the MTR has to carry beside its work.
+    pub(crate) preface: Preface,
+    /// Pages of the volume.
+    pub(crate) pages_max: u64,
+    /// Page size.
+    pub(crate) page_bytes: usize,
+}
+
+impl Place<'_> {
+    /// Plans an MTR.
+    pub(crate) fn plan<'a>(&self, work: &Work<'a>) -> PlanVerdict<'a> {
+        let changes = Changes {
+            clears: &work.clears,
+            writes: &work.writes,
+        };
+        let planned = sixfold_kv::plan(&self.tip, &changes, self.clock_ms, self.pages_max);
+        self.verdict(planned)
+    }
+
+    /// What a plan of the tree means for the writer.
+    pub(crate) fn verdict<'a>(&self, planned: Result<Plan<'a>, KvError>) -> PlanVerdict<'a> {
+        match planned {
+            Ok(plan) if plan.records.is_empty() => PlanVerdict::Nothing,
+            Ok(_) if !self.preface.is_empty() && self.tip.page(PageId::META).is_none() => {
+                PlanVerdict::Miss(vec![PageId::META])
+            }
+            Ok(plan) => match self.not_at_hand(&plan) {
+                pages if pages.is_empty() => {
+                    PlanVerdict::Ready(Planned::new(plan, self.page_bytes, self.preface))
+                }
+                pages => PlanVerdict::Miss(pages),
+            },
+            Err(KvError::Miss(pages)) => PlanVerdict::Miss(pages),
+            Err(error) => PlanVerdict::Failed(refusal(&error)),
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Pages that a plan writes to without having looked at them, the lists of free pages, and that are not in memory: `apply`
+    /// needs them.
+    fn not_at_hand(&self, plan: &Plan<'_>) -> Vec<PageId> {
+        let mut pages = Vec::new();
+        let mut begun = Vec::new();
+        for record in &plan.records {
+            let page = record.page;
+            if record.op.starts_chain() {
+                begun.push(page);
+            } else if matches!(record.op, Op::WriteBytes { .. })
+                && begun.last() != Some(&page)
+                && !begun.contains(&page)
+                && !pages.contains(&page)
+                && self.tip.page(page).is_none()
+            {
+                pages.push(page);
+            }
+        }
+        pages
+    }
+}
+
+/// How a commit ends that the tree does not take.
+///
+/// # Panics
+/// For a miss, which is none.
+pub(crate) fn refusal(error: &KvError) -> CommitError {
+    match error {
+        KvError::Miss(_) => unreachable!("a miss is fetched, not answered"),
+        KvError::Full { .. } => CommitError::Full,
+        KvError::Invalid(_) => CommitError::Invalid {
+            reason: error.to_string(),
+        },
+        KvError::Corrupt { .. } => CommitError::Corrupt {
+            what: error.to_string(),
+        },
+    }
+}
+
+fn write_of<'a>(key: &'a [u8], write: &'a KeyWrite) -> Write<'a> {
+    match write {
+        KeyWrite::Put(value) => Write::Put {
             key,
             value: &value.bytes,
             deadline_ms: value.deadline_ms,
         },
-        None => Write::Delete { key },
+        KeyWrite::Delete => Write::Delete { key },
+        KeyWrite::Modify(ops) => Write::Modify { key, ops },
     }
+}
+
+/// Checks what the tree takes for granted: lengths, and that no row of the database's own is touched.
+///
+/// # Errors
+/// `Invalid`.
+pub(crate) fn check(request: &CommitRequest, page_bytes: usize) -> Result<(), CommitError> {
+    let key_bytes_max = sixfold_kv::key_bytes_max(page_bytes);
+    let invalid = |reason: String| Err(CommitError::Invalid { reason });
+    for (key, write) in &request.writes.keys {
+        let row_bytes = match write {
+            KeyWrite::Put(value) if value.bytes.len() > VALUE_BYTES_MAX => {
+                let len = value.bytes.len();
+                return invalid(format!("a value of {len} bytes, {VALUE_BYTES_MAX} at most"));
+            }
+            KeyWrite::Put(value) if value.deadline_ms.is_some() => rows::EXPIRY_PREFIX_BYTES,
+            KeyWrite::Put(_) | KeyWrite::Delete | KeyWrite::Modify(_) => 0,
+        };
+        let len = key.len();
+        if key.is_empty() || len + row_bytes > key_bytes_max {
+            let most = key_bytes_max - row_bytes;
+            return invalid(format!("a stored key of {len} bytes, 1 to {most} are taken"));
+        }
+        if rows::is_reserved(key) {
+            return invalid("a key of the database's own".to_owned());
+        }
+    }
+    let mut last_end: Option<&Bytes> = None;
+    for (index, (start, end)) in request.writes.clears.iter().enumerate() {
+        let is_last = index + 1 == request.writes.clears.len();
+        let is_empty = end.as_ref().is_some_and(|end| end <= start);
+        if is_empty || (end.is_none() && !is_last) || last_end.is_some_and(|end| end > start) {
+            return invalid("cleared ranges that are empty, not sorted or not disjoint".to_owned());
+        }
+        if start.first().is_none_or(|&space| space == rows::INTERNAL_SPACE) {
+            return invalid("a cleared range with rows of the database's own".to_owned());
+        }
+        last_end = end.as_ref();
+    }
+    Ok(())
 }
 
 impl<'a> Planned<'a> {
@@ -179,10 +434,13 @@ pub(crate) fn meta_image(tip: &TipSource<'_>) -> Vec<u8> {
 
 /// Keys and values, bytes.
 pub(crate) fn user_bytes(writes: &WriteSet) -> u64 {
-    let bytes = |value: &Option<WriteValue>| value.as_ref().map_or(0, |v| v.bytes.len());
-    writes
-        .iter()
-        .map(|(key, value)| (key.len() + bytes(value)) as u64)
+    let bytes = |write: &KeyWrite| match write {
+        KeyWrite::Put(value) => value.bytes.len(),
+        KeyWrite::Delete => 0,
+        KeyWrite::Modify(ops) => size_of_val(&ops[..]),
+    };
+    let keys = writes.keys.iter();
+    keys.map(|(key, write)| (key.len() + bytes(write)) as u64)
         .sum()
 }
 

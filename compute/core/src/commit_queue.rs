@@ -18,7 +18,7 @@ pub(crate) struct Queued {
     pub(crate) ticket: CommitTicket,
     /// Its commit LSN.
     pub(crate) cpl: Lsn,
-    /// Whether it has records of its own.
+    /// Whether records stand for it: its own, or those of its first try.
     pub(crate) minted: bool,
     /// When it ends as unknown.
     pub(crate) deadline: Duration,
@@ -34,19 +34,15 @@ pub(crate) struct CommitQueue {
 }
 
 impl CommitQueue {
-    /// Adds a commit at the end.
-    ///
-    /// # Panics
-    /// When its LSN is below the one before.
+    /// Adds a commit behind those at or below its LSN: at the end, but for the second try of one that stands here already.
     pub(crate) fn push(&mut self, queued: Queued) {
-        let last = self.queue.back().map_or(Lsn::NONE, |last| last.cpl);
-        assert!(
-            last <= queued.cpl,
-            "commit {} is queued behind {last}",
-            queued.cpl
-        );
         self.due.sooner(queued.deadline);
-        self.queue.push_back(queued);
+        if self.queue.back().is_none_or(|last| last.cpl <= queued.cpl) {
+            self.queue.push_back(queued);
+        } else {
+            let place = self.queue.partition_point(|other| other.cpl <= queued.cpl);
+            self.queue.insert(place, queued);
+        }
     }
 
     /// The next commit at or below `vdl`.

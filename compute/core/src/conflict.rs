@@ -1,7 +1,7 @@
 //! Validation (T2): has anything that a transaction read been changed after its read point, durable or not?
 //!
-//! Remembers the last commit of each key changed lately, up to a bound. What was forgotten is covered by a floor: a read
-//! point below it is too old to be judged. Writes alone need no validation.
+//! Remembers the last commit of each key changed lately and of each range cleared lately, up to a bound. What was forgotten
+//! is covered by a floor: a read point below it is too old to be judged. Writes and clears alone need no validation.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sixfold_log_format::Lsn;
 use sixfold_log_format::mutant::{Mutant, planted};
 
+use crate::cleared::ClearedRanges;
 use crate::event::{CommitError, CommitRequest, ReadRange};
 
 /// Up to this many changes since the read point, ranges are checked change by change; beyond, range by range.
@@ -18,11 +19,20 @@ const CHANGES_SCANNED_MAX: usize = 4_096;
 /// What a remembered change takes beside its key, about: its places in both collections.
 const CHANGE_BYTES: usize = 96;
 
-/// Recent commits by key. Invariant: every change above `floor` is in both `last` and `changes`.
+/// What a commit changed.
+#[derive(Debug)]
+enum Change {
+    Key(Bytes),
+    /// `[start, end)`; `None` = no upper bound.
+    Range(Bytes, Option<Bytes>),
+}
+
+/// Recent commits by key and range. Invariant: every change above `floor` is in `changes`, and in `last` or `cleared`.
 #[derive(Debug)]
 pub(crate) struct RecentCommits {
     last: BTreeMap<Bytes, Lsn>,
-    changes: VecDeque<(Lsn, Bytes)>,
+    cleared: ClearedRanges,
+    changes: VecDeque<(Lsn, Change)>,
     floor: Lsn,
     /// Of `changes`, keys included.
     bytes: usize,
@@ -35,6 +45,7 @@ impl RecentCommits {
     pub(crate) fn new(floor: Lsn, keys_max: usize, bytes_max: usize) -> RecentCommits {
         RecentCommits {
             last: BTreeMap::new(),
+            cleared: ClearedRanges::default(),
             changes: VecDeque::new(),
             floor,
             bytes: 0,
@@ -61,7 +72,7 @@ impl RecentCommits {
         if self
             .changes
             .back()
-            .is_none_or(|&(newest, _)| newest <= read_point)
+            .is_none_or(|(newest, _)| *newest <= read_point)
         {
             return Ok(());
         }
@@ -80,9 +91,19 @@ impl RecentCommits {
     /// The commit at `cpl` changed `key`. Beyond the bounds the oldest changes are forgotten, also when a read point that is in
     /// use needs them: it is too old then, and its transaction may begin again.
     pub(crate) fn changed(&mut self, key: Bytes, cpl: Lsn) {
-        self.bytes += key.len() + CHANGE_BYTES;
         self.last.insert(key.clone(), cpl);
-        self.changes.push_back((cpl, key));
+        self.remember(cpl, Change::Key(key));
+    }
+
+    /// The commit at `cpl` cleared `[start, end)`; `None` = no upper bound. As [`RecentCommits::changed`].
+    pub(crate) fn range_cleared(&mut self, start: Bytes, end: Option<Bytes>, cpl: Lsn) {
+        self.cleared.clear(start.clone(), end.clone(), cpl);
+        self.remember(cpl, Change::Range(start, end));
+    }
+
+    fn remember(&mut self, cpl: Lsn, change: Change) {
+        self.bytes += change.bytes();
+        self.changes.push_back((cpl, change));
         while self.changes.len() > self.keys_max || self.bytes > self.bytes_max {
             self.forget_oldest();
         }
@@ -93,45 +114,70 @@ impl RecentCommits {
         while self
             .changes
             .front()
-            .is_some_and(|&(lsn, _)| lsn <= read_point_min)
+            .is_some_and(|(lsn, _)| *lsn <= read_point_min)
         {
             self.forget_oldest();
         }
     }
 
+    /// What the changes remembered take, bytes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Read points below it are too old.
+    pub(crate) fn floor(&self) -> Lsn {
+        self.floor
+    }
+
     /// How many changes are remembered.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.changes.len()
     }
 
     fn forget_oldest(&mut self) {
-        let Some((lsn, key)) = self.changes.pop_front() else {
+        let Some((lsn, change)) = self.changes.pop_front() else {
             return;
         };
-        self.bytes -= key.len() + CHANGE_BYTES;
-        if self.last.get(&key) == Some(&lsn) {
-            self.last.remove(&key);
-        }
+        self.bytes -= change.bytes();
         self.floor = self.floor.max(lsn);
+        match change {
+            Change::Key(key) => {
+                if self.last.get(&key) == Some(&lsn) {
+                    self.last.remove(&key);
+                }
+            }
+            Change::Range(..) => self.cleared.forget(lsn),
+        }
     }
 
     fn changed_key(&self, keys: &[Bytes], read_point: Lsn) -> Option<Lsn> {
-        keys.iter()
-            .filter_map(|key| self.last.get(key))
-            .copied()
-            .find(|&lsn| lsn > read_point)
+        let last = |key: &Bytes| {
+            let put = self.last.get(key).copied();
+            put.into_iter().chain(self.cleared.last_at(key)).max()
+        };
+        keys.iter().filter_map(last).find(|&lsn| lsn > read_point)
     }
 
     fn changed_range(&self, ranges: &[ReadRange], read_point: Lsn) -> Option<Lsn> {
         if ranges.is_empty() || planted(Mutant::RangesNotValidated) {
             return None;
         }
-        let start = self.changes.partition_point(|&(lsn, _)| lsn <= read_point);
+        let mut read = ranges.iter().filter(|range| !range.is_empty());
+        let cleared = read.find_map(|range| self.cleared.last_within(range.bounds(), read_point));
+        if cleared.is_some() {
+            return cleared;
+        }
+        let start = self.changes.partition_point(|(lsn, _)| *lsn <= read_point);
         if self.changes.len() - start <= CHANGES_SCANNED_MAX {
             let mut since = self.changes.range(start..);
-            let hit = since.find(|(_, key)| ranges.iter().any(|range| range.contains(key)));
-            return hit.map(|&(lsn, _)| lsn);
+            let is_read = |change: &Change| match change {
+                Change::Key(key) => ranges.iter().any(|range| range.contains(key)),
+                Change::Range(..) => false,
+            };
+            return since
+                .find(|(_, change)| is_read(change))
+                .map(|(lsn, _)| *lsn);
         }
         ranges
             .iter()
@@ -141,6 +187,17 @@ impl RecentCommits {
                 keys.find(|&(_, &lsn)| lsn > read_point)
                     .map(|(_, &lsn)| lsn)
             })
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        CHANGE_BYTES
+            + match self {
+                Change::Key(key) => key.len(),
+                // Each bound stands in the steps of the cleared ranges too.
+                Change::Range(start, end) => 2 * start.len() + end.as_ref().map_or(0, |end| 2 * end.len()),
+            }
     }
 }
 

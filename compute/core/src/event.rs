@@ -1,11 +1,14 @@
 //! What happens to the writer and what it does.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::wire::Message;
-use sixfold_log_format::{Lsn, NodeId, PageId, SegmentId, VolumeEpoch};
+use sixfold_log_format::{Lsn, NodeId, Page, PageId, SegmentId, VolumeEpoch};
+
+use crate::watch::{LogAnswer, LogError, LogWant};
+use crate::write_set::{Token, WriteSet};
 
 /// The caller's name for a commit; answered once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,18 +37,6 @@ pub struct ReadRange {
     pub end_included: bool,
 }
 
-/// What a transaction wrote, last write of each key. `None` deletes.
-pub type WriteSet = BTreeMap<Bytes, Option<WriteValue>>;
-
-/// A value to be put.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteValue {
-    /// The bytes.
-    pub bytes: Bytes,
-    /// Wall-clock milliseconds after which it is expired.
-    pub deadline_ms: Option<u64>,
-}
-
 /// A transaction that wants to commit.
 #[derive(Debug, Clone, Default)]
 pub struct CommitRequest {
@@ -55,8 +46,13 @@ pub struct CommitRequest {
     pub read_keys: Vec<Bytes>,
     /// The consumed parts of ranges that it read.
     pub read_ranges: Vec<ReadRange>,
-    /// What it writes; empty = read-only, which is answered at once.
+    /// What it writes; empty and without a token = read-only, which is answered at once.
     pub writes: WriteSet,
+    /// Recognizes a second try (T3). One with a token and without writes closes the token: an earlier try that is still on
+    /// its way finds it, and is not applied.
+    pub token: Option<Token>,
+    /// The earliest deadline among what it has read: a conflict when the clock has reached it at the commit's place (T5).
+    pub earliest_deadline_ms: Option<u64>,
     /// Refused as unavailable when it cannot be admitted by then; a commit that has LSNs and no quorum by then ends as unknown.
     pub deadline: Duration,
 }
@@ -108,6 +104,22 @@ pub enum CommitError {
         /// Its epoch.
         volume_epoch: VolumeEpoch,
     },
+    /// Its token is older than what is remembered of tokens (T3). Nothing was written by this try, and never will be; an
+    /// earlier one may have been committed.
+    #[error("a token born at LSN {birth} is too old, the token horizon is {horizon}")]
+    TokenTooOld {
+        /// When it was drawn.
+        birth: Lsn,
+        /// The oldest birth of which commits are remembered.
+        horizon: Lsn,
+    },
+    /// It cannot be done to what is there: a number where there is none, an overflow, a key out of bounds (T6). Nothing was
+    /// written.
+    #[error("invalid: {reason}")]
+    Invalid {
+        /// Why.
+        reason: String,
+    },
     /// The volume is full.
     #[error("the volume is full")]
     Full,
@@ -156,6 +168,41 @@ pub enum FetchError {
     },
 }
 
+/// Why an LSN could not be rounded down to a consistency point (R29).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RoundError {
+    /// It lies above VDL.
+    #[error("LSN {lsn} is above VDL {vdl}")]
+    AboveVdl {
+        /// The LSN.
+        lsn: Lsn,
+        /// Published VDL.
+        vdl: Lsn,
+    },
+    /// No segment told by the deadline.
+    #[error("what ends at LSN {lsn} cannot be told: {reason}")]
+    Unavailable {
+        /// The LSN.
+        lsn: Lsn,
+        /// What was tried last.
+        reason: String,
+    },
+    /// The log there was collected.
+    #[error("LSN {lsn} is forgotten, oldest is {oldest}")]
+    Forgotten {
+        /// The LSN.
+        lsn: Lsn,
+        /// The oldest that may still be readable.
+        oldest: Lsn,
+    },
+    /// Another writer holds the volume.
+    #[error("fenced by another writer at epoch {volume_epoch}")]
+    Fenced {
+        /// Its epoch.
+        volume_epoch: VolumeEpoch,
+    },
+}
+
 /// How the writer stands to a segment, for status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
@@ -182,6 +229,22 @@ pub struct WriterStats {
     pub vdl: Lsn,
     /// Lowest announced read point.
     pub read_point_min: Lsn,
+    /// About how long ago VDL passed the lowest announced read point.
+    pub read_point_age: Duration,
+    /// Announced read points.
+    pub read_points: usize,
+    /// Records between the lowest announced read point and VDL: what storage keeps for it.
+    pub held_records: u64,
+    /// Older versions in the page cache, bytes; kept for announced read points.
+    pub held_cache_bytes: usize,
+    /// Keys and ranges remembered for validation.
+    pub conflict_entries: usize,
+    /// What they take, bytes.
+    pub conflict_bytes: usize,
+    /// Read points below this one are too old to be validated.
+    pub conflict_floor: Lsn,
+    /// MTRs of the writer's own: clock, expiry, old tokens, dropped pages.
+    pub chores: u64,
     /// Commits answered.
     pub commits: u64,
     /// Conflicts.
@@ -212,13 +275,22 @@ pub enum WriterEvent {
         /// The transaction.
         request: CommitRequest,
     },
-    /// A reader misses a page at a read point.
+    /// A reader misses pages at a read point.
     Fetch {
         /// Comes back in [`WriterAction::Fetched`].
         ticket: FetchTicket,
-        /// The page.
-        page: PageId,
+        /// The pages, each once.
+        pages: Vec<PageId>,
         /// The read point.
+        lsn: Lsn,
+        /// When to give up.
+        deadline: Duration,
+    },
+    /// Somebody wants to read at a past LSN: which is the consistency point at or below it (R29)?
+    RoundDown {
+        /// Comes back in [`WriterAction::Rounded`].
+        ticket: FetchTicket,
+        /// The LSN.
         lsn: Lsn,
         /// When to give up.
         deadline: Duration,
@@ -228,6 +300,15 @@ pub enum WriterEvent {
     WantLease {
         /// Comes back in [`WriterAction::Leased`].
         ticket: FetchTicket,
+        /// When to give up.
+        deadline: Duration,
+    },
+    /// A watcher needs a part of the log.
+    ReadLog {
+        /// Comes back in [`WriterAction::LogRead`].
+        ticket: FetchTicket,
+        /// Which part.
+        want: LogWant,
         /// When to give up.
         deadline: Duration,
     },
@@ -250,7 +331,7 @@ pub enum WriterEvent {
         /// Which life.
         attach: AttachKey,
     },
-    /// A page request was answered, or failed (`None`).
+    /// A request to a segment was answered, or failed (`None`).
     Answered {
         /// Which.
         fetch: FetchKey,
@@ -296,13 +377,13 @@ pub enum WriterAction {
         /// `Append` or `Heartbeat`.
         message: Message,
     },
-    /// Ask a segment for pages on a stream of its own.
+    /// Ask a segment on a stream of its own; its first answer counts.
     Ask {
         /// Comes back in [`WriterEvent::Answered`].
         fetch: FetchKey,
         /// The node.
         node: NodeId,
-        /// `ReadPages`.
+        /// `ReadPages` or `ReadLog`.
         message: Message,
     },
     /// A commit ended.
@@ -312,13 +393,27 @@ pub enum WriterAction {
         /// Its commit LSN, or why not. A read-only transaction gets its read point.
         result: Result<Lsn, CommitError>,
     },
-    /// A page is in the cache now (ask the view again), or cannot be had. When the cache has no room the page itself comes along
-    /// (R30).
+    /// Pages are in the cache now (ask the view again), or one of them cannot be had. They come along, since the cache may
+    /// have no room (R30).
     Fetched {
         /// Which.
         ticket: FetchTicket,
+        /// How it went: all of them, in any order.
+        result: Result<Vec<Arc<Page>>, FetchError>,
+    },
+    /// A past LSN was rounded down to a consistency point (R29).
+    Rounded {
+        /// Which.
+        ticket: FetchTicket,
+        /// The point: a read point may be announced there.
+        result: Result<Lsn, RoundError>,
+    },
+    /// A part of the log came from a segment, or cannot be had.
+    LogRead {
+        /// Which.
+        ticket: FetchTicket,
         /// How it went.
-        result: Result<std::sync::Arc<sixfold_log_format::Page>, FetchError>,
+        result: Result<LogAnswer, LogError>,
     },
     /// The read lease is held, or was not to be had by the deadline.
     Leased {

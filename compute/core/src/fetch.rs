@@ -1,5 +1,6 @@
-//! Pages on their way from segments: one request for all who want the same page at the same read point, hedged when it is
-//! overdue, repeated until the deadline. A request that lost the race counts no more, however long its segment keeps silent.
+//! Pages on their way from segments: fetched once for all who want the same page at the same read point, the pages of one
+//! reader in one request, hedged when it is overdue, repeated until the deadline. A request of which every page came from
+//! elsewhere counts no more, however long its segment keeps silent.
 //!
 //! A fetch is registered before it is asked, and the writer tells it of every record that it mints on the page: only an
 //! arrival without such a record may become open-ended in the cache (R27).
@@ -8,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use sixfold_log_format::limits::{PAGES_ANSWER_BYTES_MAX, PAGES_REQUEST_COUNT_MAX};
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, PageAnswer, PageRequest, Pages, ReadPages, Refusal};
 use sixfold_log_format::{Lsn, Page, PageId, PgId, VolumeEpoch};
@@ -25,6 +28,8 @@ const ASKS_MAX: usize = 256;
 const WAITERS_MAX: usize = 65_536;
 /// Requests whose page came from elsewhere, of which a late answer still tells how fast the segment is.
 const LATE_MAX: usize = 256;
+/// A request for so many pages may take as long again; smaller ones tell how fast a segment is.
+const PAGES_PER_PATIENCE: usize = 8;
 /// Before the segments are asked again after all have failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,6 +42,8 @@ pub(crate) enum Waiter {
     Reader(FetchTicket),
     /// A commit that missed it.
     Commit(LineId),
+    /// What the writer does by itself.
+    Chore,
 }
 
 /// A page at a read point that is wanted.
@@ -63,7 +70,10 @@ enum Failure {
 
 #[derive(Debug)]
 struct Ask {
-    wanted: Wanted,
+    /// In the order of the request.
+    wanted: Vec<Wanted>,
+    /// How many of them somebody waits for, as far as this request is concerned.
+    waited_count: usize,
     link: LinkIndex,
     sent: Duration,
     /// When another segment is asked as well; `None` when it was.
@@ -77,11 +87,9 @@ struct Late {
     sent: Duration,
 }
 
-/// What an answer led to.
+/// What an answer led to, for one page. Nothing is said of a page that is asked for again.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Nothing yet.
-    Goes,
     /// The page is here.
     Arrived {
         page: Arc<Page>,
@@ -103,6 +111,15 @@ pub(crate) struct Segments<'a> {
     pub(crate) history_epoch: VolumeEpoch,
     /// The protection group of a page.
     pub(crate) pg_of: &'a dyn Fn(PageId) -> Option<PgId>,
+    /// Page size.
+    pub(crate) page_bytes: usize,
+}
+
+impl Segments<'_> {
+    /// Pages whose answer fits one frame.
+    fn pages_max(&self) -> usize {
+        (PAGES_ANSWER_BYTES_MAX / self.page_bytes).clamp(1, PAGES_REQUEST_COUNT_MAX)
+    }
 }
 
 /// All fetches.
@@ -163,7 +180,8 @@ impl Fetches {
         }
     }
 
-    /// Asks for what is ready.
+    /// Asks for what is ready: neighbors in the queue that are wanted at the same read point, which are one reader's, in one
+    /// request to each protection group.
     pub(crate) fn ask_ready(
         &mut self,
         now: Duration,
@@ -171,52 +189,73 @@ impl Fetches {
         actions: &mut VecDeque<WriterAction>,
     ) {
         while self.asks.len() < ASKS_MAX {
-            let Some(wanted) = self.ready.pop_front() else {
+            let Some(first) = self.ready.pop_front() else {
                 break;
             };
-            self.ask(wanted, now, segments, actions);
+            let mut run = vec![first];
+            while run.len() < segments.pages_max()
+                && let Some(next) = self.ready.pop_front_if(|next| next.1 == first.1)
+            {
+                run.push(next);
+            }
+            while let Some(&(page, _)) = run.first() {
+                let pg = (segments.pg_of)(page);
+                let group = run.extract_if(.., |(page, _)| (segments.pg_of)(*page) == pg);
+                let group = group.collect();
+                self.ask(group, now, segments, actions);
+            }
         }
     }
 
-    /// Asks the next segment for a page, or pauses when all were asked.
+    /// Asks the next segment for pages of one protection group, or pauses when all were asked.
     fn ask(
         &mut self,
-        wanted: Wanted,
+        mut group: Vec<Wanted>,
         now: Duration,
         segments: &mut Segments<'_>,
         actions: &mut VecDeque<WriterAction>,
     ) {
-        let Some(pending) = self.pending.get_mut(&wanted) else {
+        group.retain(|wanted| self.pending.contains_key(wanted));
+        let Some(&(page, _)) = group.first() else {
             return;
         };
-        let (page, lsn) = wanted;
-        let pg = (segments.pg_of)(page);
-        let may_ask = |index, link: &Link| Some(link.pg) == pg && !pending.tried.contains(&index);
-        let chosen = segments
-            .router
-            .choose(segments.links, lsn.min(pending.pg_last), may_ask);
-        let Some(link) = chosen else {
-            if pending.asks.is_empty() {
-                pending.tried.clear();
-                pending.pause_until = Some(now + PAUSE);
-                self.due.sooner(now + PAUSE);
+        let Some(link) = self.choose(&group, page, segments) else {
+            if group.len() > 1 {
+                // They were refused by different segments: each by itself.
+                for wanted in group {
+                    self.ask(vec![wanted], now, segments, actions);
+                }
+            } else {
+                self.pause(group[0], now);
             }
             return;
         };
-        self.next_key += 1;
-        let fetch = FetchKey(self.next_key);
+        let fetch = self.next_key();
+        let mut pages = Vec::with_capacity(group.len());
+        let mut rounds = 0;
+        for wanted in &group {
+            let pending = self.pending.get_mut(wanted).expect("it was looked at");
+            rounds = rounds.max(pending.asks.len());
+            pending.tried.push(link);
+            pending.asks.push(fetch);
+            pages.push(PageRequest {
+                page: wanted.0,
+                lsn: wanted.1,
+                pg_last: pending.pg_last,
+            });
+        }
         // The more segments let a page wait, the longer each next one may: it may be a page that takes long.
-        let rounds = u32::try_from(pending.asks.len()).unwrap_or(u32::MAX);
-        let patience = segments.router.overdue_after(link) * 2_u32.saturating_pow(rounds);
-        let overdue_at = now + patience;
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        let more = u32::try_from(group.len() / PAGES_PER_PATIENCE).unwrap_or(u32::MAX);
+        let patience = segments.router.overdue_after(link) * (1 + more);
+        let overdue_at = now + patience * 2_u32.saturating_pow(rounds);
         self.due.sooner(overdue_at);
-        pending.tried.push(link);
-        pending.asks.push(fetch);
-        self.asked_count += 1;
+        self.asked_count += group.len() as u64;
         self.asks.insert(
             fetch,
             Ask {
-                wanted,
+                waited_count: group.len(),
+                wanted: group,
                 link,
                 sent: now,
                 overdue_at: Some(overdue_at),
@@ -226,17 +265,47 @@ impl Fetches {
         let message = Message::ReadPages(ReadPages {
             segment: target.segment,
             history_epoch: segments.history_epoch,
-            pages: vec![PageRequest {
-                page,
-                lsn,
-                pg_last: pending.pg_last,
-            }],
+            pages,
         });
         actions.push_back(WriterAction::Ask {
             fetch,
             node: target.node,
             message,
         });
+    }
+
+    /// A segment that covers all of the group and was asked for none of it.
+    fn choose(
+        &self,
+        group: &[Wanted],
+        page: PageId,
+        segments: &mut Segments<'_>,
+    ) -> Option<LinkIndex> {
+        let pg = (segments.pg_of)(page);
+        let pendings = || group.iter().map(|wanted| &self.pending[wanted]);
+        let may_ask = |index, link: &Link| {
+            Some(link.pg) == pg && pendings().all(|pending| !pending.tried.contains(&index))
+        };
+        let needed = group.iter().zip(pendings());
+        let scl_needed = needed.map(|(&(_, lsn), pending)| lsn.min(pending.pg_last));
+        let scl_needed = scl_needed.max()?;
+        segments.router.choose(segments.links, scl_needed, may_ask)
+    }
+
+    /// Every segment was asked for it: once more, after a while.
+    fn pause(&mut self, wanted: Wanted, now: Duration) {
+        let pending = self.pending.get_mut(&wanted).expect("it was looked at");
+        if pending.asks.is_empty() {
+            pending.tried.clear();
+            pending.pause_until = Some(now + PAUSE);
+            self.due.sooner(now + PAUSE);
+        }
+    }
+
+    /// A name for a request to a segment.
+    pub(crate) fn next_key(&mut self) -> FetchKey {
+        self.next_key += 1;
+        FetchKey(self.next_key)
     }
 
     /// A request was answered, or failed (`None`). `contradicts`: whether a page at a read point cannot be, as far as the
@@ -249,46 +318,70 @@ impl Fetches {
         page_bytes: usize,
         contradicts: impl Fn(&Page, Lsn) -> bool,
         router: &mut Router,
-    ) -> Outcome {
+    ) -> Vec<Outcome> {
         let Some(ask) = self.asks.remove(&fetch) else {
             self.answered_late(fetch, answer.is_some(), now, router);
-            return Outcome::Goes;
+            return Vec::new();
         };
-        let pending = self.pending.get_mut(&ask.wanted);
-        let pending = pending.expect("a request that counts has somebody who waits");
-        pending.asks.retain(|&other| other != fetch);
-        let (id, lsn) = ask.wanted;
-        let failure = match read_answer(answer, id, lsn, page_bytes) {
-            Ok(page) if contradicts(&page, lsn) => Failure::Corrupt(format!(
-                "page LSN {} at read point {lsn} contradicts what the writer knows",
-                page.lsn()
-            )),
-            Ok(page) => {
-                router.answered(ask.link, now.saturating_sub(ask.sent));
-                let open = pending.open;
-                let waiters = self.finish(ask.wanted);
-                return Outcome::Arrived {
-                    page: Arc::new(page),
-                    lsn,
-                    open,
-                    waiters,
-                };
+        let count = ask.wanted.len();
+        let mut outcomes = Vec::with_capacity(count);
+        let mut came = false;
+        let answers = split_answer(answer, count);
+        for (wanted, answer) in ask.wanted.into_iter().zip(answers) {
+            let asks = self.pending.get_mut(&wanted).map(|pending| &mut pending.asks);
+            let Some((asks, at)) = asks.and_then(|asks| {
+                let at = asks.iter().position(|&other| other == fetch)?;
+                Some((asks, at))
+            }) else {
+                continue;
+            };
+            asks.swap_remove(at);
+            let is_last = asks.is_empty();
+            let (id, lsn) = wanted;
+            let page = answer.and_then(|bytes| read_page(&bytes, id, lsn, page_bytes));
+            match page {
+                Ok(page) if !contradicts(&page, lsn) => {
+                    came = true;
+                    let open = self.pending[&wanted].open;
+                    outcomes.push(Outcome::Arrived {
+                        page: Arc::new(page),
+                        lsn,
+                        open,
+                        waiters: self.finish(wanted),
+                    });
+                }
+                Err(Refused::Forgotten(oldest)) => {
+                    came = true;
+                    outcomes.push(Outcome::Failed {
+                        error: FetchError::Forgotten { lsn, oldest },
+                        waiters: self.finish(wanted),
+                    });
+                }
+                page => {
+                    let failure = match page {
+                        Err(Refused::Other(failure)) => failure,
+                        Err(Refused::Forgotten(_)) => unreachable!("taken above"),
+                        Ok(page) => Failure::Corrupt(format!(
+                            "page LSN {} at read point {lsn} contradicts what the writer knows",
+                            page.lsn()
+                        )),
+                    };
+                    let pending = self.pending.get_mut(&wanted).expect("it was looked at");
+                    pending.failure = failure;
+                    if is_last {
+                        self.ready.push_back(wanted);
+                    }
+                }
             }
-            Err(Refused::Forgotten(oldest)) => {
-                let waiters = self.finish(ask.wanted);
-                return Outcome::Failed {
-                    error: FetchError::Forgotten { lsn, oldest },
-                    waiters,
-                };
-            }
-            Err(Refused::Other(failure)) => failure,
-        };
-        router.failed(ask.link);
-        pending.failure = failure;
-        if pending.asks.is_empty() {
-            self.ready.push_back(ask.wanted);
         }
-        Outcome::Goes
+        if !came {
+            router.failed(ask.link);
+        } else if count <= PAGES_PER_PATIENCE {
+            router.answered(ask.link, now.saturating_sub(ask.sent));
+        } else {
+            router.answers(ask.link);
+        }
+        outcomes
     }
 
     /// A request was answered, or failed, whose page came from elsewhere: it still tells of the segment.
@@ -322,7 +415,7 @@ impl Fetches {
         for ask in self.asks.values_mut() {
             if ask.overdue_at.is_some_and(|at| at <= now) {
                 ask.overdue_at = None;
-                overdue.push(ask.wanted);
+                overdue.push(ask.wanted.clone());
                 // A segment that is stopped never answers: this is all that is heard of it for long.
                 segments.router.failed(ask.link);
             }
@@ -330,9 +423,9 @@ impl Fetches {
                 .into_iter()
                 .for_each(|at| self.due.sooner(at));
         }
-        for wanted in overdue {
+        for group in overdue {
             let asked = self.asked_count;
-            self.ask(wanted, now, segments, actions);
+            self.ask(group, now, segments, actions);
             self.hedged_count += self.asked_count - asked;
         }
         for (&wanted, pending) in &mut self.pending {
@@ -419,19 +512,28 @@ impl Fetches {
         self.due
     }
 
-    /// Requests sent, and how many of them were hedges.
+    /// Pages asked for, and how many of them as hedges.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.asked_count, self.hedged_count)
     }
 }
 
-/// Nobody waits for this request any more: it makes room among those that count.
+/// Nobody waits any more for one of this request's pages. One for which nobody waits at all makes room among those that
+/// count.
 fn set_aside(
     fetch: FetchKey,
     asks: &mut BTreeMap<FetchKey, Ask>,
     late: &mut BTreeMap<FetchKey, Late>,
 ) {
-    let Ask { link, sent, .. } = asks.remove(&fetch).expect("a request that counts");
+    // The request that was just answered is gone already.
+    let Some(ask) = asks.get_mut(&fetch) else {
+        return;
+    };
+    ask.waited_count -= 1;
+    if ask.waited_count > 0 {
+        return;
+    }
+    let Ask { link, sent, .. } = asks.remove(&fetch).expect("it was just there");
     late.insert(fetch, Late { link, sent });
     if late.len() > LATE_MAX {
         late.pop_first();
@@ -456,34 +558,40 @@ impl Failure {
     }
 }
 
+#[derive(Clone)]
 enum Refused {
     Forgotten(Lsn),
     Other(Failure),
 }
 
-/// The page of an answer, verified: checksum, structure, id, and not newer than the read point.
-fn read_answer(
-    answer: Option<Message>,
-    id: PageId,
-    lsn: Lsn,
-    page_bytes: usize,
-) -> Result<Page, Refused> {
+/// The answer for each of `count` pages.
+fn split_answer(answer: Option<Message>, count: usize) -> Vec<Result<Bytes, Refused>> {
     let refused = |reason: String| Refused::Other(Failure::Refused(reason));
-    let bytes = match answer {
-        None => return Err(refused("no answer".to_owned())),
-        Some(Message::Refused(refusal)) => return Err(refused(format!("{refusal:?}"))),
-        Some(Message::Pages(Pages { pages })) => match <[PageAnswer; 1]>::try_from(pages) {
-            Ok([PageAnswer::Page(bytes)]) => bytes,
-            Ok([PageAnswer::Refused(Refusal::Forgotten { horizon })]) => {
-                return Err(Refused::Forgotten(horizon));
-            }
-            Ok([PageAnswer::Refused(refusal)]) => return Err(refused(format!("{refusal:?}"))),
-            Err(pages) => return Err(refused(format!("{} pages, 1 asked for", pages.len()))),
-        },
-        Some(_) => return Err(refused("an answer of another kind".to_owned())),
+    let failed = match answer {
+        None => refused("no answer".to_owned()),
+        Some(Message::Refused(refusal)) => refused(format!("{refusal:?}")),
+        Some(Message::Pages(Pages { pages })) if pages.len() == count => {
+            let one = |answer| match answer {
+                PageAnswer::Page(bytes) => Ok(bytes),
+                PageAnswer::Refused(Refusal::Forgotten { horizon }) => {
+                    Err(Refused::Forgotten(horizon))
+                }
+                PageAnswer::Refused(refusal) => Err(refused(format!("{refusal:?}"))),
+            };
+            return pages.into_iter().map(one).collect();
+        }
+        Some(Message::Pages(Pages { pages })) => {
+            refused(format!("{} pages, {count} asked for", pages.len()))
+        }
+        Some(_) => refused("an answer of another kind".to_owned()),
     };
+    vec![Err(failed); count]
+}
+
+/// The page of an answer, verified: checksum, structure, id, and not newer than the read point.
+fn read_page(bytes: &[u8], id: PageId, lsn: Lsn, page_bytes: usize) -> Result<Page, Refused> {
     let corrupt = |reason: String| Refused::Other(Failure::Corrupt(reason));
-    let page = Page::decode(&bytes, id, page_bytes).map_err(|error| corrupt(error.to_string()))?;
+    let page = Page::decode(bytes, id, page_bytes).map_err(|error| corrupt(error.to_string()))?;
     if page.lsn() > lsn {
         return Err(corrupt(format!(
             "page LSN {} is above the read point {lsn}",

@@ -17,12 +17,17 @@ pub mod page_cache;
 mod read_points;
 
 pub mod event;
+pub mod write_set;
 pub mod writer;
 
 mod due;
 
 mod admission;
 mod clock;
+pub mod rows;
+mod tokens;
+
+mod cleared;
 mod commit;
 mod conflict;
 mod tip;
@@ -37,7 +42,13 @@ mod durability;
 mod heartbeat;
 
 mod fetch;
+mod rounding;
 mod router;
+
+pub mod watch;
+
+mod ages;
+mod chores;
 
 #[cfg(test)]
 mod conflict_tests;
@@ -50,8 +61,15 @@ mod read_points_tests;
 
 pub use event::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
-    ReadRange, Relation, WriteSet, WriteValue, WriterAction, WriterEvent, WriterStats,
-    stream_bytes,
+    ReadRange, Relation, RoundError, WriterAction, WriterEvent, WriterStats, stream_bytes,
 };
 pub use shared::{PageView, ReadPoint, Shared};
+pub use sixfold_kv::modify::{Modify, ModifyError};
+pub use write_set::{KeyWrite, Token, WriteSet, WriteValue};
+pub use watch::cursor::Watcher;
+pub use watch::ring::{WatchSeat, WatchShared};
+pub use watch::{
+    Change, ChangeValue, CommitChanges, LogAnswer, LogError, LogWant, WatchError, WatchRange,
+    WatchStep,
+};
 pub use writer::{WriterBounds, WriterCore};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Ack, Message};
 use sixfold_log_format::{Lsn, Member, NodeId, PgId, SegmentId};
 
@@ -100,7 +101,7 @@ impl Link {
 
     /// The SCL that counts for PGCL: one below what it said before is damage (R12).
     pub(crate) fn counted_scl(&self) -> Lsn {
-        if self.scl < self.scl_max {
+        if self.scl < self.scl_max && !planted(Mutant::FallenSclCounted) {
             Lsn::NONE
         } else {
             self.scl

@@ -369,6 +369,11 @@ impl CacheKeeper {
         self.above_count * self.page_bytes
     }
 
+    /// Bytes of older versions that are kept, at most: pages whose newest version began lately, each counted for every seal.
+    pub(crate) fn closed_bytes(&self) -> usize {
+        self.closed.len() * self.page_bytes
+    }
+
     /// Bytes of versions at or below VDL.
     #[cfg(test)]
     pub(crate) fn charged_bytes(&self) -> usize {

@@ -90,6 +90,11 @@ impl Router {
         };
     }
 
+    /// A read was answered of which the time tells little.
+    pub(crate) fn answers(&mut self, link: LinkIndex) {
+        self.latencies[link].penalty = Duration::ZERO;
+    }
+
     /// A read failed, was refused, or is overdue.
     pub(crate) fn failed(&mut self, link: LinkIndex) {
         let latency = &mut self.latencies[link];

@@ -12,6 +12,7 @@ use sixfold_log_format::{Lsn, Page, PageId};
 
 use crate::page_cache::PageCache;
 use crate::read_points::{Place, ReadPoints};
+use crate::watch::ring::WatchShared;
 
 /// How often VDL is read again before a read point is taken as it is.
 const ANNOUNCE_TRIES: usize = 8;
@@ -24,6 +25,7 @@ pub struct Shared {
     lease_until: AtomicU64,
     reads_served: AtomicBool,
     read_points: ReadPoints,
+    watch: std::sync::OnceLock<Arc<WatchShared>>,
     pub(crate) cache: PageCache,
 }
 
@@ -50,8 +52,20 @@ impl Shared {
             lease_until: AtomicU64::new(0),
             reads_served: AtomicBool::new(false),
             read_points: ReadPoints::new(),
+            watch: std::sync::OnceLock::new(),
             cache: PageCache::new(),
         }
+    }
+
+    /// The writer says what its watchers share; once.
+    pub(crate) fn set_watch(&self, watch: Arc<WatchShared>) {
+        let before = self.watch.set(watch);
+        assert!(before.is_ok(), "a writer has one ring for its watchers");
+    }
+
+    /// What watchers share.
+    pub fn watch(&self) -> &Arc<WatchShared> {
+        self.watch.get().expect("the writer set it when it began")
     }
 
     /// Published VDL.

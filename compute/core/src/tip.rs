@@ -37,9 +37,13 @@ impl Tip {
             let page = if record.op.starts_chain() {
                 Arc::new(Page::new(record.page, page_bytes))
             } else {
-                cache
-                    .newest(record.page)
-                    .expect("a planned page is at hand")
+                let page = cache.newest(record.page);
+                page.unwrap_or_else(|| {
+                    panic!(
+                        "page {} of a planned record is not at hand: {:?}",
+                        record.page, record.op
+                    )
+                })
             };
             TipPage {
                 page,

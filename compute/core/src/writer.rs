@@ -3,33 +3,43 @@
 //! `writer/commits.rs` takes a commit from the line to the open batches, `writer/ships.rs` takes batches to the segments and
 //! acks back to answers, `writer/reads.rs` serves misses and leases. The steps themselves are types of their own.
 
+mod chores;
 mod commits;
 mod reads;
+mod rounds;
 mod ships;
+mod watches;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sixfold_log_format::{Lsn, Manifest, PgEntry, PgId, VolumeEpoch};
 use sixfold_recovery::machine::Opened;
 
+use self::reads::Reader;
 use crate::admission::{Admission, Line};
+use crate::ages::Ages;
 use crate::boxcar::Boxcar;
+use crate::chores::Chores;
 use crate::clock::WallClock;
 use crate::commit_queue::CommitQueue;
 use crate::conflict::RecentCommits;
 use crate::due::Due;
 use crate::durability::Durability;
-use crate::event::{WriterAction, WriterEvent, WriterStats};
+use crate::event::{FetchTicket, WriterAction, WriterEvent, WriterStats};
 use crate::fetch::Fetches;
 use crate::heartbeat::LeaseKeeper;
 use crate::page_cache::CacheKeeper;
 use crate::retained::RetainedBatches;
+use crate::rounding::{RecentPoints, Rounding};
 use crate::router::Router;
 use crate::shared::Shared;
 use crate::shipper::Shipper;
 use crate::tip::Tip;
+use crate::tokens::TokenHorizon;
+use crate::watch::reads::{LogReads, is_log_read};
+use crate::watch::ring::{WatchShared, WatchTail};
 
 /// Bounds and settings of a writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +56,12 @@ pub struct WriterBounds {
     pub waiting_commits_max: usize,
     /// Keys remembered for validation.
     pub remembered_keys_max: usize,
+    /// Redo kept in memory for all watchers together, bytes; who is behind it reads the log. 0 = none.
+    pub watch_bytes_max: usize,
     /// Length of a read lease.
     pub lease: Duration,
+    /// For how long commits with a token are remembered, at least (T3).
+    pub token_retention: Duration,
 }
 
 /// Bytes of commits that wait for admission, of all together; beyond, they are refused as unavailable.
@@ -83,6 +97,7 @@ struct Counters {
     batches: u64,
     redo_bytes: u64,
     user_bytes: u64,
+    chores: u64,
 }
 
 /// The writer without I/O.
@@ -116,14 +131,26 @@ pub struct WriterCore {
     writable: bool,
 
     durability: Durability,
+    vdl_moved_at: Duration,
     queue: CommitQueue,
 
     shared: Arc<Shared>,
     cache: CacheKeeper,
     read_point_min: Lsn,
     fetches: Fetches,
+    readers: BTreeMap<FetchTicket, Reader>,
     router: Router,
     lease: LeaseKeeper,
+    ages: Ages,
+
+    points: RecentPoints,
+    rounding: Rounding,
+
+    token_horizon: TokenHorizon,
+    chores: Chores,
+
+    watch: WatchTail,
+    log_reads: LogReads,
 
     actions: VecDeque<WriterAction>,
     counters: Counters,
@@ -157,6 +184,14 @@ impl WriterCore {
             .map(group)
             .collect();
         let shared = Arc::new(Shared::new(base));
+        let watch = Arc::new(WatchShared::new(
+            opened.manifest.volume,
+            opened.history.clone(),
+            pg_last.iter().map(|&(pg, _)| pg).collect(),
+            base,
+            bounds.watch_bytes_max,
+        ));
+        shared.set_watch(Arc::clone(&watch));
         let parameters = &opened.manifest.parameters;
         let page_bytes = usize::try_from(parameters.page_bytes).expect("a page fits in memory");
         let shipper = Shipper::new(&opened, bounds.stream_bytes_max, now);
@@ -185,12 +220,21 @@ impl WriterCore {
             shipper,
             writable: false,
             durability: Durability::new(base, &pg_last),
+            vdl_moved_at: now,
             queue: CommitQueue::default(),
             cache: CacheKeeper::new(Arc::clone(&shared), page_bytes, bounds.cache_bytes_max),
             shared,
             read_point_min: base,
             fetches: Fetches::default(),
+            readers: BTreeMap::new(),
             lease: LeaseKeeper::new(bounds.lease, now),
+            watch: WatchTail::new(watch),
+            log_reads: LogReads::default(),
+            ages: Ages::new(now, base),
+            points: RecentPoints::new(base),
+            rounding: Rounding::new(opened.manifest.volume, opened.history),
+            token_horizon: TokenHorizon::default(),
+            chores: Chores::new(now),
             bounds,
             manifest: opened.manifest,
             actions: VecDeque::new(),
@@ -220,17 +264,35 @@ impl WriterCore {
             WriterEvent::Commit { ticket, request } => self.commit(ticket, request),
             WriterEvent::Fetch {
                 ticket,
-                page,
+                pages,
                 lsn,
                 deadline,
             } => {
-                self.fetch(ticket, page, lsn, deadline);
+                self.fetch(ticket, &pages, lsn, deadline);
             }
+            WriterEvent::RoundDown {
+                ticket,
+                lsn,
+                deadline,
+            } => self.round_down(ticket, lsn, deadline),
+            WriterEvent::ReadLog {
+                ticket,
+                want,
+                deadline,
+            } => self.read_log(ticket, want, deadline),
             WriterEvent::WantLease { ticket, deadline } => self.want_lease(ticket, deadline),
             WriterEvent::Attached { attach, message } => self.attached(attach, &message),
             WriterEvent::Arrived { attach, message } => self.arrived(attach, &message),
             WriterEvent::Lost { attach } => self.lost(attach),
-            WriterEvent::Answered { fetch, answer } => self.page_answered(fetch, answer),
+            WriterEvent::Answered { fetch, answer } => {
+                if is_log_read(fetch) {
+                    self.log_read_answered(fetch, answer);
+                } else if self.rounding.owns(fetch) {
+                    self.log_answered(fetch, answer);
+                } else {
+                    self.page_answered(fetch, answer);
+                }
+            }
             WriterEvent::Drained { attach, bytes } => self.stream_drained(attach, bytes),
             WriterEvent::Timeout => {}
             WriterEvent::Close => self.closing = true,
@@ -256,8 +318,11 @@ impl WriterCore {
             self.line.due(),
             self.queue.due(),
             self.fetches.due(),
+            self.log_reads.due(),
             self.lease.due(),
             self.shipper.due(),
+            self.rounding.due(),
+            self.chores_due(),
         ];
         dues.into_iter().filter_map(Due::at).min()
     }
@@ -265,11 +330,20 @@ impl WriterCore {
     /// Numbers for status and benches.
     pub fn stats(&self) -> WriterStats {
         let (fetches, hedged) = self.fetches.counts();
+        let read_point_min = self.shared.read_point_min();
         WriterStats {
             last: self.last,
             vcl: self.durability.vcl(),
             vdl: self.durability.vdl(),
-            read_point_min: self.shared.read_point_min(),
+            read_point_min,
+            read_point_age: self.ages.age(read_point_min, self.now),
+            read_points: self.shared.announced().len(),
+            held_records: self.vdl().since(read_point_min),
+            held_cache_bytes: self.cache.closed_bytes(),
+            conflict_entries: self.recent.len(),
+            conflict_bytes: self.recent.bytes(),
+            conflict_floor: self.recent.floor(),
+            chores: self.counters.chores,
             commits: self.counters.commits,
             conflicts: self.counters.conflicts,
             batches: self.counters.batches,
@@ -290,9 +364,11 @@ impl WriterCore {
     /// What is done when every event at hand was handled and every action taken.
     fn settle(&mut self) {
         if self.is_alive() {
+            self.do_chores();
             self.seal_if_due();
             self.lease_round();
             self.ask_ready();
+            self.drive_log_reads(false);
         }
         if self.closing && !self.drained && self.line.is_empty() && self.queue.is_empty() {
             self.drain();
@@ -306,6 +382,8 @@ impl WriterCore {
         }
         self.expire_commits();
         self.expire_reads();
+        self.walk_roundings();
+        self.drive_log_reads(true);
         self.attach_due();
         self.beat();
     }
@@ -314,6 +392,8 @@ impl WriterCore {
     fn drain(&mut self) {
         self.drained = true;
         self.refuse_reads(None);
+        self.refuse_log_reads(None);
+        self.refuse_roundings(None);
         self.shipper.detach_all(&mut self.actions);
         self.actions.push_back(WriterAction::Drained);
     }

@@ -1,16 +1,26 @@
 //! Range scans, a leaf at a time, so that a miss loses little and memory is bounded.
 //!
 //! Leaves are not linked to each other: a scan that comes to the end of a leaf goes on from the separator that bounds it,
-//! down from the root again. Expired cells are the caller's to leave out.
+//! down from the root again. What will be needed next is named with a miss: the leaves behind a missing one, which their
+//! parent knows, and the pages of all large values that fit the call's bounds.
 
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sixfold_log_format::Page;
+use sixfold_log_format::page::PageCell;
+use sixfold_log_format::{CellFlags, Page, PageId};
 
-use crate::lookup::{Found, found};
-use crate::source::{KvError, PageSource, child, child_slot, corrupt, fetch_meta, fetch_node};
+use crate::lookup::{Found, is_expired, root_of, value_bytes};
+use crate::overflow::{self, Reference};
+use crate::source::{KvError, MISS_PAGES_MAX, PageSource, child, child_slot, corrupt, fetch_node};
+
+/// Most leaves that one miss names.
+const READ_AHEAD_MAX: usize = 32;
+/// A leaf is read ahead for each so many items that are wanted.
+const READ_AHEAD_ITEMS: usize = 8;
+/// Room taken for items before there are any.
+const ITEMS_CAPACITY_MAX: usize = 256;
 
 /// Which way a scan goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +50,15 @@ pub struct Chunk {
 }
 
 /// The next items of a range: at most one leaf's, at most `count_max`, about `bytes_max` (at least one item when there is
-/// one and `count_max` is not 0). Reversed or empty bounds give an empty chunk without `next`.
+/// one and `count_max` is not 0). Reversed or empty bounds give an empty chunk without `next`. Expired items are left out
+/// (T5); a chunk may be empty because of them although more follow.
 ///
-/// When large values are missing in the middle of a leaf, the items before them are returned; the miss comes with the
-/// next call.
+/// Keys and values of a chunk share one buffer, of at most a leaf's size; large values have their own. When large values are
+/// missing in the middle of a leaf, the items before them are returned; the miss comes with the next call.
 ///
 /// # Errors
-/// [`KvError`]; a miss means: fetch and call again with the same bounds.
+/// [`KvError`]; a miss means: fetch and call again with the same bounds. It names leaves ahead of the scan too, as many as
+/// `count_max` and `bytes_max` make worth while.
 pub fn range_chunk(
     source: &impl PageSource,
     lower: Bound<&[u8]>,
@@ -61,9 +73,17 @@ pub fn range_chunk(
             next: None,
         });
     }
-    let meta = fetch_meta(source)?;
+    let scan = Scan {
+        source,
+        lower,
+        upper,
+        direction,
+        count_max,
+        bytes_max,
+    };
+    let (root, meta) = root_of(source)?;
     let mut place = Place {
-        page: fetch_node(source, meta.root, meta.root_level())?,
+        page: root,
         edge: None,
     };
     while place.page.level() > 0 {
@@ -71,7 +91,7 @@ pub fn range_chunk(
             Direction::Forward => first_child(&place.page, lower)?,
             Direction::Reverse => last_child(&place.page, upper)?,
         };
-        place = place.down(source, slot, direction)?;
+        place = scan.down(place, slot)?;
     }
     let leaf = &place.page;
     let slots = start_slot(leaf, lower)..end_slot(leaf, upper);
@@ -82,21 +102,9 @@ pub fn range_chunk(
     let after_leaf = if reached_bound {
         None
     } else {
-        place.beyond(lower, upper, direction)
+        scan.beyond(&place)
     };
-    let from = match direction {
-        Direction::Forward => lower,
-        Direction::Reverse => upper,
-    };
-    collect(
-        source,
-        leaf,
-        slots,
-        direction,
-        (count_max, bytes_max),
-        from,
-        after_leaf,
-    )
+    scan.collect(leaf, slots, meta.clock_ms(), after_leaf)
 }
 
 /// A page on the way down, and the separator nearest to it in the direction of the scan.
@@ -105,87 +113,225 @@ struct Place {
     edge: Option<(Arc<Page>, u16)>,
 }
 
-impl Place {
-    fn down(
-        self,
-        source: &impl PageSource,
-        slot: u16,
-        direction: Direction,
-    ) -> Result<Place, KvError> {
-        let next = child(&self.page, slot)?;
-        let page = fetch_node(source, next, self.page.level() - 1)?;
-        let edge_slot = match direction {
-            Direction::Forward => Some(slot + 1).filter(|edge| *edge < self.page.cell_count()),
+/// What one call asks for.
+struct Scan<'s, 'k, S> {
+    source: &'s S,
+    lower: Bound<&'k [u8]>,
+    upper: Bound<&'k [u8]>,
+    direction: Direction,
+    count_max: usize,
+    bytes_max: usize,
+}
+
+/// What is taken of a cell.
+struct Taken<'p> {
+    cell: PageCell<'p>,
+    /// The value, when it is not in the cell.
+    large: Option<Bytes>,
+}
+
+impl<S: PageSource> Scan<'_, '_, S> {
+    fn down(&self, place: Place, slot: u16) -> Result<Place, KvError> {
+        let Place { page, edge } = place;
+        let next = child(&page, slot)?;
+        let below = match fetch_node(self.source, next, page.level() - 1) {
+            Err(KvError::Miss(missed)) => return Err(self.ahead(&page, slot, missed)?),
+            below => below?,
+        };
+        let edge_slot = match self.direction {
+            Direction::Forward => Some(slot + 1).filter(|edge| *edge < page.cell_count()),
             Direction::Reverse => Some(slot).filter(|edge| *edge > 0),
         };
-        let edge = match edge_slot {
-            Some(edge) => Some((self.page, edge)),
-            None => self.edge,
-        };
-        Ok(Place { page, edge })
+        Ok(Place {
+            page: below,
+            edge: edge_slot.map(|edge| (page, edge)).or(edge),
+        })
+    }
+
+    /// The miss of the child in `slot`, with those behind it that the scan will come to, if they are leaves.
+    fn ahead(&self, page: &Page, slot: u16, missed: Vec<PageId>) -> Result<KvError, KvError> {
+        let mut missed = missed;
+        let wanted = (self.bytes_max / page.len_bytes())
+            .min(self.count_max / READ_AHEAD_ITEMS)
+            .min(READ_AHEAD_MAX);
+        let mut at = slot;
+        for _ in 1..wanted {
+            // The separator on the way to the next child tells whether the range goes on there.
+            let next = match self.direction {
+                Direction::Forward => Some(at + 1).filter(|next| *next < page.cell_count()),
+                Direction::Reverse => at.checked_sub(1),
+            };
+            let Some(next) = next.filter(|_| page.level() == 1) else {
+                break;
+            };
+            let edge = page.key(at.max(next));
+            let goes_on = match self.direction {
+                Direction::Forward => !is_empty(Bound::Included(edge), self.upper),
+                Direction::Reverse => !is_empty(self.lower, Bound::Excluded(edge)),
+            };
+            if !goes_on {
+                break;
+            }
+            let id = child(page, next)?;
+            if self.source.page(id).is_none() && !missed.contains(&id) {
+                missed.push(id);
+            }
+            at = next;
+        }
+        Ok(KvError::Miss(missed))
     }
 
     /// Where the scan goes on behind this leaf; `None` when the range ends with it.
-    fn beyond(
-        &self,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-        direction: Direction,
-    ) -> Option<Bound<Vec<u8>>> {
-        let (page, slot) = self.edge.as_ref()?;
+    fn beyond(&self, place: &Place) -> Option<Bound<Vec<u8>>> {
+        let (page, slot) = place.edge.as_ref()?;
         let edge = page.key(*slot);
-        match direction {
-            Direction::Forward if is_empty(Bound::Included(edge), upper) => None,
+        match self.direction {
+            Direction::Forward if is_empty(Bound::Included(edge), self.upper) => None,
             Direction::Forward => Some(Bound::Included(edge.to_vec())),
-            Direction::Reverse if is_empty(lower, Bound::Excluded(edge)) => None,
+            Direction::Reverse if is_empty(self.lower, Bound::Excluded(edge)) => None,
             Direction::Reverse => Some(Bound::Excluded(edge.to_vec())),
         }
     }
+
+    /// Takes items from `slots` of `leaf` until a limit is met.
+    fn collect(
+        &self,
+        leaf: &Page,
+        slots: Range<u16>,
+        clock_ms: u64,
+        after_leaf: Option<Bound<Vec<u8>>>,
+    ) -> Result<Chunk, KvError> {
+        let capacity = slots.len().min(self.count_max).min(ITEMS_CAPACITY_MAX);
+        let mut taken: Vec<Taken<'_>> = Vec::with_capacity(capacity);
+        let mut bytes = 0;
+        let mut passed = None;
+        let mut ended = true;
+        for index in 0..slots.end.saturating_sub(slots.start) {
+            let slot = match self.direction {
+                Direction::Forward => slots.start + index,
+                Direction::Reverse => slots.end - 1 - index,
+            };
+            let is_enough = bytes >= self.bytes_max && !taken.is_empty();
+            if taken.len() >= self.count_max || is_enough {
+                ended = false;
+                break;
+            }
+            let cell = leaf.cell(slot);
+            if !is_expired(cell.deadline_ms, clock_ms) {
+                let large = match self.large_value(leaf, &cell) {
+                    Err(KvError::Miss(missed)) => {
+                        if taken.is_empty() {
+                            let rest = (index, slots);
+                            return Err(self.large_ahead(leaf, rest, clock_ms, missed)?);
+                        }
+                        ended = false;
+                        break;
+                    }
+                    large => large?,
+                };
+                let value_bytes = large.as_ref().map_or(cell.value.len(), Bytes::len);
+                bytes += cell.key.len() + value_bytes;
+                taken.push(Taken { cell, large });
+            }
+            passed = Some(slot);
+        }
+        let next = if ended {
+            after_leaf
+        } else {
+            let from = match self.direction {
+                Direction::Forward => self.lower,
+                Direction::Reverse => self.upper,
+            };
+            let passed = passed.map(|slot| Bound::Excluded(leaf.key(slot).to_vec()));
+            Some(passed.unwrap_or_else(|| from.map(<[u8]>::to_vec)))
+        };
+        let items = items(&taken);
+        Ok(Chunk { items, next })
+    }
+
+    fn large_value(&self, leaf: &Page, cell: &PageCell<'_>) -> Result<Option<Bytes>, KvError> {
+        if !cell.flags.contains(CellFlags::OVERFLOW) {
+            return Ok(None);
+        }
+        overflow::read(self.source, &Reference::read(cell.value, leaf)?).map(Some)
+    }
+
+    /// The miss of a large value, with those of the large values behind it that fit the bounds of the call.
+    fn large_ahead(
+        &self,
+        leaf: &Page,
+        (at, slots): (u16, Range<u16>),
+        clock_ms: u64,
+        missed: Vec<PageId>,
+    ) -> Result<KvError, KvError> {
+        let mut missed = missed;
+        let mut bytes = 0;
+        let mut count = 0;
+        for index in at..slots.end - slots.start {
+            let slot = match self.direction {
+                Direction::Forward => slots.start + index,
+                Direction::Reverse => slots.end - 1 - index,
+            };
+            let cell = leaf.cell(slot);
+            if is_expired(cell.deadline_ms, clock_ms) {
+                continue;
+            }
+            let is_enough = count >= self.count_max || bytes >= self.bytes_max;
+            if is_enough || missed.len() >= MISS_PAGES_MAX {
+                break;
+            }
+            count += 1;
+            bytes += cell.key.len() + value_bytes(leaf.id(), &cell)?;
+            if !cell.flags.contains(CellFlags::OVERFLOW) {
+                continue;
+            }
+            let reference = Reference::read(cell.value, leaf)?;
+            if let Err(KvError::Miss(more)) = overflow::missing(self.source, &reference) {
+                missed.extend(more);
+            }
+        }
+        missed.truncate(MISS_PAGES_MAX);
+        missed.sort_unstable();
+        missed.dedup();
+        Ok(KvError::Miss(missed))
+    }
 }
 
-/// Takes items from `slots` of `leaf` until a limit is met.
-fn collect(
-    source: &impl PageSource,
-    leaf: &Page,
-    slots: Range<u16>,
-    direction: Direction,
-    (count_max, bytes_max): (usize, usize),
-    from: Bound<&[u8]>,
-    after_leaf: Option<Bound<Vec<u8>>>,
-) -> Result<Chunk, KvError> {
-    let mut items: Vec<Item> = Vec::with_capacity(slots.len().min(count_max));
-    let mut bytes = 0;
-    let total = slots.len();
-    for index in 0..slots.end - slots.start {
-        let slot = match direction {
-            Direction::Forward => slots.start + index,
-            Direction::Reverse => slots.end - 1 - index,
-        };
-        if items.len() >= count_max || (bytes >= bytes_max && !items.is_empty()) {
-            break;
-        }
-        let cell = leaf.cell(slot);
-        let found = match found(source, leaf.id(), &cell) {
-            Err(KvError::Miss(_)) if !items.is_empty() => break,
-            result => result?,
-        };
-        bytes += cell.key.len() + found.value.len();
-        items.push(Item {
-            key: Bytes::copy_from_slice(cell.key),
-            found,
-        });
-    }
-    let next = if items.len() == total {
-        after_leaf
-    } else {
-        let last = items.last().map(|item| Bound::Excluded(item.key.to_vec()));
-        Some(last.unwrap_or_else(|| from.map(<[u8]>::to_vec)))
+/// The items, with keys and values in one buffer.
+fn items(taken: &[Taken<'_>]) -> Vec<Item> {
+    let in_buffer = |taken: &Taken<'_>| {
+        let value = taken.large.as_ref().map_or(taken.cell.value, |_| &[]);
+        taken.cell.key.len() + value.len()
     };
-    Ok(Chunk { items, next })
+    let mut buffer = Vec::with_capacity(taken.iter().map(in_buffer).sum());
+    for Taken { cell, large } in taken {
+        buffer.extend_from_slice(cell.key);
+        if large.is_none() {
+            buffer.extend_from_slice(cell.value);
+        }
+    }
+    let buffer = Bytes::from(buffer);
+    let mut at = 0;
+    let mut part = |len_bytes: usize| {
+        at += len_bytes;
+        buffer.slice(at - len_bytes..at)
+    };
+    let item = |Taken { cell, large }: &Taken<'_>| Item {
+        key: part(cell.key.len()),
+        found: Found {
+            value: match large {
+                Some(large) => large.clone(),
+                None => part(cell.value.len()),
+            },
+            stamp: cell.stamp,
+            deadline_ms: cell.deadline_ms,
+        },
+    };
+    taken.iter().map(item).collect()
 }
 
 /// Whether no key can lie between the bounds.
-fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+pub(crate) fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
     match (lower, upper) {
         (Bound::Unbounded, Bound::Excluded(high)) => high.is_empty(),
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -198,7 +344,7 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 }
 
 /// The child in which the first key at or behind `lower` lies, if it is not at the start of the next one.
-fn first_child(page: &Page, lower: Bound<&[u8]>) -> Result<u16, KvError> {
+pub(crate) fn first_child(page: &Page, lower: Bound<&[u8]>) -> Result<u16, KvError> {
     match lower {
         Bound::Included(key) | Bound::Excluded(key) => child_slot(page, key),
         Bound::Unbounded if page.cell_count() > 0 => Ok(0),
@@ -207,7 +353,7 @@ fn first_child(page: &Page, lower: Bound<&[u8]>) -> Result<u16, KvError> {
 }
 
 /// The child in which the last key before `upper` lies, if it is not at the end of the one before.
-fn last_child(page: &Page, upper: Bound<&[u8]>) -> Result<u16, KvError> {
+pub(crate) fn last_child(page: &Page, upper: Bound<&[u8]>) -> Result<u16, KvError> {
     let end = match upper {
         Bound::Included(key) => return child_slot(page, key),
         // A separator equal to the bound begins a subtree that holds nothing below it.
@@ -219,7 +365,7 @@ fn last_child(page: &Page, upper: Bound<&[u8]>) -> Result<u16, KvError> {
 }
 
 /// The first slot of a leaf at or behind `lower`.
-fn start_slot(leaf: &Page, lower: Bound<&[u8]>) -> u16 {
+pub(crate) fn start_slot(leaf: &Page, lower: Bound<&[u8]>) -> u16 {
     match lower {
         Bound::Included(key) => leaf.find(key).unwrap_or_else(|slot| slot),
         Bound::Excluded(key) => leaf.find(key).map_or_else(|slot| slot, |slot| slot + 1),
@@ -228,7 +374,7 @@ fn start_slot(leaf: &Page, lower: Bound<&[u8]>) -> u16 {
 }
 
 /// The slot behind the last one of a leaf before `upper`.
-fn end_slot(leaf: &Page, upper: Bound<&[u8]>) -> u16 {
+pub(crate) fn end_slot(leaf: &Page, upper: Bound<&[u8]>) -> u16 {
     match upper {
         Bound::Included(key) => leaf.find(key).map_or_else(|slot| slot, |slot| slot + 1),
         Bound::Excluded(key) => leaf.find(key).unwrap_or_else(|slot| slot),

@@ -134,6 +134,40 @@ impl<'s, 'a, S: PageSource> Draft<'s, 'a, S> {
         Ok(())
     }
 
+    /// Changes a page of the tree, copying it first where that was not done. A leaf on which a record was planned without a
+    /// copy must have been copied before.
+    pub(crate) fn change(&mut self, id: PageId, level: u8, op: Op<'a>) -> Result<(), KvError> {
+        if level > 0 {
+            return self.change_inner(id, level, op);
+        }
+        if !self.leaves.contains_key(&id) {
+            let copy = Page::clone(&*self.node(id, 0)?);
+            self.leaves.insert(id, copy);
+        }
+        self.change_leaf(id, op, false)
+    }
+
+    /// The image of a page without the cells of `gone`, none of which this MTR has put, nor any other of the page.
+    pub(crate) fn image_without(
+        &self,
+        id: PageId,
+        level: u8,
+        gone: std::ops::Range<u16>,
+    ) -> Result<Op<'static>, KvError> {
+        let mut scratch = Page::clone(&*self.node(id, level)?);
+        for _ in gone.clone() {
+            let slot = gone.start;
+            let key = Cow::Borrowed(&[][..]);
+            try_op(&mut scratch, Op::Remove { slot, key }, false)?;
+        }
+        assert!(
+            scratch.cells().all(|cell| cell.stamp != THIS_COMMIT),
+            "an image has no way to say: this commit"
+        );
+        let bytes = Cow::Owned(scratch.image());
+        Ok(Op::Image { bytes })
+    }
+
     /// Formats a page that holds nothing as a page of the tree.
     pub(crate) fn format(&mut self, id: PageId, level: u8) -> Result<(), KvError> {
         let mut page = Page::new(id, self.page_bytes);

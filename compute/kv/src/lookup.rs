@@ -6,8 +6,9 @@ use bytes::Bytes;
 use sixfold_log_format::page::PageCell;
 use sixfold_log_format::{CellFlags, Lsn, Page, PageId};
 
+use crate::meta::Meta;
 use crate::overflow::{self, Reference};
-use crate::source::{KvError, PageSource, child, child_slot, fetch_meta, fetch_node};
+use crate::source::{KvError, PageSource, child, child_slot, fetch, fetch_node};
 
 /// What a lookup found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,20 +17,34 @@ pub struct Found {
     pub value: Bytes,
     /// The commit LSN that put it.
     pub stamp: Lsn,
-    /// Its deadline, if any; the caller compares it with the clock as of its read point.
+    /// Its deadline, if any: above the clock as of the source.
     pub deadline_ms: Option<u64>,
 }
 
-/// Looks a key up.
+/// Looks a key up. A cell whose deadline has passed by the clock of the meta page, as of the same source, is not there (T5).
 ///
 /// # Errors
 /// [`KvError`]; a miss means: fetch and call again.
 pub fn get(source: &impl PageSource, key: &[u8]) -> Result<Option<Found>, KvError> {
-    let leaf = leaf_for(source, key)?;
-    match leaf.find(key) {
-        Ok(slot) => found(source, leaf.id(), &leaf.cell(slot)).map(Some),
-        Err(_) => Ok(None),
+    let (root, meta) = root_of(source)?;
+    let (leaf, guess) = leaf_for(source, root, key)?;
+    let Ok(slot) = leaf.find_near(key, guess) else {
+        return Ok(None);
+    };
+    let cell = leaf.cell(slot);
+    if is_expired(cell.deadline_ms, meta.clock_ms()) {
+        return Ok(None);
     }
+    let value = if cell.flags.contains(CellFlags::OVERFLOW) {
+        overflow::read(source, &Reference::read(cell.value, &leaf)?)?
+    } else {
+        Bytes::copy_from_slice(cell.value)
+    };
+    Ok(Some(Found {
+        value,
+        stamp: cell.stamp,
+        deadline_ms: cell.deadline_ms,
+    }))
 }
 
 /// The pages on the way to `keys` that are not in memory, at most `count_max`, each once, in the order of the keys: what
@@ -48,41 +63,88 @@ pub fn missing<'k>(
         if pages.len() >= count_max {
             break;
         }
-        match leaf_for(source, key) {
+        match root_of(source).and_then(|(root, _)| leaf_for(source, root, key)) {
             // Sorted keys meet the same page in a row; unsorted ones are few or cost little.
-            Err(KvError::Miss(page)) if !pages.contains(&page) => pages.push(page),
-            Err(KvError::Miss(_)) | Ok(_) => {}
+            Err(KvError::Miss(missed)) => {
+                for page in missed {
+                    if !pages.contains(&page) {
+                        pages.push(page);
+                    }
+                }
+            }
+            Ok(_) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(pages)
 }
 
-/// The leaf that would hold `key`. Levels fall by one on each step, so that a damaged tree cannot make this loop.
-fn leaf_for(source: &impl PageSource, key: &[u8]) -> Result<Arc<Page>, KvError> {
-    let meta = fetch_meta(source)?;
-    let mut page = fetch_node(source, meta.root, meta.root_level())?;
-    while page.level() > 0 {
-        let next = child(&page, child_slot(&page, key)?)?;
-        page = fetch_node(source, next, page.level() - 1)?;
-    }
-    Ok(page)
+/// The root, and the meta page that names it.
+pub(crate) fn root_of(source: &impl PageSource) -> Result<(Arc<Page>, Arc<Page>), KvError> {
+    let page = fetch(source, PageId::META)?;
+    let meta = Meta::read(&page)?;
+    Ok((fetch_node(source, meta.root, meta.root_level())?, page))
 }
 
-/// What a cell of `leaf` holds.
-pub(crate) fn found(
+/// The leaf below `page` that would hold `key`, and about where in it. Levels fall by one on each step, so that a damaged
+/// tree cannot make this loop.
+fn leaf_for(
     source: &impl PageSource,
-    leaf: PageId,
-    cell: &PageCell<'_>,
-) -> Result<Found, KvError> {
-    let value = if cell.flags.contains(CellFlags::OVERFLOW) {
-        overflow::read(source, Reference::read(cell.value, leaf)?)?
+    page: Arc<Page>,
+    key: &[u8],
+) -> Result<(Arc<Page>, u16), KvError> {
+    let mut page = page;
+    let mut guess = 0;
+    while page.level() > 0 {
+        let slot = child_slot(&page, key)?;
+        let below = fetch_node(source, child(&page, slot)?, page.level() - 1)?;
+        if below.level() == 0 {
+            guess = guess_place(&page, slot, &below, key);
+        }
+        page = below;
+    }
+    Ok((page, guess))
+}
+
+/// About where in `leaf`, the child in `slot` of `parent`, the key would be.
+pub(crate) fn guess_place(parent: &Page, slot: u16, leaf: &Page, key: &[u8]) -> u16 {
+    let count = leaf.cell_count();
+    if slot + 1 < parent.cell_count() {
+        place_between(key, (parent.key(slot), parent.key(slot + 1)), count)
     } else {
-        Bytes::copy_from_slice(cell.value)
+        // The last child has no upper bound; what goes there often goes to its end.
+        count.saturating_sub(1)
+    }
+}
+
+/// Where `key` would be among `count` keys that lie evenly between the bounds, as it does.
+fn place_between(key: &[u8], (low, high): (&[u8], &[u8]), count: u16) -> u16 {
+    let common = low.iter().zip(high).take_while(|(a, b)| a == b).count();
+    let number = |key: &[u8]| {
+        let tail = key.get(common..).unwrap_or_default();
+        let mut number = [0; 8];
+        let len = tail.len().min(number.len());
+        number[..len].copy_from_slice(&tail[..len]);
+        u64::from_be_bytes(number)
     };
-    Ok(Found {
-        value,
-        stamp: cell.stamp,
-        deadline_ms: cell.deadline_ms,
-    })
+    let (low, high) = (number(low), number(high));
+    let width = u128::from(high.saturating_sub(low).max(1));
+    let place = u128::from(number(key).saturating_sub(low)) * u128::from(count) / width;
+    u16::try_from(place)
+        .unwrap_or(count)
+        .min(count.saturating_sub(1))
+}
+
+/// Whether a deadline has passed (T5): at its very millisecond the cell is gone.
+pub fn is_expired(deadline_ms: Option<u64>, clock_ms: u64) -> bool {
+    deadline_ms.is_some_and(|deadline_ms| deadline_ms <= clock_ms)
+}
+
+/// Bytes of the value that a cell of `leaf` stands for.
+pub(crate) fn value_bytes(leaf: PageId, cell: &PageCell<'_>) -> Result<usize, KvError> {
+    if cell.flags.contains(CellFlags::OVERFLOW) {
+        Ok(Reference::len_bytes(cell.value, leaf)? as usize)
+    } else {
+        Ok(cell.value.len())
+    }
 }

@@ -1,17 +1,19 @@
-//! The meta page: where the tree begins and which pages are free.
+//! The meta page: where the tree begins, which pages are free, and which are to be freed.
 //!
 //! Body of page [`PageId::META`], little-endian, offsets from the end of the page header:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic, `6KV1` |
-//! | 4 | 2 | version of the tree's format, 1 |
+//! | 4 | 2 | version of the tree's format, 2 |
 //! | 6 | 1 | height: levels of the tree, 1 = the root is a leaf |
 //! | 7 | 1 | 0 |
 //! | 8 | 8 | root page |
 //! | 16 | 8 | next page: the lowest page id that was never used |
-//! | 24 | 8 | first free page, 0 = none |
-//! | 32 | 8 | free pages |
+//! | 24 | 8 | last trunk of the free list, 0 = none |
+//! | 32 | 8 | free pages, trunks included |
+//! | 40 | 8 | last trunk of the dropped list, 0 = none |
+//! | 48 | 8 | entries of the dropped list |
 //!
 //! It is changed by `WriteBytes` records only (and by clock records, which leave the body alone), and only the bytes
 //! that differ cross the log.
@@ -23,12 +25,12 @@ use sixfold_log_format::{Op, Page, PageId, PageKind};
 use crate::source::{KvError, corrupt};
 
 /// Bytes of the body that are in use.
-pub const META_BYTES: usize = 40;
+pub const META_BYTES: usize = 56;
 /// Most levels that a tree can have. With at least two children a page it would hold 2^31 leaves; a taller one is damage.
 pub const HEIGHT_MAX: u8 = 32;
 
 const MAGIC: [u8; 4] = *b"6KV1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Two differing runs of bytes that lie closer than this are written as one: a record costs about as much.
 const RUN_GAP_BYTES: usize = 8;
 
@@ -41,10 +43,14 @@ pub struct Meta {
     pub root: PageId,
     /// The lowest page id that was never used.
     pub next_page: PageId,
-    /// The first free page; [`PageId::NONE`] when there is none.
+    /// The last trunk of the free list; [`PageId::NONE`] when no page is free.
     pub free_head: PageId,
-    /// How many pages are free.
+    /// How many pages are free, trunks included.
     pub free_count: u64,
+    /// The last trunk of the dropped list; [`PageId::NONE`] when nothing is dropped.
+    pub dropped_head: PageId,
+    /// How many entries the dropped list has: whether [`plan_reclaim`](crate::plan_reclaim) has work.
+    pub dropped_count: u64,
 }
 
 impl Meta {
@@ -55,6 +61,8 @@ impl Meta {
         next_page: PageId::new(3),
         free_head: PageId::NONE,
         free_count: 0,
+        dropped_head: PageId::NONE,
+        dropped_count: 0,
     };
 
     /// Reads the meta page.
@@ -78,6 +86,8 @@ impl Meta {
             next_page: PageId::new(number(body, 16)),
             free_head: PageId::new(number(body, 24)),
             free_count: number(body, 32),
+            dropped_head: PageId::new(number(body, 40)),
+            dropped_count: number(body, 48),
         };
         if !(1..=HEIGHT_MAX).contains(&meta.height) {
             return bad("height out of range");
@@ -85,13 +95,18 @@ impl Meta {
         if meta.root <= PageId::META || meta.root >= meta.next_page {
             return bad("root out of range");
         }
-        if meta.free_head >= meta.next_page || meta.free_head == PageId::META {
-            return bad("first free page out of range");
-        }
-        if (meta.free_head == PageId::NONE) != (meta.free_count == 0)
-            || meta.free_count >= meta.next_page.get()
-        {
-            return bad("wrong number of free pages");
+        let lists = [
+            (meta.free_head, meta.free_count),
+            (meta.dropped_head, meta.dropped_count),
+        ];
+        for (head, count) in lists {
+            if head >= meta.next_page || head == PageId::META {
+                return bad("a trunk out of range");
+            }
+            // Nothing is listed twice, so that a list is never longer than there are pages.
+            if (head == PageId::NONE) != (count == 0) || count >= meta.next_page.get() {
+                return bad("a list of impossible length");
+            }
         }
         Ok(meta)
     }
@@ -107,6 +122,8 @@ impl Meta {
             self.next_page.get(),
             self.free_head.get(),
             self.free_count,
+            self.dropped_head.get(),
+            self.dropped_count,
         ];
         for (field, value) in body[8..].chunks_exact_mut(8).zip(numbers) {
             field.copy_from_slice(&value.to_le_bytes());

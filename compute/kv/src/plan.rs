@@ -1,46 +1,22 @@
-//! From a transaction's writes to the records of its MTR, on private copies (T4): a miss or an error drops the plan and has
+//! From a transaction's changes to the records of its MTR, on private copies (T4): a miss or an error drops the plan and has
 //! changed nothing.
+//!
+//! Clears go first, then the writes in the order of their keys, so that a leaf that was left behind is met again only when a
+//! later one hands its range to it. What becomes of a leaf that lost cells is settled when it is left (see `merge.rs`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use sixfold_log_format::limits::{KEY_BYTES_MAX, PAGE_BYTES_MIN, VALUE_BYTES_MAX};
+use sixfold_log_format::limits::{KEY_BYTES_MAX, PAGE_BYTES_MIN};
 use sixfold_log_format::page::{CELL_OVERHEAD_BYTES, DEADLINE_BYTES, PAGE_HEADER_BYTES};
-use sixfold_log_format::{Cell, CellFlags, Op, Page, PageId, PageKind, Stamp};
+use sixfold_log_format::{Op, Page, PageId, PageKind};
 
+use crate::changes::Changes;
 use crate::draft::{Draft, Held};
+use crate::lookup::{guess_place, missing};
 use crate::meta::{HEIGHT_MAX, Meta};
-use crate::overflow::{REFERENCE_BYTES, Reference};
 use crate::source::{KvError, PageSource, child, child_slot, fetch};
 use crate::space::Space;
-
-/// One user-visible change. A transaction's writes come sorted by key, each key once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write<'a> {
-    /// Puts a value.
-    Put {
-        /// The key.
-        key: &'a [u8],
-        /// The value.
-        value: &'a [u8],
-        /// Wall-clock milliseconds after which it is expired.
-        deadline_ms: Option<u64>,
-    },
-    /// Deletes a key; nothing happens when it is absent.
-    Delete {
-        /// The key.
-        key: &'a [u8],
-    },
-}
-
-impl<'a> Write<'a> {
-    /// The key that it changes.
-    pub fn key(&self) -> &'a [u8] {
-        match self {
-            Write::Put { key, .. } | Write::Delete { key } => key,
-        }
-    }
-}
 
 /// A record without LSNs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,51 +42,62 @@ const _: () = assert!(
     PAGE_BYTES_MIN / KEY_SHARE + PAGE_BYTES_MIN / 8 + CELL_OVERHEAD_BYTES + DEADLINE_BYTES
         <= (PAGE_BYTES_MIN - PAGE_HEADER_BYTES) / 2
 );
-const _: () = assert!(REFERENCE_BYTES <= PAGE_BYTES_MIN / 8);
+
+/// Pages that a plan which misses looks ahead for.
+const MISS_AHEAD_MAX: usize = 256;
 
 /// Longest key in a volume with pages of this size, bytes: the general limit, or a quarter of a small page.
 pub fn key_bytes_max(page_bytes: usize) -> usize {
     KEY_BYTES_MAX.min(page_bytes / KEY_SHARE)
 }
 
-/// Plans the writes on the tip.
+/// Plans the changes on the tip.
 ///
-/// `pages_max` is how many pages the volume has: ids stay below it.
+/// `clock_ms` is the volume's clock at the place of this MTR, a clock record of its own included (T5). `pages_max` is how many
+/// pages the volume has: ids stay below it.
 ///
-/// A write into a leaf with room becomes one record. The number of records otherwise depends on what splits: a split moves
-/// up to half a page's cells, each by a record of its own, so the caller checks `records.len()` against its bounds before
-/// anything is minted.
+/// A write into a leaf with room becomes one record, and so does the removal of a key. A clear becomes one user-visible record
+/// on the meta page (T7), also when no key is in it, and a number of others that depends on the tree's height and not on the
+/// keys. The number of records otherwise depends on what splits: a split moves up to half a page's cells, each by a record of
+/// its own, so the caller checks `records.len()` against its bounds before anything is minted.
 ///
 /// # Errors
-/// [`KvError`].
+/// [`KvError`]. A miss names what all the changes are known to need, up to a bound.
 ///
 /// # Panics
-/// When the writes are not sorted, or a key or value is longer than the limits allow ([`key_bytes_max`]).
+/// When clears or writes are not sorted, or a key or value is longer than the limits allow ([`key_bytes_max`]).
 pub fn plan<'a>(
     tip: &impl PageSource,
-    writes: &[Write<'a>],
+    changes: &Changes<'_, 'a>,
+    clock_ms: u64,
     pages_max: u64,
 ) -> Result<Plan<'a>, KvError> {
     assert!(
-        writes.is_sorted_by(|one, other| one.key() < other.key()),
-        "writes come sorted, each key once"
+        changes.are_sorted(),
+        "changes come sorted, clears are disjoint, each key is there once"
     );
-    let page = fetch(tip, PageId::META)?;
-    let meta = Meta::read(&page)?;
-    let mut planner = Planner {
-        draft: Draft::new(tip, page.len_bytes(), writes.len()),
-        space: Space::new(meta, pages_max),
-        path: Path::new(),
-        current: None,
-        previous: None,
-    };
-    for write in writes {
-        planner.write(write)?;
+    let planned = Planner::new(tip, changes.writes.len(), clock_ms, pages_max)
+        .and_then(|planner| planner.run(changes));
+    match planned {
+        Err(KvError::Miss(first)) => Err(miss_of_all(tip, changes, first)),
+        planned => planned,
     }
-    planner.space.finish(&mut planner.draft);
-    Ok(Plan {
-        records: planner.draft.records,
-    })
+}
+
+/// What a plan misses: `first`, which it met, and what its other keys are known to need.
+fn miss_of_all(tip: &impl PageSource, changes: &Changes<'_, '_>, first: Vec<PageId>) -> KvError {
+    let ends = |(start, end): &(_, Option<_>)| [Some(*start), *end].into_iter().flatten();
+    let cleared = changes.clears.iter().flat_map(ends);
+    let written = changes.writes.iter().map(|write| write.key());
+    // Damage shows when it is planned.
+    let ahead = missing(tip, cleared.chain(written), MISS_AHEAD_MAX).unwrap_or_default();
+    let mut pages = first;
+    for page in ahead {
+        if !pages.contains(&page) {
+            pages.push(page);
+        }
+    }
+    KvError::Miss(pages)
 }
 
 /// The first MTR of a volume: meta page and an empty root leaf.
@@ -173,6 +160,11 @@ pub(crate) struct Current {
     pub(crate) id: PageId,
     /// The page on the tip, and the one record planned on it; `None` once the draft has a copy.
     shared: Option<(Arc<Page>, Option<usize>)>,
+    /// Bytes that its cells took when it was sought, and take now.
+    pub(crate) sought_bytes: usize,
+    pub(crate) used_bytes: usize,
+    /// About where the key is that it was sought for.
+    guess: u16,
 }
 
 /// Plans one MTR, write by write.
@@ -181,55 +173,97 @@ pub(crate) struct Planner<'s, 'a, S> {
     pub(crate) space: Space,
     pub(crate) path: Path,
     pub(crate) current: Option<Current>,
-    /// The leaf before it. If the current one is unlinked, its range may fall to this one.
-    previous: Option<Current>,
+    /// The leaf before it. If the current one leaves the tree, its range may fall to this one.
+    pub(crate) previous: Option<Current>,
+    /// Whether leaves come in ascending order from here on, so that copies of earlier ones may be forgotten.
+    ascending: bool,
+    /// The volume's clock.
+    pub(crate) clock_ms: u64,
 }
 
-impl<'a, S: PageSource> Planner<'_, 'a, S> {
-    fn write(&mut self, write: &Write<'a>) -> Result<(), KvError> {
-        let key = write.key();
-        assert!(
-            (1..=key_bytes_max(self.draft.page_bytes)).contains(&key.len()),
-            "a key of {} bytes",
-            key.len()
-        );
-        let leaf = self.seek(key)?;
-        match *write {
-            Write::Put {
-                key,
-                value,
-                deadline_ms,
-            } => self.put(leaf, key, value, deadline_ms),
-            Write::Delete { key } => self.delete(leaf, key),
+/// Bytes that the cells of a page take.
+pub(crate) fn used_bytes(page: &Page) -> usize {
+    Page::capacity_bytes(page.len_bytes()) - page.free_bytes()
+}
+
+impl<'s, 'a, S: PageSource> Planner<'s, 'a, S> {
+    pub(crate) fn new(
+        tip: &'s S,
+        write_count: usize,
+        clock_ms: u64,
+        pages_max: u64,
+    ) -> Result<Self, KvError> {
+        let page = fetch(tip, PageId::META)?;
+        let meta = Meta::read(&page)?;
+        Ok(Planner {
+            draft: Draft::new(tip, page.len_bytes(), write_count),
+            space: Space::new(meta, pages_max),
+            path: Path::new(),
+            current: None,
+            previous: None,
+            ascending: false,
+            clock_ms,
+        })
+    }
+
+    fn run(mut self, changes: &Changes<'_, 'a>) -> Result<Plan<'a>, KvError> {
+        for clear in changes.clears {
+            self.clear(*clear)?;
         }
+        self.ascending = true;
+        for write in changes.writes {
+            self.write(write)?;
+        }
+        self.leave()?;
+        self.finish()
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Plan<'a>, KvError> {
+        self.space.finish(&mut self.draft)?;
+        Ok(Plan {
+            records: self.draft.records,
+        })
     }
 
     /// Makes the leaf for `key` the current one, ready to be looked at.
-    fn seek(&mut self, key: &[u8]) -> Result<PageId, KvError> {
-        if let Some(current) = self.current.take() {
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<PageId, KvError> {
+        if let Some(Current { id, .. }) = self.current {
             if self.covers(key)? {
-                let id = current.id;
-                self.current = Some(current);
                 self.copy_if_pending()?;
                 return Ok(id);
             }
-            self.previous = Some(current);
+            self.leave()?;
         }
         self.path.clear();
         let (mut id, mut level) = (self.space.meta.root, self.space.meta.root_level());
+        let mut guess = 0;
         while level > 0 {
             let page = self.draft.node(id, level)?;
             let slot = child_slot(&page, key)?;
             let next = child(&page, slot)?;
+            if level == 1 {
+                guess = guess_place(&page, slot, &*self.draft.node(next, 0)?, key);
+            }
+            drop(page);
             self.path.push(id, slot);
             (id, level) = (next, level - 1);
         }
-        self.draft.forget_leaves_before(key, id);
-        let shared = match self.draft.node(id, 0)? {
+        if self.ascending {
+            self.draft.forget_leaves_before(key, id);
+        }
+        let leaf = self.draft.node(id, 0)?;
+        let used_bytes = used_bytes(&leaf);
+        let shared = match leaf {
             Held::Copy(_) => None,
             Held::Shared(page) => Some((page, None)),
         };
-        self.current = Some(Current { id, shared });
+        self.current = Some(Current {
+            id,
+            shared,
+            sought_bytes: used_bytes,
+            used_bytes,
+            guess,
+        });
         Ok(id)
     }
 
@@ -244,12 +278,12 @@ impl<'a, S: PageSource> Planner<'_, 'a, S> {
         Ok(true)
     }
 
-    fn current(&self) -> &Current {
+    pub(crate) fn current(&self) -> &Current {
         self.current.as_ref().expect("a leaf was sought")
     }
 
     /// The current leaf, to be looked at; records planned on it are in it.
-    fn leaf(&self) -> &Page {
+    pub(crate) fn leaf(&self) -> &Page {
         let current = self.current();
         match &current.shared {
             Some((page, pending)) => {
@@ -260,9 +294,18 @@ impl<'a, S: PageSource> Planner<'_, 'a, S> {
         }
     }
 
+    /// Where `key` is in the current leaf, or belongs.
+    pub(crate) fn find(&self, key: &[u8]) -> Result<u16, u16> {
+        self.leaf().find_near(key, self.current().guess)
+    }
+
     /// Copies the current leaf if a record was planned on it, so that it can be looked at again.
-    fn copy_if_pending(&mut self) -> Result<(), KvError> {
-        match &self.current().shared {
+    pub(crate) fn copy_if_pending(&mut self) -> Result<(), KvError> {
+        let shared = self
+            .current
+            .as_ref()
+            .and_then(|current| current.shared.as_ref());
+        match shared {
             Some((_, Some(_))) => self.copy_leaf(),
             _ => Ok(()),
         }
@@ -288,7 +331,16 @@ impl<'a, S: PageSource> Planner<'_, 'a, S> {
 
     /// Plans an operation on the current leaf: without a copy if it is the first one.
     pub(crate) fn change_leaf(&mut self, op: Op<'a>, user_visible: bool) -> Result<(), KvError> {
+        let gone_bytes = match &op {
+            Op::Replace { slot, .. } | Op::Remove { slot, .. } => self.leaf().cell_bytes_at(*slot),
+            _ => 0,
+        };
+        let new_bytes = match &op {
+            Op::Insert { cell, .. } | Op::Replace { cell, .. } => Page::cell_bytes(cell),
+            _ => 0,
+        };
         let current = self.current.as_mut().expect("a leaf was sought");
+        current.used_bytes = current.used_bytes + new_bytes - gone_bytes;
         match &mut current.shared {
             Some((_, pending @ None)) => {
                 *pending = Some(self.draft.push(current.id, op, user_visible));
@@ -297,88 +349,5 @@ impl<'a, S: PageSource> Planner<'_, 'a, S> {
             Some(_) => unreachable!("copied before it was looked at again"),
             None => self.draft.change_leaf(current.id, op, user_visible),
         }
-    }
-
-    fn put(
-        &mut self,
-        leaf: PageId,
-        key: &'a [u8],
-        value: &'a [u8],
-        deadline_ms: Option<u64>,
-    ) -> Result<(), KvError> {
-        assert!(
-            value.len() <= VALUE_BYTES_MAX,
-            "a value of {} bytes",
-            value.len()
-        );
-        let mut cell = Cell {
-            key: Cow::Borrowed(key),
-            value: Cow::Borrowed(value),
-            stamp: Stamp::Commit,
-            flags: CellFlags::PLAIN,
-            deadline_ms,
-        };
-        if deadline_ms.is_some() {
-            cell.flags = cell.flags.with(CellFlags::DEADLINE);
-        }
-        if let Some(reference) = self.space.store_value(&mut self.draft, value)? {
-            cell.flags = cell.flags.with(CellFlags::OVERFLOW);
-            cell.value = Cow::Owned(reference.encode().to_vec());
-        }
-        let page = self.leaf();
-        let room_bytes = page.free_bytes();
-        let new_bytes = Page::cell_bytes(&cell);
-        match page.find(key) {
-            Err(slot) if new_bytes <= room_bytes => {
-                self.change_leaf(Op::Insert { slot, cell }, true)
-            }
-            Err(slot) => self.insert_with_split(slot, cell),
-            Ok(slot) => {
-                let old = old_value(page, slot, leaf)?;
-                if new_bytes <= room_bytes + page.cell_bytes_at(slot) {
-                    self.change_leaf(Op::Replace { slot, cell }, true)?;
-                } else {
-                    // The cell grows beyond the page: it goes, and comes back by a split.
-                    self.copy_leaf()?;
-                    let key = Cow::Borrowed(&[][..]);
-                    self.change_leaf(Op::Remove { slot, key }, false)?;
-                    self.insert_with_split(slot, cell)?;
-                }
-                self.free_old(old)
-            }
-        }
-    }
-
-    fn delete(&mut self, leaf: PageId, key: &'a [u8]) -> Result<(), KvError> {
-        let page = self.leaf();
-        let Ok(slot) = page.find(key) else {
-            return Ok(());
-        };
-        let old = old_value(page, slot, leaf)?;
-        let empties = page.cell_count() == 1;
-        let key = Cow::Borrowed(key);
-        self.change_leaf(Op::Remove { slot, key }, true)?;
-        self.free_old(old)?;
-        if empties {
-            self.unlink_leaf(leaf)?;
-        }
-        Ok(())
-    }
-
-    fn free_old(&mut self, old: Option<Reference>) -> Result<(), KvError> {
-        match old {
-            Some(reference) => self.space.free_value(&mut self.draft, reference),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The large value that a cell refers to.
-fn old_value(page: &Page, slot: u16, leaf: PageId) -> Result<Option<Reference>, KvError> {
-    let cell = page.cell(slot);
-    if cell.flags.contains(CellFlags::OVERFLOW) {
-        Reference::read(cell.value, leaf).map(Some)
-    } else {
-        Ok(None)
     }
 }

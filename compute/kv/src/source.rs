@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sixfold_log_format::{Page, PageId, PageKind};
 
-use crate::meta::Meta;
+use crate::modify::ModifyError;
 
 /// Pages as of one point: a read point for readers, the tip for the writer.
 pub trait PageSource {
@@ -19,9 +19,13 @@ pub trait PageSource {
 /// Why a tree operation did not end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
-    /// Control flow: fetch this page and run the operation again.
-    #[error("page {0} is not in memory")]
-    Miss(PageId),
+    /// Control flow: fetch these pages, at least one, and run the operation again. Everything that is known to be needed
+    /// is named, so that it can be fetched at once.
+    #[error("{} pages are not in memory, page {} first", .0.len(), .0[0])]
+    Miss(Vec<PageId>),
+    /// What a [`Write::Modify`](crate::Write::Modify) asks for is not possible.
+    #[error("{0}")]
+    Invalid(ModifyError),
     /// The tree is not a tree; a bug or damage that no checksum showed.
     #[error("page {page}: {what}")]
     Corrupt {
@@ -38,19 +42,22 @@ pub enum KvError {
     },
 }
 
+/// Most pages that one miss names.
+pub const MISS_PAGES_MAX: usize = 1_024;
+
 /// A verdict of damage.
 pub(crate) fn corrupt(page: PageId, what: &'static str) -> KvError {
     KvError::Corrupt { page, what }
 }
 
-/// The page, or a miss.
-pub(crate) fn fetch(source: &impl PageSource, id: PageId) -> Result<Arc<Page>, KvError> {
-    source.page(id).ok_or(KvError::Miss(id))
+/// A miss of one page.
+pub(crate) fn miss(id: PageId) -> KvError {
+    KvError::Miss(vec![id])
 }
 
-/// What the meta page says.
-pub(crate) fn fetch_meta(source: &impl PageSource) -> Result<Meta, KvError> {
-    Meta::read(&*fetch(source, PageId::META)?)
+/// The page, or a miss.
+pub(crate) fn fetch(source: &impl PageSource, id: PageId) -> Result<Arc<Page>, KvError> {
+    source.page(id).ok_or_else(|| miss(id))
 }
 
 /// The page of the tree that a reference to `id` at `level` leads to.

@@ -1,27 +1,29 @@
-//! Which pages are free: allocation, and giving pages back.
+//! Which pages hold nothing: allocation, and giving pages back at once or later.
 //!
-//! Free pages form a list that begins in the meta page; each is an overflow page that links to the next one. A large value's
-//! chain joins the list as it is, by a link from its last page to the old head. Allocation takes from the list first.
-//! Old versions of a freed page stay readable at older read points, since a version is an LSN; so a page may be used again at
-//! once.
-
-use std::collections::BTreeMap;
+//! Allocation takes from the free list first, then pages that were never used. Single pages and values of few pages are given
+//! back in the MTR that lets go of them. Subtrees and larger values are *dropped*: unlinked with one entry each, and freed by
+//! [`plan_reclaim`](crate::plan_reclaim), so that what a transaction costs does not depend on how much it lets go of.
 
 use sixfold_log_format::{Op, PageId, PageKind};
 
 use crate::draft::Draft;
 use crate::meta::Meta;
 use crate::overflow::{
-    Reference, chunk_bytes_max, fetch_overflow, inline_bytes_max, link, write_chunk, write_link,
+    Body, Reference, chunk_bytes_max, ids_bytes, index_ids_max, inline_bytes_max, shape, write_body,
 };
-use crate::source::{KvError, PageSource, corrupt};
+use crate::pages::{Dropped, DroppedList, FreeList};
+use crate::source::{KvError, PageSource};
 
-/// The meta page's numbers as the MTR has left them so far, and the links that it has written.
+/// Pages of a volume that only deletions may take, so that a full volume can be emptied: trunks of the dropped list.
+const SPARE_PAGES: u64 = 8;
+
+/// The meta page's numbers as the MTR has left them so far, and the lists.
 pub(crate) struct Space {
     found: Meta,
-    /// What the meta page will say.
+    /// What the meta page will say, but for the lists.
     pub(crate) meta: Meta,
-    freed: BTreeMap<PageId, PageId>,
+    pub(crate) free: FreeList,
+    pub(crate) dropped: DroppedList,
     pages_max: u64,
 }
 
@@ -30,7 +32,8 @@ impl Space {
         Space {
             found,
             meta: found,
-            freed: BTreeMap::new(),
+            free: FreeList::new(found.free_head, found.free_count),
+            dropped: DroppedList::new(found.dropped_head, found.dropped_count),
             pages_max,
         }
     }
@@ -40,35 +43,20 @@ impl Space {
         &mut self,
         draft: &Draft<'_, '_, S>,
     ) -> Result<PageId, KvError> {
-        let id = self.meta.free_head;
-        if id == PageId::NONE {
-            return self.allocate_new();
-        }
-        let next = match self.freed.remove(&id) {
-            Some(next) => next,
-            None => link(&*fetch_overflow(draft.tip, id)?),
-        };
-        let count = self.meta.free_count.checked_sub(1);
-        let is_last = next == PageId::NONE;
-        match count {
-            Some(count) if is_last == (count == 0) => self.meta.free_count = count,
-            _ => {
-                return Err(corrupt(
-                    id,
-                    "the free list has another length than its count",
-                ));
-            }
-        }
-        if next == PageId::META || next >= self.meta.next_page {
-            return Err(corrupt(id, "the free list leads to no page"));
-        }
-        self.meta.free_head = next;
-        Ok(id)
+        let spare = SPARE_PAGES.min(self.pages_max / 16);
+        self.allocate_below(draft, self.pages_max - spare)
     }
 
-    fn allocate_new(&mut self) -> Result<PageId, KvError> {
+    fn allocate_below<S: PageSource>(
+        &mut self,
+        draft: &Draft<'_, '_, S>,
+        end: u64,
+    ) -> Result<PageId, KvError> {
+        if let Some(id) = self.free.take(draft, self.meta.next_page)? {
+            return Ok(id);
+        }
         let id = self.meta.next_page;
-        if id.get() >= self.pages_max {
+        if id.get() >= end {
             return Err(KvError::Full {
                 pages: self.pages_max,
             });
@@ -77,41 +65,31 @@ impl Space {
         Ok(id)
     }
 
-    /// Gives back a page of the tree.
+    /// Gives back a page of the tree that holds nothing more.
     pub(crate) fn free_node<S: PageSource>(&mut self, draft: &mut Draft<'_, '_, S>, id: PageId) {
         draft.forget(id);
-        let format = Op::Init {
-            kind: PageKind::Overflow,
-            level: 0,
-        };
-        draft.push(id, format, false);
-        draft.push(id, write_link(self.meta.free_head), false);
-        self.give_back(id, id, 1);
+        self.free.give(id);
     }
 
-    /// Gives back the pages of a large value.
-    pub(crate) fn free_value<S: PageSource>(
-        &mut self,
-        draft: &mut Draft<'_, '_, S>,
-        reference: Reference,
-    ) -> Result<(), KvError> {
-        // The chain's end links to no page already, which is right when the list is empty.
-        if self.meta.free_head != PageId::NONE {
-            fetch_overflow(draft.tip, reference.last)?;
-            draft.push(reference.last, write_link(self.meta.free_head), false);
+    /// Gives back the pages of a large value: at once when the cell names them all.
+    pub(crate) fn free_value(&mut self, reference: &Reference) {
+        for id in &reference.ids {
+            if reference.level == 0 {
+                self.free.give(*id);
+            } else {
+                self.dropped.give(Dropped::Value(reference.level, *id));
+            }
         }
-        let page_count = reference.page_count(draft.page_bytes) as u64;
-        self.give_back(reference.first, reference.last, page_count);
-        Ok(())
     }
 
-    fn give_back(&mut self, first: PageId, last: PageId, page_count: u64) {
-        self.freed.insert(last, self.meta.free_head);
-        self.meta.free_head = first;
-        self.meta.free_count += page_count;
+    /// Gives back the pages of a large value later, whatever they are.
+    pub(crate) fn drop_value(&mut self, reference: &Reference) {
+        for id in &reference.ids {
+            self.dropped.give(Dropped::Value(reference.level, *id));
+        }
     }
 
-    /// Puts a value into overflow pages, if it is too long for a leaf cell.
+    /// Puts a value into pages of its own, if it is too long for a leaf cell.
     pub(crate) fn store_value<S: PageSource>(
         &mut self,
         draft: &mut Draft<'_, '_, S>,
@@ -120,30 +98,64 @@ impl Space {
         if value.len() <= inline_bytes_max(draft.page_bytes) {
             return Ok(None);
         }
-        let chunks = value.chunks(chunk_bytes_max(draft.page_bytes));
-        let pages: Vec<PageId> = (0..chunks.len())
-            .map(|_| self.allocate(draft))
-            .collect::<Result<_, _>>()?;
-        for (index, chunk) in chunks.enumerate() {
-            let next = pages.get(index + 1).copied().unwrap_or(PageId::NONE);
-            let format = Op::Init {
-                kind: PageKind::Overflow,
-                level: 0,
-            };
-            draft.push(pages[index], format, false);
-            draft.push(pages[index], write_chunk(next, chunk), false);
+        let mut ids = Vec::new();
+        for (place, chunk) in (0..).zip(value.chunks(chunk_bytes_max(draft.page_bytes))) {
+            ids.push(self.store_body(draft, Body::Value { place }, chunk)?);
         }
+        let (level_max, id_count) = shape(value.len(), draft.page_bytes);
+        for level in 1..=level_max {
+            let mut above = Vec::new();
+            for part in ids.chunks(index_ids_max(draft.page_bytes)) {
+                let content: Vec<u8> = ids_bytes(part).collect();
+                above.push(self.store_body(draft, Body::Index { level }, &content)?);
+            }
+            ids = above;
+        }
+        assert_eq!(ids.len(), id_count, "the reference's shape is its length's");
         Ok(Some(Reference {
-            first: pages[0],
-            last: pages[pages.len() - 1],
-            len_bytes: u32::try_from(value.len()).expect("values are at most a MiB"),
+            len_bytes: u32::try_from(value.len()).expect("values are at most 16 MiB"),
+            level: level_max,
+            ids,
         }))
     }
 
-    /// Ends the MTR: what changed in the meta page.
-    pub(crate) fn finish<S: PageSource>(&self, draft: &mut Draft<'_, '_, S>) {
-        for op in self.found.changes(&self.meta) {
+    fn store_body<S: PageSource>(
+        &mut self,
+        draft: &mut Draft<'_, '_, S>,
+        body: Body,
+        content: &[u8],
+    ) -> Result<PageId, KvError> {
+        let id = self.allocate(draft)?;
+        let format = Op::Init {
+            kind: PageKind::Overflow,
+            level: 0,
+        };
+        draft.push(id, format, false);
+        draft.push(id, write_body(body, content), false);
+        Ok(id)
+    }
+
+    /// How many records [`Space::finish`] will add, at most.
+    pub(crate) fn record_count(&self, page_bytes: usize) -> usize {
+        /// The meta page's numbers differ in so many runs at most.
+        const META_RUNS: usize = 7;
+        self.free.record_count(page_bytes) + self.dropped.record_count(page_bytes) + META_RUNS
+    }
+
+    /// Ends the MTR: writes the lists, and what changed in the meta page.
+    pub(crate) fn finish<S: PageSource>(
+        mut self,
+        draft: &mut Draft<'_, '_, S>,
+    ) -> Result<(), KvError> {
+        let trunks: Vec<PageId> = (0..self.dropped.trunks_needed(draft.page_bytes))
+            .map(|_| self.allocate_below(draft, self.pages_max))
+            .collect::<Result<_, _>>()?;
+        let mut meta = self.meta;
+        (meta.dropped_head, meta.dropped_count) = self.dropped.finish(draft, trunks);
+        (meta.free_head, meta.free_count) = self.free.finish(draft);
+        for op in self.found.changes(&meta) {
             draft.push(PageId::META, op, false);
         }
+        Ok(())
     }
 }

@@ -123,7 +123,7 @@ fn successor(low: &[u8], high: &[u8]) -> Vec<u8> {
 }
 
 /// A cell of an inner page.
-fn child_cell(separator: Vec<u8>, child: PageId) -> Cell<'static> {
+pub(crate) fn child_cell(separator: Vec<u8>, child: PageId) -> Cell<'static> {
     Cell {
         key: Cow::Owned(separator),
         value: Cow::Owned(child.get().to_le_bytes().to_vec()),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sixfold_compute_core::{
-    AttachKey, CommitError, CommitTicket, FetchError, FetchTicket, ReadPoint, Shared, WriterAction,
-    WriterCore, WriterEvent, WriterStats,
+    AttachKey, CommitError, CommitTicket, FetchError, FetchTicket, LogAnswer, LogError, RoundError,
+    Shared, WriterAction, WriterCore, WriterEvent, WriterStats,
 };
 use sixfold_log_format::wire::{Message, NodeStatus};
 use sixfold_log_format::{Lsn, NodeId, Page};
@@ -19,11 +19,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::clock;
-use super::commands::Command;
+use super::commands::{Command, Holds};
 use super::links::Links;
 use super::log_stream::LogStream;
 use super::state::State;
 use super::tasks::caught;
+use crate::watch_news::{WatchNews, WatchWaker};
 
 /// How long a node may take to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
@@ -40,17 +41,23 @@ pub(crate) struct Bridge {
     ask_limit: Duration,
     drained: Cell<bool>,
     failure: RefCell<Option<String>>,
+    shared: Arc<Shared>,
+    news: WatchNews,
 }
 
 type CommitAnswer = oneshot::Sender<Result<Lsn, CommitError>>;
-type FetchAnswer = oneshot::Sender<Result<Arc<Page>, FetchError>>;
+type FetchAnswer = oneshot::Sender<Result<Vec<Arc<Page>>, FetchError>>;
+type LogReadAnswer = oneshot::Sender<Result<LogAnswer, LogError>>;
+type RoundAnswer = oneshot::Sender<Result<Lsn, RoundError>>;
 
 /// Who waits for the core's answers. Bounded by the core: it answers each ticket by its deadline.
 #[derive(Debug, Default)]
 struct Waiting {
     last_ticket: u64,
-    commits: HashMap<CommitTicket, (Arc<ReadPoint>, CommitAnswer)>,
+    commits: HashMap<CommitTicket, (Holds, CommitAnswer)>,
     fetches: HashMap<FetchTicket, FetchAnswer>,
+    rounds: HashMap<FetchTicket, RoundAnswer>,
+    log_reads: HashMap<FetchTicket, LogReadAnswer>,
     leases: HashMap<FetchTicket, oneshot::Sender<bool>>,
     closes: Vec<oneshot::Sender<()>>,
 }
@@ -70,6 +77,7 @@ impl Bridge {
         ask_limit: Duration,
     ) -> Bridge {
         Bridge {
+            shared: core.shared(),
             core: RefCell::new(core),
             links,
             state,
@@ -79,12 +87,18 @@ impl Bridge {
             ask_limit,
             drained: Cell::new(false),
             failure: RefCell::new(None),
+            news: WatchNews::default(),
         }
     }
 
     /// What readers share with the core.
     pub(crate) fn shared(&self) -> Arc<Shared> {
-        self.core.borrow().shared()
+        Arc::clone(&self.shared)
+    }
+
+    /// What wakes watchers.
+    pub(crate) fn watch_waker(&self) -> WatchWaker {
+        self.news.waker()
     }
 
     pub(crate) fn links(&self) -> &Rc<Links> {
@@ -164,16 +178,16 @@ impl Bridge {
             match command {
                 Command::Commit {
                     request,
-                    read_point,
+                    holds,
                     answer,
                 } => {
                     let ticket = CommitTicket(waiting.next_ticket());
-                    waiting.commits.insert(ticket, (read_point, answer));
+                    waiting.commits.insert(ticket, (holds, answer));
                     WriterEvent::Commit { ticket, request }
                 }
                 Command::Fetch { answer, .. } if answer.is_closed() => return false,
                 Command::Fetch {
-                    page,
+                    pages,
                     lsn,
                     deadline,
                     answer,
@@ -182,10 +196,43 @@ impl Bridge {
                     waiting.fetches.insert(ticket, answer);
                     WriterEvent::Fetch {
                         ticket,
-                        page,
+                        pages,
                         lsn,
                         deadline,
                     }
+                }
+                Command::RoundDown {
+                    lsn,
+                    deadline,
+                    answer,
+                } => {
+                    let ticket = FetchTicket(waiting.next_ticket());
+                    waiting.rounds.insert(ticket, answer);
+                    WriterEvent::RoundDown {
+                        ticket,
+                        lsn,
+                        deadline,
+                    }
+                }
+                Command::ReadLog {
+                    want,
+                    deadline,
+                    answer,
+                } => {
+                    let ticket = FetchTicket(waiting.next_ticket());
+                    waiting.log_reads.insert(ticket, answer);
+                    WriterEvent::ReadLog {
+                        ticket,
+                        want,
+                        deadline,
+                    }
+                }
+                Command::Pause { until, answer } => {
+                    self.spawn(async move {
+                        tokio::time::sleep_until(clock::instant(until)).await;
+                        let _gone = answer.send(());
+                    });
+                    return false;
                 }
                 Command::WantLease { deadline, answer } => {
                     let ticket = FetchTicket(waiting.next_ticket());
@@ -228,9 +275,10 @@ impl Bridge {
     pub(crate) fn pump(self: &Rc<Self>) {
         loop {
             let action = self.core.borrow_mut().poll_action();
-            let Some(action) = action else { return };
+            let Some(action) = action else { break };
             self.perform(action);
         }
+        self.news.tell(clock::now(), self.shared.vdl());
     }
 
     fn perform(self: &Rc<Self>, action: WriterAction) {
@@ -269,7 +317,7 @@ impl Bridge {
             }
             WriterAction::Committed { ticket, result } => {
                 let waiting = self.waiting.borrow_mut().commits.remove(&ticket);
-                let (_read_point, answer) = waiting.expect("a commit is answered once");
+                let (_holds, answer) = waiting.expect("a commit is answered once");
                 let _gone = answer.send(result);
             }
             WriterAction::Fetched { ticket, result } => {
@@ -279,6 +327,24 @@ impl Bridge {
                     .fetches
                     .remove(&ticket)
                     .expect("a fetch is answered once");
+                let _gone = answer.send(result);
+            }
+            WriterAction::Rounded { ticket, result } => {
+                let answer = self
+                    .waiting
+                    .borrow_mut()
+                    .rounds
+                    .remove(&ticket)
+                    .expect("a rounding is answered once");
+                let _gone = answer.send(result);
+            }
+            WriterAction::LogRead { ticket, result } => {
+                let answer = self
+                    .waiting
+                    .borrow_mut()
+                    .log_reads
+                    .remove(&ticket)
+                    .expect("a log read is answered once");
                 let _gone = answer.send(result);
             }
             WriterAction::Leased { ticket, held } => {
@@ -293,6 +359,7 @@ impl Bridge {
             WriterAction::Fenced { volume_epoch } => {
                 tracing::warn!(%volume_epoch, "fenced by another writer");
                 self.state.fence(volume_epoch);
+                self.news.wake();
             }
             WriterAction::Drained => self.drained.set(true),
         }

@@ -21,9 +21,35 @@ pub(crate) fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The runtime's instant for a point of [`now`]'s clock; a point in the past is now.
+/// The writer's wall clock as its core knows it: it goes on from one look at the machine's, with the clock of [`now`], so that
+/// setting the machine's clock changes nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VolumeClock {
+    start: Duration,
+    start_ms: u64,
+}
+
+impl VolumeClock {
+    /// `unix_ms` is the wall clock at `start`.
+    pub(crate) fn new(start: Duration, unix_ms: u64) -> VolumeClock {
+        VolumeClock {
+            start,
+            start_ms: unix_ms,
+        }
+    }
+
+    /// Wall-clock milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let passed_ms = now().saturating_sub(self.start).as_millis();
+        self.start_ms
+            .saturating_add(u64::try_from(passed_ms).unwrap_or(u64::MAX))
+    }
+}
+
+/// The runtime's instant for a point of [`now`]'s clock; a point in the past is now, one that is years ahead comes in years.
 pub(crate) fn instant(at: Duration) -> tokio::time::Instant {
-    tokio::time::Instant::now() + at.saturating_sub(now())
+    const AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+    tokio::time::Instant::now() + at.saturating_sub(now()).min(AHEAD_MAX)
 }
 
 /// Whole milliseconds, rounded up: for reports.

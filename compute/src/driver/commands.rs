@@ -4,31 +4,60 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitError, CommitRequest, FetchError, ReadPoint, WriterStats};
+use sixfold_compute_core::{
+    CommitError, CommitRequest, FetchError, LogAnswer, LogError, LogWant, ReadPoint, RoundError,
+    WriterStats,
+};
 use sixfold_log_format::wire::NodeStatus;
 use sixfold_log_format::{Lsn, NodeId, Page, PageId};
 use sixfold_transport::WireStats;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Commands that may wait for the driver; senders beyond wait for room.
 pub(crate) const COMMANDS_MAX: usize = 4_096;
 
+/// What a commit holds until it is answered, also when nobody waits for it any more (T10).
+#[derive(Debug)]
+#[allow(dead_code)] // Held, not read.
+pub(crate) struct Holds {
+    /// Its versions are kept.
+    pub(crate) read_point: Arc<ReadPoint>,
+    /// Its share of the memory for commits that wait.
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
 /// A command.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Commit a transaction. The driver keeps the read point announced until the answer, also when nobody waits for it
-    /// any more (T10).
+    /// Commit a transaction.
     Commit {
         request: CommitRequest,
-        read_point: Arc<ReadPoint>,
+        holds: Holds,
         answer: oneshot::Sender<Result<Lsn, CommitError>>,
     },
-    /// Bring a page to the cache.
+    /// Bring pages to the cache.
     Fetch {
-        page: PageId,
+        pages: Vec<PageId>,
         lsn: Lsn,
         deadline: Duration,
-        answer: oneshot::Sender<Result<Arc<Page>, FetchError>>,
+        answer: oneshot::Sender<Result<Vec<Arc<Page>>, FetchError>>,
+    },
+    /// Round a past LSN down to a consistency point (R29).
+    RoundDown {
+        lsn: Lsn,
+        deadline: Duration,
+        answer: oneshot::Sender<Result<Lsn, RoundError>>,
+    },
+    /// Bring a part of the log to a watcher.
+    ReadLog {
+        want: LogWant,
+        deadline: Duration,
+        answer: oneshot::Sender<Result<LogAnswer, LogError>>,
+    },
+    /// Answer at a time: the user's side has no timers.
+    Pause {
+        until: Duration,
+        answer: oneshot::Sender<()>,
     },
     /// Hold the read lease (T1).
     WantLease {

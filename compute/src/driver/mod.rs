@@ -36,14 +36,16 @@ use sixfold_transport::{Endpoint, Identity, TransportOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use self::bridge::Bridge;
+use self::clock::VolumeClock;
 use self::commands::{COMMANDS_MAX, Command};
 use self::links::Links;
 use self::state::State;
 use self::tasks::{caught, panic_text};
 use crate::cluster::WRITER_IDENTITY;
-use crate::database::OpenReport;
 use crate::error::Error;
 use crate::options::Options;
+use crate::stats::OpenReport;
+use crate::watch_news::WatchWaker;
 
 /// Commands taken in one turn before the core acts.
 const COMMANDS_PER_TURN: usize = 1_024;
@@ -72,6 +74,9 @@ pub(crate) struct Started {
     pub(crate) shared: Arc<Shared>,
     pub(crate) state: Arc<State>,
     pub(crate) report: OpenReport,
+    pub(crate) page_bytes: usize,
+    pub(crate) clock: VolumeClock,
+    pub(crate) watch_waker: WatchWaker,
 }
 
 type Ready = oneshot::Sender<Result<Started, Error>>;
@@ -145,7 +150,7 @@ async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>)
         opened = opening => opened,
         () = ready.closed() => return,
     };
-    let (bridge, report) = match opened {
+    let (bridge, opening) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let _gone = ready.send(Err(error));
@@ -157,13 +162,16 @@ async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>)
         commands,
         shared: bridge.shared(),
         state: Arc::clone(&state),
-        report,
+        report: opening.report,
+        page_bytes: opening.page_bytes,
+        clock: opening.clock,
+        watch_waker: bridge.watch_waker(),
     };
     if ready.send(Ok(started)).is_ok() {
         serve(
             &bridge,
             inbox,
-            options.commit_deadline + CLOSE_SLACK,
+            options.commit_deadline.saturating_add(CLOSE_SLACK),
             &state,
         )
         .await;
@@ -174,14 +182,21 @@ async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>)
     }
 }
 
+/// What opening a volume told.
+struct Opening {
+    report: OpenReport,
+    page_bytes: usize,
+    clock: VolumeClock,
+}
+
 /// From nothing to a volume that takes commits.
 async fn open(
     options: &Options,
     mode: Mode,
     state: &Arc<State>,
-) -> Result<(Rc<Bridge>, OpenReport), Error> {
+) -> Result<(Rc<Bridge>, Opening), Error> {
     let begin = clock::now();
-    let until = begin + options.open_deadline;
+    let until = begin.saturating_add(options.open_deadline);
     let identity = Identity::load(&options.cluster.tls_dir, WRITER_IDENTITY)
         .map_err(|error| Error::config(error.to_string()))?;
     let transport = TransportOptions {
@@ -207,12 +222,10 @@ async fn open(
             lease_wait: opened.lease_wait,
             open: Duration::ZERO,
         };
-        let core = WriterCore::new(
-            opened,
-            options.writer_bounds(),
-            clock::now(),
-            clock::unix_ms(),
-        );
+        let page_bytes = opened.manifest.parameters.page_bytes;
+        let page_bytes = usize::try_from(page_bytes).expect("a page is small");
+        let (start, start_ms) = (clock::now(), clock::unix_ms());
+        let core = WriterCore::new(opened, options.writer_bounds(), start, start_ms);
         let bridge = Rc::new(Bridge::new(
             core,
             Rc::clone(&links),
@@ -221,7 +234,12 @@ async fn open(
         ));
         until_open(&bridge, left(until), state).await?;
         let open = clock::now().saturating_sub(begin + report.lease_wait);
-        Ok((bridge, OpenReport { open, ..report }))
+        let opening = Opening {
+            report: OpenReport { open, ..report },
+            page_bytes,
+            clock: VolumeClock::new(start, start_ms),
+        };
+        Ok((bridge, opening))
     };
     let opened = opened.await;
     if opened.is_err() {

@@ -2,15 +2,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitError, CommitRequest, WriteValue, WriterCore, WriterEvent};
+use bytes::Bytes;
+use sixfold_compute_core::{CommitError, CommitRequest, WriteSet, WriterCore, WriterEvent};
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{History, Lsn, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::Opened;
 use sixfold_transport::{ClusterCa, Endpoint, TransportOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::bridge::Bridge;
-use super::commands::Command;
+use super::commands::{Command, Holds};
 use super::links::Links;
 use super::state::State;
 use super::{clock, create, serve};
@@ -88,13 +89,13 @@ impl Driver {
 
     fn commit(&self, deadline: Duration) -> oneshot::Receiver<Result<Lsn, CommitError>> {
         let read_point = Arc::new(self.bridge.shared().announce());
-        let value = WriteValue {
-            bytes: "value".into(),
-            deadline_ms: None,
-        };
+        let mut writes = WriteSet::new();
+        writes.put("\x01key".into(), Bytes::from_static(b"value"));
+        let room = Arc::new(Semaphore::new(1));
+        let room = room.try_acquire_owned().unwrap();
         let request = CommitRequest {
             read_point: read_point.lsn(),
-            writes: [("key".into(), Some(value))].into(),
+            writes,
             deadline: clock::now() + deadline,
             ..CommitRequest::default()
         };
@@ -102,7 +103,7 @@ impl Driver {
         self.commands
             .try_send(Command::Commit {
                 request,
-                read_point,
+                holds: Holds { read_point, room },
                 answer,
             })
             .unwrap();

@@ -18,6 +18,7 @@ pub(super) mod kind {
     pub(crate) const INSTALL: u8 = 4;
     pub(crate) const STATE: u8 = 5;
     pub(crate) const DROPPED: u8 = 6;
+    pub(crate) const CATALOG: u8 = 7;
 }
 
 impl Entry {
@@ -39,6 +40,7 @@ impl Entry {
             | Entry::Claim { segment, .. }
             | Entry::Install { segment, .. }
             | Entry::State { segment, .. }
+            | Entry::Catalog { segment, .. }
             | Entry::Dropped { segment } => *segment,
         }
     }
@@ -51,6 +53,7 @@ impl Entry {
             Entry::Install { .. } => kind::INSTALL,
             Entry::State { .. } => kind::STATE,
             Entry::Dropped { .. } => kind::DROPPED,
+            Entry::Catalog { .. } => kind::CATALOG,
         }
     }
 
@@ -100,6 +103,7 @@ impl Entry {
                 manifest,
                 scl,
                 vdl,
+                catalog,
                 ..
             } => {
                 pg.put(out);
@@ -109,7 +113,9 @@ impl Entry {
                 manifest.put(out);
                 scl.put(out);
                 vdl.put(out);
+                catalog.put(out);
             }
+            Entry::Catalog { catalog, .. } => catalog.put(out),
             Entry::Dropped { .. } => {}
         }
     }
@@ -165,6 +171,11 @@ impl Entry {
                 manifest: Field::take(input)?,
                 scl: Field::take(input)?,
                 vdl: Field::take(input)?,
+                catalog: Field::take(input)?,
+            },
+            kind::CATALOG => Entry::Catalog {
+                segment,
+                catalog: Field::take(input)?,
             },
             kind::DROPPED => Entry::Dropped { segment },
             _ => return Err(input.invalid_field("entry type", u64::from(kind))),

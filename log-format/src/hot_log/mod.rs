@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::error::DecodeError;
 use crate::history::History;
 use crate::id::{NodeId, PgId, SegmentId, VolumeEpoch, WriterId};
+use crate::layer::LayerCatalog;
 use crate::lsn::Lsn;
 use crate::manifest::Manifest;
 
@@ -33,7 +34,7 @@ pub struct Superblock {
 pub use group::{decode_group, encode_group};
 
 /// The version of the hot log's zones that this build writes and reads.
-pub const HOT_LOG_VERSION: u16 = 1;
+pub const HOT_LOG_VERSION: u16 = 2;
 /// Bytes of one copy of the superblock.
 pub const SUPERBLOCK_COPY_BYTES: usize = 4096;
 /// Bytes of the superblock file: two copies, each in a block of its own.
@@ -125,6 +126,16 @@ pub enum Entry {
         scl: Lsn,
         /// Highest VDL seen.
         vdl: Lsn,
+        /// Its layers.
+        catalog: LayerCatalog,
+    },
+    /// The segment's layers are these from here on: their files were written and synced before. What the catalog before
+    /// listed and this one does not may be deleted when the entry is durable.
+    Catalog {
+        /// The segment.
+        segment: SegmentId,
+        /// The list, whole.
+        catalog: LayerCatalog,
     },
     /// The segment was dropped; its identity never answers again.
     Dropped {

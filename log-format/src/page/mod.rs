@@ -201,6 +201,32 @@ impl Page {
         .concat()
     }
 
+    /// The page without its free space and nothing else: fragments stay where they are, so that [`Page::unpack`] gives
+    /// back the same bytes. What the images of layers hold; a page that was compacted on one segment and not on another
+    /// would differ from the writer's.
+    pub fn pack(&self) -> Vec<u8> {
+        if !self.kind().has_cells() {
+            return self.image();
+        }
+        [
+            &self.bytes[..self.slots_end()],
+            &self.bytes[self.heap_start()..],
+        ]
+        .concat()
+    }
+
+    /// The page `id` of `page_bytes` bytes that was packed, checked as one from disk is.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is not a sound page.
+    pub fn unpack(packed: &[u8], id: PageId, page_bytes: usize) -> Result<Page, DecodeError> {
+        if !(PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&page_bytes) || !page_bytes.is_power_of_two()
+        {
+            return Err(check::invalid("length", page_bytes as u64, 0));
+        }
+        Page::from_image(packed, id, page_bytes)
+    }
+
     /// Its size in bytes.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()

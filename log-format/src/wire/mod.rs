@@ -26,7 +26,7 @@ pub use fence::{
 };
 pub use hello::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
 pub use log_stream::{Ack, Append, Attach, Attached, Heartbeat};
-pub use node::{CreateSegment, NodeStatus, SegmentStatus, Wish, WishVerb};
+pub use node::{CreateSegment, DropSegment, NodeMemory, NodeStatus, SegmentStatus, Wish, WishVerb};
 pub use peer::{Gossip, GossipAnswer, LayerPiece, LogPiece, ReadLayer, ReadLog};
 pub use read::{PageAnswer, PageRequest, Pages, ReadPages};
 
@@ -85,7 +85,9 @@ pub enum Message {
     LayerPiece(LayerPiece),
     /// Makes a segment.
     CreateSegment(Box<CreateSegment>),
-    /// Answers [`CreateSegment`] and [`Wish`].
+    /// Drops a segment.
+    DropSegment(DropSegment),
+    /// Answers [`CreateSegment`], [`DropSegment`] and [`Wish`].
     Done,
     /// Asks how a node is.
     AskStatus,

@@ -16,6 +16,37 @@ pub struct CreateSegment {
     pub manifest: Manifest,
 }
 
+/// Drops a segment: its redo, its pages and its layers go, and its identity never answers again. Answered when that is
+/// durable; a segment that is not there is answered as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropSegment {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its volume, so that no slip of the pen drops another one's.
+    pub volume: VolumeId,
+}
+
+/// What a node's memory holds, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeMemory {
+    /// What it may hold altogether.
+    pub limit_bytes: u64,
+    /// Page indexes.
+    pub index_bytes: u64,
+    /// Redo beside its place on disk.
+    pub redo_bytes: u64,
+    /// Redo that waits for the hot log.
+    pub queued_bytes: u64,
+    /// Folded pages.
+    pub page_bytes: u64,
+    /// Blocks of layers.
+    pub block_bytes: u64,
+    /// Indexes of layers.
+    pub layer_index_bytes: u64,
+    /// What freezes and merges hold.
+    pub work_bytes: u64,
+}
+
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -33,6 +64,26 @@ pub struct NodeStatus {
     pub refused: u64,
     /// Batches that gossip brought since the start.
     pub gossip_batches: u64,
+    /// Runs of layers frozen since the start.
+    pub freezes: u64,
+    /// Merges of runs since the start.
+    pub merges: u64,
+    /// Hot-log files freed since the start.
+    pub files_freed: u64,
+    /// Bytes that the scrub has verified since the start.
+    pub scrub_bytes: u64,
+    /// Times that the scrub has been through everything since the start.
+    pub scrub_rounds: u64,
+    /// Damaged places found since the start.
+    pub damage_found: u64,
+    /// Damaged places healed since the start.
+    pub damage_healed: u64,
+    /// No new batch is taken: the disk is full.
+    pub full: bool,
+    /// A bound is near: writers are asked to slow down.
+    pub pressed: bool,
+    /// What its memory holds.
+    pub memory: NodeMemory,
     /// Its segments.
     pub segments: Vec<SegmentStatus>,
 }
@@ -60,6 +111,18 @@ pub struct SegmentStatus {
     pub unfolded_bytes: u64,
     /// Damage that was found and not healed yet.
     pub damaged: bool,
+    /// Layers hold everything valid at or below it.
+    pub folded_through: Lsn,
+    /// Pages cannot be read below it.
+    pub horizon: Lsn,
+    /// Batches at or below it are not kept any more.
+    pub log_start: Lsn,
+    /// Its layers.
+    pub layer_count: u32,
+    /// Runs of layers: what a page read looks at, at most.
+    pub run_count: u32,
+    /// Bytes of its layers.
+    pub layer_bytes: u64,
 }
 
 /// What an operator wants done.
@@ -103,7 +166,28 @@ struct_field!(NodeStatus {
     redo_bytes,
     refused,
     gossip_batches,
+    freezes,
+    merges,
+    files_freed,
+    scrub_bytes,
+    scrub_rounds,
+    damage_found,
+    damage_healed,
+    full,
+    pressed,
+    memory,
     segments,
+});
+struct_field!(DropSegment { segment, volume });
+struct_field!(NodeMemory {
+    limit_bytes,
+    index_bytes,
+    redo_bytes,
+    queued_bytes,
+    page_bytes,
+    block_bytes,
+    layer_index_bytes,
+    work_bytes,
 });
 struct_field!(SegmentStatus {
     segment,
@@ -116,6 +200,12 @@ struct_field!(SegmentStatus {
     vdl_seen,
     unfolded_bytes,
     damaged,
+    folded_through,
+    horizon,
+    log_start,
+    layer_count,
+    run_count,
+    layer_bytes,
 });
 code_field!(WishVerb { Replace = 1, Restore = 2, Drain = 3, Grow = 4 });
 struct_field!(Wish {

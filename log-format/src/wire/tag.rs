@@ -56,5 +56,7 @@ pub const CREATE_SEGMENT: u8 = 80;
 pub const ASK_STATUS: u8 = 81;
 /// [`super::Message::NodeStatus`].
 pub const NODE_STATUS: u8 = 82;
+/// [`super::Message::DropSegment`].
+pub const DROP_SEGMENT: u8 = 84;
 /// [`super::Message::Wish`].
 pub const WISH: u8 = 83;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sixfold_log_format::batch::BATCH_HEADER_BYTES;
-use sixfold_log_format::limits::BATCH_BYTES_MAX;
+use sixfold_log_format::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
 use sixfold_log_format::{
     Batch, BatchBuilder, DecodeError, Lsn, Op, PageId, PgId, Record, VolumeId, record::Cell,
 };
@@ -320,5 +320,6 @@ fn a_cell_larger_than_any_page_is_refused() {
     };
     assert!(insert(1_024, 8_192 - 1_024).is_ok());
     assert!(insert(1_024, 8_192 - 1_023).is_err());
-    assert!(insert(1_025, 0).is_err());
+    assert!(insert(KEY_BYTES_MAX, 0).is_ok());
+    assert!(insert(KEY_BYTES_MAX + 1, 0).is_err());
 }

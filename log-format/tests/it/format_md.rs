@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sixfold_log_format::record_codec::kind;
 use sixfold_log_format::wire::{Message, tag};
 use sixfold_log_format::{
-    CellFlags, PageKind, batch, history, hot_log, limits, manifest, page, record_codec, wire,
+    CellFlags, PageKind, batch, history, hot_log, layer, limits, manifest, page, record_codec, wire,
 };
 
 use crate::messages::{messages, refusals};
@@ -89,6 +89,18 @@ fn constants_are_as_the_page_says() {
         hot_log::GROUP_BYTES_MAX,
         hot_log::BLOCK_BYTES_MIN,
         hot_log::BLOCK_BYTES_MAX,
+        layer::LAYER_VERSION,
+        layer::CATALOG_VERSION,
+        layer::LAYER_HEADER_BYTES,
+        layer::LAYER_FOOTER_BYTES,
+        layer::BLOCK_HEADER_BYTES,
+        layer::BLOCK_BYTES_USUAL,
+        layer::BLOCK_BYTES_LIMIT,
+        layer::LAYER_BYTES_MAX,
+        layer::CATALOG_LAYERS_MAX,
+        layer::CATALOG_LAYER_BYTES,
+        layer::FILTER_BITS_PER_PAGE,
+        layer::FILTER_PROBES,
         wire::WIRE_VERSION,
         wire::FRAME_LENGTH_BYTES,
         limits::FRAME_BYTES_MAX,
@@ -214,6 +226,9 @@ fn header_tables_add_up_to_the_header_sizes() {
             "Entry header, then the payload:\n",
             hot_log::ENTRY_HEADER_BYTES,
         ),
+        ("Header (no seed):\n", layer::LAYER_HEADER_BYTES),
+        ("Footer (no seed):\n", layer::LAYER_FOOTER_BYTES),
+        ("an entry never spans two.\n", layer::BLOCK_HEADER_BYTES),
     ];
     for (before, bytes) in sizes {
         let (_, behind) = PAGE

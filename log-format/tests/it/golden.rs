@@ -55,6 +55,13 @@ fn hot_log_zones_are_written_as_ever() {
 }
 
 #[test]
+fn layers_and_catalogs_are_written_as_ever() {
+    compare("layer", &samples::layer().0);
+    compare("layer_catalog", &samples::catalog().encode());
+    compare("page_packed", &samples::leaf().pack());
+}
+
+#[test]
 fn manifests_and_histories_are_written_as_ever() {
     compare("manifest", &samples::manifest().encode());
     compare("history", &samples::history().encode());

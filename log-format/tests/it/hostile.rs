@@ -5,9 +5,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sixfold_log_format::checksum::checksum;
 use sixfold_log_format::hot_log::{FileHeader, Found, Superblock, decode_group};
+use sixfold_log_format::layer::{
+    Block, BlockAt, LAYER_FOOTER_BYTES, LayerCatalog, LayerEntry, LayerHeader, LayerIndex,
+    LayerSummary,
+};
 use sixfold_log_format::wire::Message;
 use sixfold_log_format::{
-    Batch, DecodeError, History, Manifest, Op, Page, PageId, PageKind, apply,
+    Batch, DecodeError, History, Lsn, Manifest, Op, Page, PageId, PageKind, apply,
 };
 
 use crate::messages::messages;
@@ -98,6 +102,33 @@ fn group_seed(header: &FileHeader) -> Vec<u8> {
     [&header.node.as_bytes()[..], &header.file.0.to_le_bytes()].concat()
 }
 
+fn layer_part(bytes: &[u8], range: std::ops::Range<u64>) -> &[u8] {
+    &bytes[range.start as usize..range.end as usize]
+}
+
+/// The checksum seed of block 1, of the index, of the filter.
+fn layer_seed(kind: u8) -> Vec<u8> {
+    let identity = samples::identity();
+    let number = u32::from(kind == 1);
+    [
+        &identity.volume.as_bytes()[..],
+        &identity.pg.get().to_le_bytes(),
+        identity.segment.as_bytes(),
+        &identity.layer.0.to_le_bytes(),
+        &[kind],
+        &number.to_le_bytes(),
+    ]
+    .concat()
+}
+
+fn with_length(mut bytes: Vec<u8>) -> Vec<u8> {
+    let length = bytes.len() as u32;
+    if let Some(field) = bytes.get_mut(4..8) {
+        field.copy_from_slice(&length.to_le_bytes());
+    }
+    bytes
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -110,6 +141,10 @@ proptest! {
         let _ = History::decode(&bytes);
         let _ = Superblock::decode(&bytes);
         let _ = FileHeader::decode(&bytes);
+        let _ = LayerHeader::decode(&bytes);
+        let _ = LayerCatalog::decode(&bytes);
+        let _ = LayerSummary::decode_footer(&bytes, 4096);
+        let _ = Page::unpack(&bytes, PageId::new(9), PAGE_BYTES);
         let _ = decode_group(&shared, &file_header());
         use_page(Page::decode(&bytes, PageId::new(9), PAGE_BYTES));
         let mut page = samples::leaf();
@@ -167,6 +202,59 @@ proptest! {
     }
 
     #[test]
+    fn mutated_layers_never_panic(changes in changes(), which in 0..4_u8) {
+        let (bytes, summary) = samples::layer();
+        let index = LayerIndex::decode(&summary, layer_part(&bytes, summary.index_range())).unwrap();
+        let at = index.block(1);
+        let seed = layer_seed(which);
+        match which {
+            0 => {
+                let footer = mutate(bytes[bytes.len() - LAYER_FOOTER_BYTES..].to_vec(), &changes);
+                if let Ok(summary) = LayerSummary::decode_footer(&sealed(footer, &[]), summary.file_bytes) {
+                    prop_assert!(summary.index_range().end <= summary.file_bytes);
+                    let _ = LayerIndex::decode(&summary, layer_part(&bytes, summary.index_range()));
+                }
+            }
+            1 => {
+                let block = mutate(layer_part(&bytes, at.range()).to_vec(), &changes);
+                let at = BlockAt { bytes: block.len() as u32, ..at };
+                if let Ok(block) = Block::decode(&summary.identity, &at, sealed(with_length(block), &seed).into()) {
+                    for entry in block.entries().flatten() {
+                        if let LayerEntry::Image(image) = entry {
+                            use_page(image.unpack(PAGE_BYTES));
+                        }
+                    }
+                }
+            }
+            2 => {
+                let parts = layer_part(&bytes, summary.index_range());
+                let (index, filter) = parts.split_at(summary.index_bytes as usize);
+                let index = sealed(with_length(mutate(index.to_vec(), &changes)), &seed);
+                let summary = LayerSummary { index_bytes: index.len() as u32, ..summary };
+                if let Ok(index) = LayerIndex::decode(&summary, &[&index, filter].concat()) {
+                    let _ = index.blocks_for(PageId::new(9), Lsn::NONE, Lsn::MAX);
+                }
+            }
+            _ => {
+                let parts = layer_part(&bytes, summary.index_range());
+                let (index, filter) = parts.split_at(summary.index_bytes as usize);
+                let filter = sealed(with_length(mutate(filter.to_vec(), &changes)), &seed);
+                let summary = LayerSummary { filter_bytes: filter.len() as u32, ..summary };
+                if let Ok(index) = LayerIndex::decode(&summary, &[index, &filter].concat()) {
+                    let _ = index.may_hold(PageId::new(9));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_catalogs_are_sound_or_refused(changes in changes()) {
+        if let Ok(catalog) = LayerCatalog::decode(&mutate(samples::catalog().encode(), &changes)) {
+            prop_assert_eq!(LayerCatalog::decode(&catalog.encode()).unwrap(), catalog);
+        }
+    }
+
+    #[test]
     fn mutated_zones_never_panic(changes in changes()) {
         let superblock = mutate(samples::superblock().encode()[..4096].to_vec(), &changes);
         let _ = Superblock::decode(&sealed(superblock, &[]));
@@ -203,7 +291,7 @@ fn every_kind_of_record_meets_every_kind_of_page() {
             apply(&mut page, &init(50, sample.page.get(), kind)).unwrap();
             let page_prev = if sample.op.starts_chain() { 0 } else { 50 };
             let here = sixfold_log_format::Record {
-                page_prev: sixfold_log_format::Lsn::new(page_prev),
+                page_prev: Lsn::new(page_prev),
                 ..sample.clone()
             };
             let before = page.clone();

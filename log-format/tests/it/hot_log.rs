@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{
     ENTRY_HEADER_BYTES, Entry, FileHeader, FileNumber, Found, GROUP_BYTES_MAX, GROUP_HEADER_BYTES,
-    SUPERBLOCK_BYTES, SUPERBLOCK_COPY_BYTES, Superblock, decode_group, encode_group,
+    HOT_LOG_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_COPY_BYTES, Superblock, decode_group,
+    encode_group,
 };
 use sixfold_log_format::{DecodeError, NodeId};
 
@@ -58,7 +59,7 @@ fn every_bit_flip_of_a_file_header_is_detected() {
 
 /// A zone with another version and a checksum that fits.
 fn newer(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes[12] = 2;
+    bytes[12] = HOT_LOG_VERSION.to_le_bytes()[0] + 1;
     let checksum = sixfold_log_format::checksum::checksum(&[], &bytes[4..]);
     bytes[..4].copy_from_slice(&checksum.to_le_bytes());
     bytes
@@ -69,12 +70,12 @@ fn a_newer_version_is_named() {
     let copy = superblock().encode()[..SUPERBLOCK_COPY_BYTES].to_vec();
     let error = Superblock::decode(&newer(copy)).unwrap_err();
     assert!(
-        matches!(error, DecodeError::Version { found: 2, .. }),
+        matches!(error, DecodeError::Version { found: 3, .. }),
         "{error}"
     );
     let error = FileHeader::decode(&newer(file_header().encode())).unwrap_err();
     assert!(
-        matches!(error, DecodeError::Version { found: 2, .. }),
+        matches!(error, DecodeError::Version { found: 3, .. }),
         "{error}"
     );
 }
@@ -241,8 +242,8 @@ fn reserved_bytes_and_padding_must_be_zero_even_with_a_fitting_checksum() {
         matches!(forged(group().len() - 1, 1), Found::Bad(_)),
         "padding"
     );
-    assert!(matches!(forged(12, 5), Found::Bad(_)), "one entry less");
-    assert!(matches!(forged(12, 7), Found::Bad(_)), "one entry more");
+    assert!(matches!(forged(12, 6), Found::Bad(_)), "one entry less");
+    assert!(matches!(forged(12, 8), Found::Bad(_)), "one entry more");
     assert!(matches!(forged(12, 0), Found::Bad(_)), "no entry");
     assert!(
         matches!(forged(GROUP_HEADER_BYTES, 9), Found::Bad(_)),

@@ -13,6 +13,7 @@ mod format_md;
 mod golden;
 mod hostile;
 mod hot_log;
+mod layer;
 mod manifest_history;
 mod messages;
 mod page;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    Ack, Append, Attach, Attached, Census, CensusRun, Claim, CreateSegment, Gossip, GossipAnswer,
-    Heartbeat, Hello, Install, Installed, LayerPiece, LogPiece, Message, NodeStatus, PageAnswer,
+    Ack, Append, Attach, Attached, Census, CensusRun, Claim, CreateSegment, DropSegment, Gossip, GossipAnswer,
+    Heartbeat, Hello, Install, Installed, LayerPiece, LogPiece, Message, NodeMemory, NodeStatus, PageAnswer,
     PageRequest, Pages, Probe, ProbeAnswer, ReadLayer, ReadLog, ReadPages, Refill, Refusal, Role,
     SegmentProbe, SegmentStatus, Welcome, Wish, WishVerb,
 };
@@ -234,6 +234,12 @@ fn node_messages() -> Vec<(&'static str, Message)> {
         vdl_seen: Lsn::new(100),
         unfolded_bytes: 4_000,
         damaged: false,
+        folded_through: Lsn::new(90),
+        horizon: Lsn::new(80),
+        log_start: Lsn::new(70),
+        layer_count: 7,
+        run_count: 3,
+        layer_bytes: 5_000,
     };
     let request = PageRequest {
         page: PageId::new(9),
@@ -333,7 +339,33 @@ fn node_messages() -> Vec<(&'static str, Message)> {
                 redo_bytes: 4,
                 refused: 5,
                 gossip_batches: 6,
+                freezes: 7,
+                merges: 8,
+                files_freed: 9,
+                scrub_bytes: 10,
+                scrub_rounds: 11,
+                damage_found: 12,
+                damage_healed: 13,
+                full: false,
+                pressed: true,
+                memory: NodeMemory {
+                    limit_bytes: 1 << 30,
+                    index_bytes: 1,
+                    redo_bytes: 2,
+                    queued_bytes: 3,
+                    page_bytes: 4,
+                    block_bytes: 5,
+                    layer_index_bytes: 6,
+                    work_bytes: 7,
+                },
                 segments: vec![status],
+            }),
+        ),
+        (
+            "drop_segment",
+            Message::DropSegment(DropSegment {
+                segment: segment(1),
+                volume: VOLUME,
             }),
         ),
         ("wish", Message::Wish(wish())),

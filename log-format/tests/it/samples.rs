@@ -4,6 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{Entry, FileHeader, FileNumber, Superblock, encode_group};
+use sixfold_log_format::layer::{
+    CatalogLayer, LayerBuilder, LayerCatalog, LayerIdentity, LayerNumber, LayerOptions,
+    LayerSummary,
+};
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::{
     AnnulledRange, Batch, BatchBuilder, Cell, CellFlags, History, Lsn, Manifest, ManifestVersion,
@@ -378,6 +382,11 @@ pub fn entries() -> Vec<Entry> {
             manifest: manifest(),
             scl: Lsn::new(300),
             vdl: Lsn::new(290),
+            catalog: catalog(),
+        },
+        Entry::Catalog {
+            segment: segment(2),
+            catalog: catalog(),
         },
         Entry::Dropped {
             segment: segment(3),
@@ -389,4 +398,60 @@ pub fn group() -> Bytes {
     let mut out = Vec::new();
     encode_group(&mut out, &file_header(), 1_000, &entries());
     out.into()
+}
+
+pub fn identity() -> LayerIdentity {
+    LayerIdentity {
+        volume: VOLUME,
+        pg: PgId::new(2),
+        segment: segment(1),
+        layer: LayerNumber(7),
+    }
+}
+
+/// Every kind of record and an image, in small blocks.
+pub fn layer() -> (Vec<u8>, LayerSummary) {
+    let mut builder = LayerBuilder::new(LayerOptions {
+        identity: identity(),
+        lsn_after: Lsn::new(100),
+        lsn_through: Lsn::new(120),
+        unit_bytes: 512,
+        block_bytes: 200,
+    });
+    let mut records = records();
+    records.sort_by_key(|record| (record.page, record.lsn));
+    let leaf = leaf();
+    for record in &records {
+        if record.page == leaf.id() {
+            builder.push_image(leaf.id(), leaf.lsn(), &leaf.pack());
+        }
+        builder.push_record(record);
+    }
+    let summary = builder.finish();
+    let mut bytes = vec![0; builder.ready_bytes()];
+    assert_eq!(builder.take_ready(&mut bytes), 0);
+    (bytes, summary)
+}
+
+/// Two layers, the second one copied from a peer.
+pub fn catalog() -> LayerCatalog {
+    let (_, summary) = layer();
+    let mut copied = summary.clone();
+    copied.identity.segment = segment(4);
+    copied.identity.layer = LayerNumber(2);
+    LayerCatalog {
+        folded_through: Lsn::new(200),
+        horizon: Lsn::new(110),
+        next: LayerNumber(12),
+        layers: vec![
+            CatalogLayer {
+                number: LayerNumber(7),
+                summary,
+            },
+            CatalogLayer {
+                number: LayerNumber(11),
+                summary: copied,
+            },
+        ],
+    }
 }

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use sixfold_compute_core::{CommitError, ReadRange, WriteSet};
+use sixfold_compute_core::{CommitError, KeyWrite, ReadRange, WriteSet, WriteValue};
 use sixfold_log_format::{Lsn, VolumeEpoch};
 
 use super::Held;
@@ -135,14 +135,14 @@ impl Oracle {
         let asked = self.asked.get(&transaction).ok_or("answered twice")?;
         let stands = self.commits.get(&lsn);
         let own = stands.is_some_and(|commit| commit.transaction == Some(transaction));
-        let puts = asked.writes.values().any(Option::is_some);
+        let puts = asked.writes.keys.values().any(|write| put_of(write).is_some());
         if puts && !own {
             return Err(format!(
                 "transaction {transaction} was answered at {lsn}, where it does not stand"
             ));
         }
-        for (key, write) in &asked.writes {
-            let wanted = write.as_ref().map(|value| value.bytes.clone());
+        for (key, write) in &asked.writes.keys {
+            let wanted = put_of(write).map(|value| value.bytes.clone());
             if self.held(key, lsn).map(|(value, _)| value) != wanted {
                 return Err(format!(
                     "transaction {transaction} was answered at {lsn} without its write of {key:?}"
@@ -200,6 +200,14 @@ impl Oracle {
     /// A current transaction that only read has ended.
     pub(crate) fn read_only(&mut self, read_point: Lsn) {
         self.floor = self.floor.max(read_point);
+    }
+}
+
+/// What a write puts, if it puts anything.
+pub(super) fn put_of(write: &KeyWrite) -> Option<&WriteValue> {
+    match write {
+        KeyWrite::Put(value) => Some(value),
+        KeyWrite::Delete | KeyWrite::Modify(_) => None,
     }
 }
 

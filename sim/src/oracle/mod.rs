@@ -1,6 +1,7 @@
 //! What must hold, judged from what processes say to each other and to their clients. Nothing here looks into a core.
 
 mod answers;
+mod stamps;
 mod truth;
 
 pub(crate) use answers::{GetSeen, RangeSeen};

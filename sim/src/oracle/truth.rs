@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sixfold_compute_core::WriteSet;
+use sixfold_compute_core::rows::INTERNAL_SPACE;
 use sixfold_log_format::batch::BATCH_HEADER_BYTES;
 use sixfold_log_format::{
     Batch, CellFlags, History, Lsn, Op, Page, PageId, PgId, Record, SegmentId, VolumeEpoch,
@@ -15,6 +16,8 @@ use sixfold_log_format::{
 use sixfold_recovery::machine::Opened;
 
 use super::Held;
+use super::answers::put_of;
+use super::stamps::Stamps;
 use crate::reached::{Counts, Reached};
 
 /// A violation: which rule, and how.
@@ -72,6 +75,7 @@ pub(crate) struct Oracle {
     effects: Vec<(Bytes, Option<Bytes>, bool)>,
     /// First and last LSN of each batch of the newest writer.
     batches: Vec<(Lsn, Lsn)>,
+    pub(crate) stamps: Stamps,
     pub(crate) reached: Counts,
 }
 
@@ -96,6 +100,7 @@ impl Oracle {
             published: (Lsn::NONE, VolumeEpoch::CREATION),
             effects: Vec::new(),
             batches: Vec::new(),
+            stamps: Stamps::default(),
             reached: Counts::default(),
         }
     }
@@ -126,6 +131,7 @@ impl Oracle {
         }
         if volume_epoch == self.newest() {
             self.batches.push((header.first, header.last));
+            self.stamps.batch(header.pg, header.first, header.unix_ms)?;
         }
         let batch = std::rc::Rc::new(batch);
         let is_newest = volume_epoch == self.newest();
@@ -175,8 +181,15 @@ impl Oracle {
         if matches!(record.op, Op::Truncate { .. }) {
             self.reached.hit(Reached::Split);
         }
+        if let Op::Clock { unix_ms } = &record.op {
+            self.stamps.clock_record(record.lsn, *unix_ms)?;
+        }
+        // The database's own rows are nobody's writes.
+        let is_own_row = |key: &[u8]| key.first() == Some(&INTERNAL_SPACE);
         if record.user_visible {
             match &record.op {
+                Op::Insert { cell, .. } | Op::Replace { cell, .. } if is_own_row(&cell.key) => {}
+                Op::Remove { key, .. } if is_own_row(key) => {}
                 Op::Insert { cell, .. } | Op::Replace { cell, .. } => {
                     let overflow = cell.flags.contains(CellFlags::OVERFLOW);
                     let value = (!overflow).then(|| Bytes::copy_from_slice(&cell.value));
@@ -219,7 +232,7 @@ impl Oracle {
         for (key, value, put) in effects {
             let value = match (asked, put) {
                 (Some(asked), true) => {
-                    let wanted = asked.writes.get(&key).and_then(Option::as_ref);
+                    let wanted = asked.writes.keys.get(&key).and_then(put_of);
                     let wanted = wanted.ok_or_else(|| {
                         format!("commit {cpl} of epoch {volume_epoch} puts {key:?}, which nobody asked for")
                     })?;
@@ -327,6 +340,7 @@ impl Oracle {
             self.reached.hit(Reached::BatchHalfAnnulled);
         }
         self.batches.clear();
+        self.stamps.truncate(gone);
         self.commits.retain(|lsn, _| !gone(lsn));
         for versions in self.pages.values_mut() {
             while versions.pop_if(|(lsn, _)| gone(lsn)).is_some() {}

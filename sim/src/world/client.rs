@@ -15,27 +15,13 @@ use sixfold_kv::{Direction, KvError, range_chunk};
 use sixfold_log_format::{Lsn, Page, PageId};
 use sixfold_recovery::machine::Phase;
 
+use super::workload::{Op, draw_ops, probe_ops};
 use super::writer::{Doing, Writer};
 use super::{Event, World};
-use crate::clock::{MS, US};
+use crate::clock::US;
 use crate::oracle::{GetSeen, RangeSeen};
 use crate::reached::Reached;
 use crate::rng::Rng;
-
-/// One step of a transaction.
-#[derive(Debug, Clone)]
-enum Op {
-    Get(Bytes),
-    Scan {
-        lower: Bytes,
-        upper: Bytes,
-        reverse: bool,
-        limit: usize,
-    },
-    Put(Bytes, usize),
-    Delete(Bytes),
-    Rest(u64),
-}
 
 /// What a client is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,16 +71,6 @@ pub(crate) struct Client {
 }
 
 const READ_DEADLINE: Duration = Duration::from_millis(1_500);
-
-fn key(number: u64) -> Bytes {
-    // Some keys are long, so that leaves hold few.
-    let pad = if number.is_multiple_of(7) { 40 } else { 0 };
-    Bytes::from(format!("k{number:04}{:pad$}", ""))
-}
-
-fn marker(client: usize) -> Bytes {
-    Bytes::from(format!("m{client}"))
-}
 
 impl World {
     pub(super) fn start_clients(&mut self, writer: usize) {
@@ -151,18 +127,26 @@ impl World {
         if self.finish.is_stopping() {
             return;
         }
+        let shape = &self.plan.shape;
+        let (key_count, operations_max) = (shape.key_count, shape.operations_max);
+        if !probe && self.next_transaction >= shape.transactions_max {
+            return self.later(writer, client, 20_000);
+        }
         let shared = self.writers[writer].shared.clone().expect("it is open");
-        let key_count = self.plan.shape.key_count;
         let floor = self.oracle.floor;
         self.next_transaction += 1;
         let id = self.next_transaction;
         let state = &mut self.writers[writer].clients[client];
         let current = probe || !state.rng.chance(1, 10);
-        let ops = if probe {
+        let mut ops = if probe {
             probe_ops(state.number, key_count)
         } else {
             draw_ops(&mut state.rng, state.number, key_count, current)
         };
+        if !probe {
+            // The last ones: a marker tells whose transaction it is.
+            ops.drain(..ops.len().saturating_sub(operations_max));
+        }
         let point = Arc::new(shared.announce());
         state.transaction = Some(Transaction {
             id,
@@ -257,11 +241,11 @@ impl World {
                     bytes: Bytes::from(value),
                     deadline_ms: None,
                 };
-                transaction.writes.insert(key, Some(write));
+                transaction.writes.put(key, write);
                 None
             }
             Op::Delete(key) => {
-                transaction.writes.insert(key, None);
+                transaction.writes.delete(key);
                 None
             }
             Op::Rest(_) => None,
@@ -285,7 +269,7 @@ impl World {
                 let deadline = self.writers[writer].clock.at(self.now) + READ_DEADLINE;
                 let event = WriterEvent::Fetch {
                     ticket,
-                    page,
+                    pages: vec![page],
                     lsn,
                     deadline,
                 };
@@ -318,7 +302,7 @@ impl World {
 
     fn missed(&mut self, error: &KvError) -> Option<PageId> {
         match error {
-            KvError::Miss(page) => Some(*page),
+            KvError::Miss(pages) => Some(pages[0]),
             error => {
                 self.fail(format!("a reader found a damaged tree: {error}"));
                 None
@@ -366,7 +350,7 @@ impl World {
             };
             let chunk = match range_chunk(view, bounds.0, bounds.1, direction, left, 4_096) {
                 Ok(chunk) => chunk,
-                Err(KvError::Miss(page)) => return Some(page),
+                Err(KvError::Miss(pages)) => return Some(pages[0]),
                 Err(error) => return self.missed(&error),
             };
             let items = chunk.items.into_iter();
@@ -408,7 +392,7 @@ impl World {
         &mut self,
         writer: usize,
         ticket: FetchTicket,
-        result: Result<Arc<Page>, FetchError>,
+        result: Result<Vec<Arc<Page>>, FetchError>,
     ) {
         let Some(client) = self.writers[writer].fetches.remove(&ticket) else {
             return self.fail("a fetch was answered twice");
@@ -418,11 +402,11 @@ impl World {
             return;
         };
         match result {
-            Ok(page) => {
+            Ok(pages) => {
                 let view = transaction
                     .view
                     .get_or_insert_with(|| transaction.point.view());
-                view.hold(page);
+                pages.into_iter().for_each(|page| view.hold(page));
                 state.stage = Stage::Working;
                 self.later(writer, client, 20);
             }
@@ -462,6 +446,8 @@ impl World {
             read_keys: transaction.keys.iter().cloned().collect(),
             read_ranges: transaction.ranges.clone(),
             writes: transaction.writes.clone(),
+            token: None,
+            earliest_deadline_ms: None,
             deadline: now + Duration::from_millis(wait),
         };
         state.last_ticket += 1;
@@ -556,104 +542,4 @@ impl World {
             }
         }
     }
-}
-
-/// Everything there is, then a write: what must succeed when all is well again.
-fn probe_ops(client: usize, key_count: u64) -> Vec<Op> {
-    vec![
-        Op::Scan {
-            lower: key(0),
-            upper: key(key_count),
-            reverse: false,
-            limit: usize::MAX,
-        },
-        Op::Put(marker(client), 8),
-    ]
-}
-
-fn draw_ops(rng: &mut Rng, client: usize, key_count: u64, current: bool) -> Vec<Op> {
-    let some_key = |rng: &mut Rng| {
-        // A few keys are hot.
-        let number = if rng.chance(1, 3) {
-            rng.below(key_count.min(4))
-        } else {
-            rng.below(key_count)
-        };
-        key(number)
-    };
-    let scan = |rng: &mut Rng| {
-        let lower = rng.below(key_count);
-        let width = rng.pick(&[2, 10, key_count]);
-        Op::Scan {
-            lower: key(lower),
-            upper: key(lower + width),
-            reverse: rng.chance(1, 3),
-            limit: rng.pick(&[1, 3, usize::MAX]),
-        }
-    };
-    let length = |rng: &mut Rng| match rng.below(12) {
-        0 => usize::try_from(rng.range(65, 700)).expect("small"),
-        1..=3 => 8,
-        _ => usize::try_from(rng.range(8, 64)).expect("small"),
-    };
-    let mut ops = Vec::new();
-    if !current {
-        // A snapshot, held for a while.
-        for _ in 0..rng.range(1, 5) {
-            ops.push(if rng.chance(1, 3) {
-                scan(rng)
-            } else {
-                Op::Get(some_key(rng))
-            });
-            ops.push(Op::Rest(rng.pick(&[10, 2_000, 60_000])));
-        }
-        return ops;
-    }
-    match rng.below(10) {
-        // A transfer.
-        0..=2 => {
-            let (from, to) = (some_key(rng), some_key(rng));
-            ops.extend([Op::Get(from.clone()), Op::Get(to.clone())]);
-            ops.extend([Op::Put(from, 16), Op::Put(to, 16)]);
-        }
-        // Blind writes.
-        3 | 4 => {
-            for _ in 0..rng.range(1, 5) {
-                let len = length(rng);
-                ops.push(Op::Put(some_key(rng), len));
-            }
-            ops.push(Op::Put(marker(client), 8));
-        }
-        5 => {
-            for _ in 0..rng.range(1, 4) {
-                ops.push(Op::Delete(some_key(rng)));
-            }
-            if rng.chance(2, 3) {
-                ops.push(Op::Put(marker(client), 8));
-            }
-        }
-        // What was not there may come (phantoms).
-        6 | 7 => {
-            ops.push(scan(rng));
-            if rng.chance(1, 3) {
-                ops.push(Op::Rest(MS / US));
-            }
-            let len = length(rng);
-            ops.push(Op::Put(some_key(rng), len));
-            ops.push(Op::Put(marker(client), 8));
-        }
-        8 => {
-            ops.push(Op::Get(some_key(rng)));
-            if rng.chance(1, 2) {
-                ops.push(scan(rng));
-            }
-        }
-        _ => {
-            let one = some_key(rng);
-            ops.push(Op::Get(one.clone()));
-            ops.push(Op::Rest(rng.pick(&[10, 5_000])));
-            ops.push(Op::Put(one, 24));
-        }
-    }
-    ops
 }

@@ -2,7 +2,7 @@
 
 use super::{Event, Heal, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{MS, Time};
-use crate::plan::{Fault, Names, members, node_name};
+use crate::plan::{Fault, members, node_name};
 use crate::reached::Reached;
 use sixfold_compute_core::WriterEvent;
 
@@ -12,7 +12,7 @@ impl World {
         if self.finish.is_healed() {
             return;
         }
-        self.tell(|| format!("** {}", told(&fault)));
+        self.tell(|| format!("** {fault}"));
         self.note(30, index as u64);
         match fault {
             Fault::Crash { nodes, power, down } => self.crash_nodes(nodes, power, down * MS),
@@ -138,6 +138,9 @@ impl World {
                     self.writer_event(writer, WriterEvent::Close);
                 }
             }
+            Fault::SetWallClock { host, by_ms } => self.walls.set(host, by_ms),
+            Fault::SplitSeal { hold_us } => self.lie_in_wait(hold_us),
+            Fault::Relapse { late, after_ms } => self.relapse(late, after_ms * MS),
         }
     }
 
@@ -237,32 +240,6 @@ pub(super) fn cut_pairs(host: usize, nodes: u8, one_way: u8) -> Vec<(usize, usiz
         }
     }
     pairs
-}
-
-fn told(fault: &Fault) -> String {
-    match fault {
-        Fault::Crash { nodes, power, down } => {
-            let how = if *power { "power cut" } else { "crash" };
-            format!("{how} at {} for {down} ms", Names(*nodes))
-        }
-        Fault::PauseNodes { nodes, length } => {
-            format!("{} stand still for {length} ms", Names(*nodes))
-        }
-        Fault::Isolate { nodes, out, length } => {
-            let how = if *out { "are not heard" } else { "are cut off" };
-            format!("{} {how} for {length} ms", Names(*nodes))
-        }
-        Fault::CutWriter {
-            nodes,
-            one_way,
-            length,
-        } => format!(
-            "the writer is cut off from {} for {length} ms ({})",
-            Names(*nodes),
-            ["both ways", "its messages are lost", "theirs are lost"][usize::from(*one_way)]
-        ),
-        other => format!("{other:?}"),
-    }
 }
 
 fn healed(heal: &Heal) -> String {

@@ -140,6 +140,7 @@ impl World {
         }
         self.tell(|| "** all faults end".to_owned());
         self.director.stop();
+        self.ambushes.forget_all();
         self.heal_network();
         for node in 0..NODE_COUNT {
             let disk = &mut self.nodes[node].disk;

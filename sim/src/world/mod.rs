@@ -7,6 +7,8 @@
 //! ```
 //! The owner of the one `match` on events. It decides when things happen; what happens is decided by the cores.
 
+mod acks;
+mod ambush;
 mod brief;
 mod client;
 mod director;
@@ -15,6 +17,7 @@ mod finish;
 mod net;
 mod node;
 mod promise;
+mod workload;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,14 +30,15 @@ use sixfold_log_format::{
     Manifest, ManifestVersion, Member, MemberKind, MembershipEpoch, NodeId, PgEntry, PgId,
     QuorumModel, SegmentId, SegmentSet, VolumeEpoch, VolumeId, VolumeParameters,
 };
-use sixfold_storage_node_core::{DiskError, DiskToken, StreamKey};
+use sixfold_storage_node_core::{DiskError, DiskToken, FileName, StreamKey};
 
-use crate::clock::{MS, Time};
+use crate::clock::{MS, Time, WallClocks};
 use crate::oracle::{Bad, Oracle};
 use crate::plan::{Fault, Plan};
 use crate::queue::Queue;
 use crate::reached::Counts;
 use crate::rng::{Rng, mix};
+use ambush::Ambushes;
 use director::Director;
 use finish::Finish;
 use net::{Item, Net, Party, Stream};
@@ -85,7 +89,7 @@ pub(crate) enum Event {
         node: usize,
         life: u32,
         token: DiskToken,
-        file: FileNumber,
+        file: FileName,
         offset: u64,
         bytes: u32,
     },
@@ -136,6 +140,9 @@ pub(crate) enum Event {
         nodes: u8,
         down: Time,
     },
+    Ambush {
+        step: u64,
+    },
     HealAll,
     Finish,
 }
@@ -166,6 +173,8 @@ pub struct Outcome {
     pub reached: Counts,
     /// Commits that were answered.
     pub commits: u64,
+    /// Transactions that began.
+    pub transactions: u64,
     /// Reopenings that ended well.
     pub openings: u64,
     /// What happened, line by line, where it was asked for.
@@ -191,6 +200,8 @@ pub(crate) struct World {
     created: BTreeSet<SegmentId>,
     oracle: Oracle,
     director: Director,
+    ambushes: Ambushes,
+    walls: WallClocks,
     finish: Finish,
     next_transaction: u64,
     commits: u64,
@@ -239,6 +250,8 @@ impl World {
             oracle: Oracle::new(manifest.volume, page_bytes),
             manifest,
             director: Director::new(&plan),
+            ambushes: Ambushes::default(),
+            walls: WallClocks::new(HOST_COUNT, &mut Rng::new(plan.seed, 7)),
             finish: Finish::default(),
             next_transaction: 0,
             commits: 0,
@@ -292,6 +305,7 @@ impl World {
             failure,
             reached: self.oracle.reached.clone(),
             commits: self.commits,
+            transactions: self.next_transaction,
             openings: self.oracle.openings.len() as u64,
             story: self.story.take().unwrap_or_default(),
         }
@@ -353,6 +367,7 @@ impl World {
                 nodes,
                 down,
             } => self.strike(number, nodes, down),
+            Event::Ambush { step } => self.ambush_step(step),
             Event::HealAll => self.heal_all(),
             Event::Finish => self.finish_step(),
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use sixfold_compute_core::{AttachKey, FetchKey};
 use sixfold_log_format::wire::{Message, PageAnswer, PageRequest, Refusal, Role};
+use sixfold_log_format::{PgId, SegmentId};
 use sixfold_recovery::machine::RequestKey;
 use sixfold_storage_node_core::{ConnectionKey, Event as NodeEvent, PeerToken};
 
@@ -63,7 +64,8 @@ pub(crate) struct Stream {
     pub(crate) node_open: bool,
     pub(crate) answered: bool,
     pub(crate) pages: Vec<PageRequest>,
-    odd_group: bool,
+    /// The segment that a log stream leads to.
+    pub(crate) segment: Option<SegmentId>,
     up_at: Time,
     down_at: Time,
     held_up: VecDeque<Item>,
@@ -80,6 +82,8 @@ pub(crate) struct Net {
     pub(crate) quiet: u32,
     /// Log streams of every second group are held back.
     pub(crate) holds_odd_groups: bool,
+    /// Log streams of this group are held back.
+    pub(crate) holds_group: Option<PgId>,
     idle: Time,
     link_us: u64,
     /// Requests of a thousand that come once more.
@@ -94,6 +98,7 @@ impl Net {
             loss: false,
             quiet: 0,
             holds_odd_groups: false,
+            holds_group: None,
             idle: rng.pick(&[300, 1_000, 3_000]) * MS,
             link_us: plan.shape.link_us,
             late: rng.pick(&[0, 5, 30]),
@@ -133,9 +138,9 @@ impl World {
             Message::ReadPages(read) => read.pages.clone(),
             _ => Vec::new(),
         };
-        let odd_group = match &message {
-            Message::Attach(attach) => self.places[&attach.segment].1.get() % 2 == 1,
-            _ => false,
+        let segment = match &message {
+            Message::Attach(attach) => Some(attach.segment),
+            _ => None,
         };
         let is_request = !matches!(kind, Kind::Log { .. } | Kind::Audit { .. } | Kind::Nothing);
         if is_request && up && self.net.late > 0 && self.net_rng.chance(self.net.late, 1_000) {
@@ -166,7 +171,7 @@ impl World {
             node_open: up,
             answered: false,
             pages,
-            odd_group,
+            segment,
             up_at: 0,
             down_at: 0,
             held_up: VecDeque::new(),
@@ -199,7 +204,7 @@ impl World {
         let node = self.streams[stream].node;
         let (from, to) = if up { (host, node) } else { (node, host) };
         let silenced = (self.net.quiet > 0 && matches!(client, Party::Node { .. }))
-            || (self.net.holds_odd_groups && up && self.streams[stream].odd_group);
+            || (up && self.holds_group_of(stream));
         let now = self.now;
         if self.net.blocked[from][to] > 0 || silenced {
             let state = &mut self.streams[stream];
@@ -226,6 +231,17 @@ impl World {
         let at = (now + latency).max(*last + 1);
         *last = at;
         self.queue.push(at, Event::Deliver { stream, up, item });
+    }
+
+    /// Whether the log of the stream's group is held back.
+    fn holds_group_of(&self, stream: usize) -> bool {
+        let pg = self.streams[stream]
+            .segment
+            .and_then(|segment| self.places.get(&segment))
+            .map(|(_, pg)| *pg);
+        pg.is_some_and(|pg| {
+            self.net.holds_group == Some(pg) || (self.net.holds_odd_groups && pg.get() % 2 == 1)
+        })
     }
 
     fn latency(&mut self, host: usize, node: usize) -> Time {
@@ -539,5 +555,6 @@ impl World {
         self.net.loss = false;
         self.net.quiet = 0;
         self.net.holds_odd_groups = false;
+        self.net.holds_group = None;
     }
 }

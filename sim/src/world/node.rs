@@ -7,13 +7,13 @@ use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::wire::Message;
 use sixfold_storage_node_core::{
-    Action, Bounds, DiskError, DiskToken, Event as NodeEvent, FoundDirectory, NodeCore, PeerToken,
-    Severity,
+    Action, Bounds, DiskError, DiskToken, Event as NodeEvent, FileName, FoundDirectory, NodeCore,
+    PeerToken, Severity,
 };
 
 use super::brief::brief;
 use super::net::{Item, Kind, Party};
-use super::promise::STATUS_STREAM;
+use super::promise::{Promises, STATUS_STREAM};
 use super::{Event, World};
 use crate::clock::{LocalClock, MS, Time, US};
 use crate::disk::{Disk, PendingWrite};
@@ -36,6 +36,10 @@ pub(crate) struct Node {
     /// Its disk may have forgotten something.
     pub(crate) suspect: bool,
     pub(crate) start_due: bool,
+    /// What it has said is durable.
+    pub(crate) promises: Promises,
+    /// Whether it has yet to show that it knows its promises after a start.
+    pub(crate) owes_proof: bool,
     armed: Option<Time>,
 }
 
@@ -52,6 +56,8 @@ impl Node {
             lost: false,
             suspect: false,
             start_due: false,
+            promises: Promises::default(),
+            owes_proof: false,
             armed: None,
         }
     }
@@ -71,6 +77,7 @@ impl World {
         state.life += 1;
         state.clock = clock;
         state.armed = None;
+        state.owes_proof = !state.disk.may_forget();
         let core = NodeCore::new(found, clock.at(self.now));
         self.tell(|| format!("{} starts", node_name(node)));
         self.nodes[node].core = Some(core);
@@ -92,6 +99,13 @@ impl World {
                 .iter()
                 .map(|(number, file)| (FileNumber(*number), file.len() as u64))
                 .collect(),
+            layers: state
+                .disk
+                .layers
+                .files
+                .iter()
+                .map(|((segment, layer), file)| (*segment, *layer, file.bytes.len() as u64))
+                .collect(),
             bounds: Bounds {
                 group_bytes_max: shape.group_bytes,
                 queued_bytes_max: shape.queued_bytes,
@@ -99,6 +113,7 @@ impl World {
                 page_cache_bytes_max: shape.node_cache_bytes,
                 reads_in_flight_max: shape.reads_in_flight,
                 gossip_interval: Duration::from_millis(shape.gossip_ms),
+                ..Bounds::default()
             },
             seed,
         }
@@ -188,6 +203,7 @@ impl World {
         {
             self.perform_node(node, action);
         }
+        self.check_start(node);
         self.arm_node(node);
     }
 
@@ -211,12 +227,8 @@ impl World {
                 offset,
                 bytes,
             } => {
-                let pending = PendingWrite {
-                    token,
-                    file: file.0,
-                    offset: usize::try_from(offset).expect("files are small"),
-                    bytes: bytes.as_ref().to_vec(),
-                };
+                let offset = usize::try_from(offset).expect("files are small");
+                let bytes = bytes.as_ref().to_vec();
                 let wait = self.disk_wait(node);
                 let disk = &mut self.nodes[node].disk;
                 let result = if std::mem::take(&mut disk.fail_next_write) {
@@ -224,7 +236,19 @@ impl World {
                 } else {
                     Ok(())
                 };
-                disk.pending = Some(pending);
+                match file {
+                    FileName::HotLog(file) => {
+                        disk.pending = Some(PendingWrite {
+                            token,
+                            file: file.0,
+                            offset,
+                            bytes,
+                        });
+                    }
+                    FileName::Layer(segment, layer) => {
+                        disk.layers.write(token, (segment, layer), offset, bytes);
+                    }
+                }
                 let event = Event::Written {
                     node,
                     life,
@@ -250,6 +274,29 @@ impl World {
                 };
                 self.queue.push(self.now + wait, event);
             }
+            Action::Sync {
+                token,
+                segment,
+                layer,
+            } => {
+                let wait = 2 * self.disk_wait(node);
+                self.nodes[node].disk.layers.sync(token, (segment, layer));
+                let event = Event::Written {
+                    node,
+                    life,
+                    token,
+                    result: Ok(()),
+                };
+                self.queue.push(self.now + wait, event);
+            }
+            Action::Delete { file } => match file {
+                FileName::HotLog(file) => {
+                    self.nodes[node].disk.delete(file.0);
+                }
+                FileName::Layer(segment, layer) => {
+                    self.nodes[node].disk.layers.delete((segment, layer));
+                }
+            },
             Action::Prepare { file, bytes } => {
                 let wait = 3 * self.disk_wait(node);
                 let result = if self.nodes[node].disk.full {
@@ -298,8 +345,8 @@ impl World {
             }
             return;
         }
-        self.check_promise(node, &message);
         let stream = usize::try_from(stream).expect("streams are counted in memory");
+        self.check_promise(node, stream, &message);
         let state = &self.streams[stream];
         assert!(state.node == node, "a node answers its own streams");
         self.heard(stream, &message);
@@ -387,11 +434,15 @@ impl World {
         result: Result<(), DiskError>,
     ) {
         let state = &mut self.nodes[node];
-        let pending = state.disk.pending.as_ref();
-        if state.life != life || pending.is_none_or(|write| write.token != token) {
+        if state.life != life {
             return;
         }
-        if result.is_ok() {
+        let of_layer = state.disk.layers.end(token, result.is_ok());
+        let pending = state.disk.pending.as_ref();
+        if !of_layer && pending.is_none_or(|write| write.token != token) {
+            return;
+        }
+        if result.is_ok() && !of_layer {
             state.disk.complete(&mut self.disk_rng);
         }
         self.note(3, node as u64 ^ (token.0 << 4));
@@ -403,7 +454,7 @@ impl World {
         node: usize,
         life: u32,
         token: DiskToken,
-        (file, offset, bytes): (FileNumber, u64, u32),
+        (file, offset, bytes): (FileName, u64, u32),
     ) {
         let state = &self.nodes[node];
         let Some(core) = state.core.as_ref().filter(|_| state.life == life) else {
@@ -416,12 +467,16 @@ impl World {
         if core.is_ready() {
             self.oracle.reached.hit(Reached::BatchReadFromDisk);
         }
-        let disk = &state.disk;
         let wrong = may_err && misreads > 0 && self.disk_rng.chance(misreads, 1_000);
+        if wrong && !core.is_ready() {
+            self.nodes[node].owes_proof = false;
+        }
+        let disk = &self.nodes[node].disk;
         let read = if wrong {
-            disk.misread(file.0, offset, bytes as usize, &mut self.disk_rng)
+            disk.misread(file, offset, bytes as usize, &mut self.disk_rng)
         } else {
-            disk.read(file.0, offset, bytes as usize).map(Bytes::from)
+            disk.read_file(file, offset, bytes as usize)
+                .map(Bytes::from)
         };
         let result = read.ok_or(DiskError::Failed);
         self.node_event(node, NodeEvent::Read { token, result });

@@ -1,8 +1,9 @@
 //! Promises: what a node has said is durable must be there if it died this very moment.
 //!
-//! A shadow of the node starts on its disk as it is, without the write in flight, and is asked what it holds. Also here: the
-//! question by which the world learns what a node holds before it hands a message over.
+//! A shadow of the node starts on its disk as it is, without the write in flight, and is asked what it holds; and each real start is
+//! compared with all that was ever said. Also here: the question by which the world learns what a node holds before it hands a message over.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,40 +22,82 @@ const ACKS_PER_CHECK: u64 = 401;
 /// Answers to claims and installs of which one is checked: a start costs as much as many events.
 const ANSWERS_PER_CHECK: u64 = 5;
 
-/// What was said.
+/// What was said of a segment.
+#[derive(Debug, Clone, Copy, Default)]
 struct Promise {
-    segment: Option<SegmentId>,
     claim: VolumeEpoch,
     history_epoch: VolumeEpoch,
     scl: Lsn,
 }
 
+impl Promise {
+    fn of(message: &Message, segment: Option<SegmentId>) -> Option<(SegmentId, Promise)> {
+        match message {
+            Message::Ack(ack) => {
+                let promise = Promise {
+                    claim: ack.history_epoch,
+                    history_epoch: ack.history_epoch,
+                    scl: ack.scl,
+                };
+                Some((segment?, promise))
+            }
+            Message::Installed(installed) => {
+                let promise = Promise {
+                    claim: installed.history_epoch,
+                    history_epoch: installed.history_epoch,
+                    scl: installed.scl,
+                };
+                Some((installed.segment, promise))
+            }
+            Message::Census(census) => {
+                let promise = Promise {
+                    claim: census.volume_epoch,
+                    history_epoch: census.history.volume_epoch,
+                    scl: census.scl,
+                };
+                Some((census.segment, promise))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a node that says this of itself keeps it.
+    fn is_kept(&self, segment: SegmentId, status: &NodeStatus) -> bool {
+        status.segments.iter().any(|held| {
+            let newer = held.history_epoch > self.history_epoch;
+            let whole = held.history_epoch == self.history_epoch && held.scl >= self.scl;
+            segment == held.segment && held.claim >= self.claim && (newer || whole)
+        })
+    }
+}
+
+/// What a node has said of each of its segments, the most of it.
+#[derive(Debug, Default)]
+pub(crate) struct Promises(BTreeMap<SegmentId, Promise>);
+
+impl Promises {
+    fn add(&mut self, segment: SegmentId, promise: Promise) {
+        let most = self.0.entry(segment).or_default();
+        most.claim = most.claim.max(promise.claim);
+        if (promise.history_epoch, promise.scl) > (most.history_epoch, most.scl) {
+            most.history_epoch = promise.history_epoch;
+            most.scl = promise.scl;
+        }
+    }
+}
+
 impl World {
     /// A node says something: if it died now, would it still be true?
-    pub(super) fn check_promise(&mut self, node: usize, message: &Message) {
-        let promise = match message {
-            Message::Ack(ack) if self.events.is_multiple_of(ACKS_PER_CHECK) => Promise {
-                segment: None,
-                claim: ack.history_epoch,
-                history_epoch: ack.history_epoch,
-                scl: ack.scl,
-            },
-            Message::Installed(installed) => Promise {
-                segment: Some(installed.segment),
-                claim: installed.history_epoch,
-                history_epoch: installed.history_epoch,
-                scl: installed.scl,
-            },
-            Message::Census(census) => Promise {
-                segment: Some(census.segment),
-                claim: census.volume_epoch,
-                history_epoch: census.history.volume_epoch,
-                scl: census.scl,
-            },
-            _ => return,
+    pub(super) fn check_promise(&mut self, node: usize, stream: usize, message: &Message) {
+        let Some((segment, promise)) = Promise::of(message, self.streams[stream].segment) else {
+            return;
         };
-        let rare = !matches!(message, Message::Ack(_));
-        if self.nodes[node].suspect || (rare && !self.events.is_multiple_of(ANSWERS_PER_CHECK)) {
+        self.nodes[node].promises.add(segment, promise);
+        let every = match message {
+            Message::Ack(_) => ACKS_PER_CHECK,
+            _ => ANSWERS_PER_CHECK,
+        };
+        if self.nodes[node].suspect || !self.events.is_multiple_of(every) {
             return;
         }
         let Some(status) = self.shadow(node) else {
@@ -63,20 +106,43 @@ impl World {
                 node_name(node)
             ));
         };
-        let keeps = status.segments.iter().any(|held| {
-            let same = promise
-                .segment
-                .is_none_or(|segment| segment == held.segment);
-            let newer = held.history_epoch > promise.history_epoch;
-            let whole = held.history_epoch == promise.history_epoch && held.scl >= promise.scl;
-            same && held.claim >= promise.claim && (newer || whole)
-        });
-        if !keeps {
+        if !promise.is_kept(segment, &status) {
             self.fail(format!(
                 "{} says {} and would not know it after a crash",
                 node_name(node),
                 super::brief::brief(message)
             ));
+        }
+    }
+
+    /// A node that has started knows what it ever promised, unless its disk may have lost it without a trace. Where something is
+    /// damaged in the middle of its log it refuses to start; it does not guess (R12).
+    pub(super) fn check_start(&mut self, node: usize) {
+        let state = &self.nodes[node];
+        let is_ready = state.core.as_ref().is_some_and(NodeCore::is_ready);
+        if !state.owes_proof || !is_ready {
+            return;
+        }
+        self.nodes[node].owes_proof = false;
+        self.status = None;
+        self.node_event(node, status_question());
+        let Some(status) = self.status.take() else {
+            return self.fail(format!("{} does not say how it is", node_name(node)));
+        };
+        let promises = &self.nodes[node].promises.0;
+        let broken = promises
+            .iter()
+            .find(|(segment, promise)| !promise.is_kept(**segment, &status));
+        if let Some((segment, promise)) = broken {
+            let pg = self.places[segment].1;
+            let bad = format!(
+                "{} starts without what it promised: claim {}, SCL {} under history {} in group {pg}",
+                node_name(node),
+                promise.claim,
+                promise.scl,
+                promise.history_epoch
+            );
+            self.fail(bad);
         }
     }
 
@@ -95,7 +161,9 @@ impl World {
                     bytes,
                 } => {
                     let offset = usize::try_from(offset).ok()?;
-                    let read = self.nodes[node].disk.read(file.0, offset, bytes as usize)?;
+                    let read = self.nodes[node]
+                        .disk
+                        .read_file(file, offset, bytes as usize)?;
                     let result = Ok(Bytes::from(read));
                     core.handle(now, NodeEvent::Read { token, result });
                 }

@@ -16,6 +16,7 @@ use sixfold_recovery::machine::{
     RequestKey,
 };
 
+use super::acks::Acks;
 use super::brief::{batch_prev, batch_span, brief};
 use super::client::Client;
 use super::net::{Item, Kind, Party};
@@ -52,10 +53,7 @@ pub(crate) struct Writer {
     undrained: BTreeMap<AttachKey, usize>,
     /// The last batch that was sent on each stream ended here.
     sent: BTreeMap<AttachKey, Lsn>,
-    /// What each segment has said that it holds, under this writer's history.
-    acked: BTreeMap<SegmentId, Lsn>,
-    /// What four segments of a group had said at once: it stays durable within the budget when one of them forgets later.
-    quorum: BTreeMap<PgId, Lsn>,
+    acks: Acks,
     asks: BTreeMap<FetchKey, (PageId, Lsn)>,
     vdl: Lsn,
     armed: Option<Time>,
@@ -116,8 +114,7 @@ impl World {
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
             sent: BTreeMap::new(),
-            acked: BTreeMap::new(),
-            quorum: BTreeMap::new(),
+            acks: Acks::default(),
             asks: BTreeMap::new(),
             vdl: Lsn::NONE,
             armed: None,
@@ -290,18 +287,8 @@ impl World {
             return;
         }
         let state = &self.writers[writer];
-        let acked = |pg: PgId, last: Lsn| {
-            if state.quorum.get(&pg).is_some_and(|&quorum| quorum >= last) {
-                return 4;
-            }
-            let of_pg = |segment: &SegmentId| self.places[segment].1 == pg;
-            state
-                .acked
-                .iter()
-                .filter(|(segment, scl)| of_pg(segment) && **scl >= last)
-                .count()
-        };
-        let result = self.oracle.published(state.epoch, vdl, &acked);
+        let holders = |pg: PgId, last: Lsn| state.acks.holders(pg, last);
+        let result = self.oracle.published(state.epoch, vdl, &holders);
         self.writers[writer].vdl = vdl;
         self.check(result);
     }
@@ -382,10 +369,16 @@ impl World {
             cache_bytes_max: shape.cache_pages * shape.page_bytes as usize,
             waiting_commits_max: shape.waiting_commits,
             remembered_keys_max: shape.remembered_keys,
+            watch_bytes_max: 64 << 10,
             lease: Duration::from_millis(READ_LEASE_MS),
+            token_retention: Duration::from_secs(2),
         };
-        // Wall clocks jump as they like, from process to process.
-        let unix_ms = 1_700_000_000_000 + self.rng.below(1_200_000);
+        // The clock is the machine's, and was set once more while the process began.
+        let host = self.writers[writer].host;
+        let unix_ms = self.walls.unix_ms(host, self.now) + self.rng.below(1_200_000);
+        if unix_ms < self.oracle.stamps.clock_ms() {
+            self.oracle.reached.hit(Reached::WallClockBehind);
+        }
         let now = self.local_now(writer);
         let state = &mut self.writers[writer];
         state.epoch = opened.volume_epoch;
@@ -422,6 +415,7 @@ impl World {
             WriterAction::Send { attach, message } => {
                 let epoch = self.writers[writer].epoch;
                 if let Message::Append(append) = &message {
+                    self.look_at_seal(writer, &append.batch);
                     let result = self.oracle.shipped(epoch, &append.batch);
                     self.check(result);
                     let (_, _, last) = batch_span(&append.batch);
@@ -458,6 +452,10 @@ impl World {
             }
             WriterAction::Committed { ticket, result } => self.committed(writer, ticket, result),
             WriterAction::Fetched { ticket, result } => self.fetched(writer, ticket, result),
+            // Nobody watches in the simulator yet.
+            WriterAction::LogRead { .. } => {}
+            // Nobody in the simulator asks for past points.
+            WriterAction::Rounded { .. } => {}
             WriterAction::Leased { ticket, held } => self.leased(writer, ticket, held),
             WriterAction::Fenced { volume_epoch } => {
                 self.oracle.reached.hit(Reached::OldWriterFenced);
@@ -520,19 +518,12 @@ impl World {
         if let Some((history_epoch, scl)) = said
             && history_epoch == self.writers[writer].epoch
         {
-            // What it says last counts: one that forgot says less (R12).
-            self.writers[writer].acked.insert(segment, scl);
-            let pg = self.places[&segment].1;
-            let state = &mut self.writers[writer];
-            let of_pg = state
-                .acked
-                .iter()
-                .filter(|(other, _)| self.places[*other].1 == pg);
-            let mut scls: Vec<Lsn> = of_pg.map(|(_, scl)| *scl).collect();
-            scls.sort_unstable();
-            if let Some(&fourth) = scls.len().checked_sub(4).and_then(|at| scls.get(at)) {
-                let quorum = state.quorum.entry(pg).or_default();
-                *quorum = fourth.max(*quorum);
+            let (node, pg) = self.places[&segment];
+            if self.writers[writer].acks.hear(segment, pg, scl) {
+                self.oracle.reached.hit(Reached::SclFell);
+            }
+            if first {
+                self.ambush_attached(writer, node);
             }
         }
         if first {

@@ -1,11 +1,21 @@
 //! What a storage node does: what the core tells the shell.
 
-use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::wire::Message;
+use sixfold_log_format::{NodeId, SegmentId};
 
 use crate::event::{ConnectionKey, DiskToken, PeerToken, StreamKey};
 use crate::io_buf::IoBuf;
+
+/// A file of the node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileName {
+    /// A file of the hot log. It has its full length from when it was prepared.
+    HotLog(FileNumber),
+    /// A layer. Its first write creates it; writes append.
+    Layer(SegmentId, LayerNumber),
+}
 
 /// An action. The shell does them in the order in which they come and decides nothing.
 #[derive(Debug)]
@@ -24,12 +34,13 @@ pub enum Action {
         /// The connection.
         connection: ConnectionKey,
     },
-    /// Writes and syncs (`O_DIRECT | O_DSYNC`): the completion means that the bytes are durable.
+    /// Writes. To the hot log the write syncs (`O_DIRECT | O_DSYNC`): its completion means that the bytes are durable, and one such
+    /// write is in flight at a time. To a layer it does not: [`Action::Sync`] does. Answered by [`crate::Event::Written`].
     Write {
         /// Comes back in [`crate::Event::Written`].
         token: DiskToken,
         /// The file.
-        file: FileNumber,
+        file: FileName,
         /// Where; a multiple of the block.
         offset: u64,
         /// What; aligned, a multiple of the block.
@@ -40,11 +51,26 @@ pub enum Action {
         /// Comes back in [`crate::Event::Read`].
         token: DiskToken,
         /// The file.
-        file: FileNumber,
+        file: FileName,
         /// Where; a multiple of the block.
         offset: u64,
         /// How much; a multiple of the block.
         bytes: u32,
+    },
+    /// Makes a layer durable, all of its writes and its directory entry. Answered by [`crate::Event::Written`].
+    Sync {
+        /// Comes back.
+        token: DiskToken,
+        /// The layer's segment.
+        segment: SegmentId,
+        /// The layer.
+        layer: LayerNumber,
+    },
+    /// Deletes a file that is not needed any more. Reads of it that are in flight may end either way. Not answered: a file that
+    /// comes back after a crash is deleted again.
+    Delete {
+        /// The file.
+        file: FileName,
     },
     /// Makes the next hot-log file: preallocated and zeroed, so that an append commits no file-system metadata. What a
     /// crash left of an earlier attempt at the same number is thrown away. Answered by [`crate::Event::Prepared`].

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
-use sixfold_log_format::wire::{CreateSegment, Message, NodeStatus, Refusal, SegmentStatus};
+use sixfold_log_format::wire::{
+    CreateSegment, DropSegment, Message, NodeMemory, NodeStatus, Refusal, SegmentStatus,
+};
 use sixfold_log_format::{NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
 
-use crate::bounds::SEGMENTS_MAX;
+use crate::bounds::{DROPPED_MAX, SEGMENTS_MAX};
 use crate::event::StreamKey;
 use crate::node::NodeCore;
 use crate::waiters::Waiter;
@@ -18,6 +20,10 @@ pub(crate) struct Counters {
     pub(crate) redo_bytes: u64,
     pub(crate) refused: u64,
     pub(crate) gossip_batches: u64,
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Checks what a creation says of itself; the reason when it makes no sense on this node.
@@ -65,7 +71,7 @@ impl NodeCore {
                 self.refuse(stream, Refusal::Exists);
             };
         }
-        if self.hosts(identity) {
+        if self.dropped.contains(&create.segment) || self.hosts(identity) {
             return self.refuse(stream, Refusal::Exists);
         }
         if self.segments.len() + self.creating.len() >= SEGMENTS_MAX {
@@ -90,6 +96,59 @@ impl NodeCore {
         }
     }
 
+    /// Drops a segment, or finds that it is not there.
+    pub(crate) fn on_drop(&mut self, now: Duration, stream: StreamKey, drop: DropSegment) {
+        let Some(segment) = self.segments.get(&drop.segment) else {
+            return self.answer(stream, Message::Done);
+        };
+        if segment.volume != drop.volume {
+            let volume = segment.volume;
+            return self.refuse(stream, Refusal::WrongVolume { volume });
+        }
+        let entry = Entry::Dropped {
+            segment: drop.segment,
+        };
+        match self.append(entry) {
+            Ok(ticket) => self.wait(now, ticket, Waiter::Create { stream }),
+            Err(refusal) => self.refuse(stream, refusal),
+        }
+    }
+
+    /// A segment was dropped: everything of it goes.
+    pub(crate) fn drop_segment(&mut self, id: SegmentId) {
+        self.dropped.insert(id);
+        while self.dropped.len() > DROPPED_MAX {
+            self.dropped.pop_first();
+        }
+        for stream in self.streams_of(id) {
+            self.end_stream(stream, Refusal::UnknownSegment);
+        }
+        self.cancel_work(id);
+        self.cache.clear(id);
+        let Some(segment) = self.segments.remove(&id) else {
+            return;
+        };
+        if self.is_ready() {
+            let layers = &segment.layers.catalog().layers;
+            let layers: Vec<_> = layers.iter().map(|layer| layer.number).collect();
+            self.layers_gone(id, &layers);
+        }
+    }
+
+    /// The ledger: what is in memory, each under its own bound.
+    fn memory(&self) -> NodeMemory {
+        NodeMemory {
+            limit_bytes: self.bounds.memory_bytes_max(),
+            index_bytes: self.index_bytes() as u64,
+            redo_bytes: self.resident_bytes as u64,
+            queued_bytes: self.log.queued_bytes() as u64,
+            page_bytes: self.cache.bytes() as u64,
+            block_bytes: self.layer_cache.block_bytes() as u64,
+            layer_index_bytes: self.layer_cache.index_bytes() as u64,
+            work_bytes: self.reads.background_bytes() as u64,
+        }
+    }
+
     fn hosts(&self, identity: (PgId, VolumeId)) -> bool {
         let here = self
             .segments
@@ -109,9 +168,14 @@ impl NodeCore {
             scl: segment.scl(),
             highest: segment.chain.highest(),
             vdl_seen: segment.vdl_seen,
-            // No image of a page is on disk yet: all redo is unfolded.
-            unfolded_bytes: segment.chain.redo_bytes(),
+            unfolded_bytes: segment.unfolded_bytes,
             damaged: segment.is_damaged(),
+            folded_through: segment.layers.folded_through(),
+            horizon: segment.layers.horizon(),
+            log_start: segment.chain.log_start(),
+            layer_count: count(segment.layers.catalog().layers.len()),
+            run_count: count(segment.layers.runs().len()),
+            layer_bytes: segment.layers.catalog().file_bytes(),
         };
         let answer = NodeStatus {
             node: self.node,
@@ -121,6 +185,16 @@ impl NodeCore {
             redo_bytes: self.counters.redo_bytes,
             refused: self.counters.refused,
             gossip_batches: self.counters.gossip_batches,
+            freezes: self.upkeep.freezes,
+            merges: self.upkeep.merges,
+            files_freed: self.upkeep.files_freed,
+            scrub_bytes: self.scrub.bytes,
+            scrub_rounds: self.scrub.rounds,
+            damage_found: self.scrub.damage_found,
+            damage_healed: self.scrub.healed,
+            full: !self.log.takes_batches(),
+            pressed: self.pressed,
+            memory: self.memory(),
             segments: self.segments.iter().map(status).collect(),
         };
         self.answer(stream, Message::NodeStatus(answer));

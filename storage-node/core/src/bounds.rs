@@ -21,6 +21,49 @@ pub struct Bounds {
     pub reads_in_flight_max: usize,
     /// Time between two rounds of gossip.
     pub gossip_interval: Duration,
+    /// Page indexes in memory, bytes; half of it makes a freeze due, all of it refuses batches.
+    pub index_bytes_max: usize,
+    /// Redo that no layer holds, bytes; half of it makes a freeze due, all of it refuses batches.
+    pub unfolded_bytes_max: u64,
+    /// Redo that one freeze takes, bytes: it is held in memory meanwhile.
+    pub freeze_bytes_max: u64,
+    /// Blocks and indexes of layers kept in memory, bytes.
+    pub layer_cache_bytes_max: usize,
+    /// Longest layer file, bytes, about. A run of more becomes several files.
+    pub layer_bytes_max: u64,
+    /// Longest chain of records of one page within a run before an image cuts it.
+    pub chain_records_max: usize,
+    /// The same in bytes of redo.
+    pub chain_bytes_max: usize,
+    /// Longest chain of one page in the memory index before a freeze is due.
+    pub memory_chain_records_max: usize,
+    /// Runs of a segment above which the newest ones are merged whatever their sizes; twice as many stop its freezes.
+    pub runs_max: usize,
+    /// Hot-log files kept for gossip and watch although everything in them is in layers, bytes.
+    pub log_window_bytes: u64,
+    /// How long they are kept at least, in the time of the writers' stamps; a volume's retention where that is longer.
+    pub log_window: Duration,
+    /// Hot-log files altogether, bytes; half of it frees what can be freed, all of it refuses batches.
+    pub log_bytes_max: u64,
+    /// What the scrub verifies each round of gossip, bytes; 0 for none.
+    pub scrub_bytes: usize,
+}
+
+impl Bounds {
+    /// Memory that the node takes at most for redo, pages, layers and indexes, bytes, about: what each bound allows.
+    pub fn memory_bytes_max(&self) -> u64 {
+        let kept = [
+            self.queued_bytes_max,
+            self.resident_redo_bytes_max,
+            self.page_cache_bytes_max,
+            self.index_bytes_max,
+            self.layer_cache_bytes_max,
+            self.reads_in_flight_max * JOB_BYTES_MAX,
+        ];
+        let kept: u64 = kept.iter().map(|bytes| *bytes as u64).sum();
+        // A freeze holds its batches, freeze and merge some chunks each.
+        kept + self.freeze_bytes_max + 2 * BACKGROUND_BYTES
+    }
 }
 
 impl Default for Bounds {
@@ -32,10 +75,33 @@ impl Default for Bounds {
             page_cache_bytes_max: 128 << 20,
             reads_in_flight_max: 64,
             gossip_interval: Duration::from_millis(200),
+            index_bytes_max: 128 << 20,
+            unfolded_bytes_max: 512 << 20,
+            freeze_bytes_max: 32 << 20,
+            layer_cache_bytes_max: 128 << 20,
+            layer_bytes_max: 1 << 30,
+            chain_records_max: 64,
+            chain_bytes_max: 4 << 10,
+            memory_chain_records_max: 4_096,
+            runs_max: 24,
+            log_window_bytes: 512 << 20,
+            log_window: Duration::from_secs(60),
+            log_bytes_max: 2 << 30,
+            scrub_bytes: 1 << 20,
         }
     }
 }
 
+/// What a freeze or a merge holds beside the batches of a freeze, bytes, about: chunks, blocks, the index in the making.
+const BACKGROUND_BYTES: u64 = 16 << 20;
+/// Entries that a background job walks in one go, about: a fraction of a millisecond.
+pub(crate) const BACKGROUND_STEP_RECORDS: usize = 2 << 10;
+/// Redo after which a node looks whether something is due, bytes.
+pub(crate) const CHECK_REDO_BYTES: usize = 256 << 10;
+/// Entries of a page index that are swept in one go.
+pub(crate) const SWEEP_ENTRIES: usize = 4 << 10;
+/// Redo of a pinned file that is written again at once, bytes.
+pub(crate) const MOVE_BYTES_MAX: usize = 4 << 20;
 /// No group is longer, whatever is configured: the scan relies on it when it looks for something valid behind damage.
 pub(crate) const GROUP_BYTES_LIMIT: usize = 4 << 20;
 /// What the scan reads at once.
@@ -62,6 +128,8 @@ pub(crate) const EARLY_MESSAGES_MAX: usize = 1_024;
 pub(crate) const EARLY_BYTES_MAX: usize = 16 << 20;
 /// Most segments of a node.
 pub(crate) const SEGMENTS_MAX: usize = 4_096;
+/// Most identities of dropped segments that a node remembers.
+pub(crate) const DROPPED_MAX: usize = 4_096;
 /// Runs and CPLs in one piece of a census.
 ///
 /// All pieces of a census are queued in one turn, and a CPL takes 8 bytes. A shell that lets 32 MiB wait on one stream therefore

@@ -1,19 +1,23 @@
 //! The batches that a segment holds and the chain of valid records through them.
 //!
 //! A batch is *pending* from when it was accepted until its write is durable; only durable batches count. The SCL is the
-//! last LSN of the gap-free chain of valid records, followed by back-links from [`Lsn::NONE`], under the history held. Records
-//! are never removed: annulment is a filter (R5), since a history may be replaced as a whole by a higher one.
+//! last LSN of the gap-free chain of valid records, followed by back-links from the *base*, under the history held. Annulment is
+//! a filter (R5), since a history may be replaced as a whole by a higher one.
+//!
+//! The base is where the layers end: everything valid at or below it is in them, and nothing there can be annulled any more
+//! (R11). Batches below it stay until their file of the hot log goes; above the *log start* the log is whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Batch, History, Lsn, VolumeEpoch};
 
 use crate::hot_log::Place;
 
-/// A batch of a segment, by the order of arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A batch of a segment, by the order of arrival. Numbers wrap: far fewer than 2^32 are held at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct BatchId(pub(crate) u32);
 
 /// What makes two batches the same (R13).
@@ -28,11 +32,15 @@ pub(crate) struct Held {
     pub(crate) volume_epoch: VolumeEpoch,
     pub(crate) checksum: u32,
     pub(crate) bytes: u32,
+    /// Stamp of its writer.
+    pub(crate) unix_ms: u64,
     runs: Box<[(Lsn, Lsn)]>,
     /// Where its entry lies; `None` while it is pending.
     pub(crate) place: Option<Place>,
     /// Its bytes, while memory allows.
     pub(crate) resident: Option<Batch>,
+    /// What is on disk was damaged when it was read last.
+    pub(crate) bad: bool,
 }
 
 /// What to do with a batch that arrives.
@@ -54,11 +62,14 @@ pub(crate) enum Arrival {
 /// The batches of one segment.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
-    held: Vec<Held>,
+    /// Batches by number, from `front` on; `None` for one that went with its file.
+    held: VecDeque<Option<Held>>,
+    front: BatchId,
     by_first: BTreeMap<Identity, BatchId>,
     scl: Lsn,
+    base: Lsn,
+    log_start: Lsn,
     highest: Lsn,
-    redo_bytes: u64,
 }
 
 impl Held {
@@ -67,25 +78,30 @@ impl Held {
     }
 
     /// Highest LSN of it at or below `at_most` that `history` does not annul.
-    fn last_valid(&self, at_most: Lsn, history: &History) -> Option<Lsn> {
-        let mut at_most = at_most;
-        'below: loop {
-            for (start, end) in self.runs.iter().rev() {
-                if *start > at_most {
-                    continue;
-                }
-                let last = end
-                    .checked_minus(1)
-                    .expect("runs are not empty")
-                    .min(at_most);
-                let Some(range) = history.range_of(last) else {
-                    return Some(last);
-                };
-                at_most = range.after;
-                continue 'below;
+    pub(crate) fn last_valid(&self, at_most: Lsn, history: &History) -> Option<Lsn> {
+        last_valid_of(&self.runs, at_most, history)
+    }
+}
+
+/// Highest LSN of these runs at or below `at_most` that `history` does not annul.
+fn last_valid_of(runs: &[(Lsn, Lsn)], at_most: Lsn, history: &History) -> Option<Lsn> {
+    let mut at_most = at_most;
+    'below: loop {
+        for (start, end) in runs.iter().rev() {
+            if *start > at_most {
+                continue;
             }
-            return None;
+            let last = end
+                .checked_minus(1)
+                .expect("runs are not empty")
+                .min(at_most);
+            let Some(range) = history.range_of(last) else {
+                return Some(last);
+            };
+            at_most = range.after;
+            continue 'below;
         }
+        return None;
     }
 }
 
@@ -123,13 +139,30 @@ impl Chain {
         self.highest
     }
 
-    /// Bytes of batches held durably.
-    pub(crate) fn redo_bytes(&self) -> u64 {
-        self.redo_bytes
+    /// Every valid record above it, up to the SCL, is in a batch that is held.
+    pub(crate) fn log_start(&self) -> Lsn {
+        self.log_start
     }
 
+    fn slot(&self, id: BatchId) -> usize {
+        id.0.wrapping_sub(self.front.0) as usize
+    }
+
+    /// The batch, unless it went with its file.
+    pub(crate) fn find_held(&self, id: BatchId) -> Option<&Held> {
+        self.held.get(self.slot(id))?.as_ref()
+    }
+
+    /// # Panics
+    /// When it went with its file.
     pub(crate) fn get(&self, id: BatchId) -> &Held {
-        &self.held[id.0 as usize]
+        self.find_held(id).expect("the batch is held")
+    }
+
+    fn get_mut(&mut self, id: BatchId) -> &mut Held {
+        let slot = self.slot(id);
+        let held = self.held.get_mut(slot).and_then(Option::as_mut);
+        held.expect("the batch is held")
     }
 
     /// Judges a batch that arrives.
@@ -143,6 +176,14 @@ impl Chain {
         }
         if wholly_annulled(&header.runs, history) {
             return Arrival::Annulled;
+        }
+        if header.first <= self.base {
+            // Layers end between two valid batches: this one is in them, or two writers used its LSNs.
+            let last = last_valid_of(&header.runs, Lsn::MAX, history);
+            return match last {
+                Some(last) if last > self.base => Arrival::Conflict { lsn: header.first },
+                _ => Arrival::Duplicate,
+            };
         }
         let last_key = (header.last, VolumeEpoch::new(u64::MAX), u32::MAX);
         for id in self.by_first.range(..=last_key).rev().map(|(_, id)| *id) {
@@ -164,7 +205,8 @@ impl Chain {
     /// When it is held already.
     pub(crate) fn insert(&mut self, batch: Batch) -> BatchId {
         let header = batch.header();
-        let id = BatchId(u32::try_from(self.held.len()).expect("batches are counted in 32 bits"));
+        let count = u32::try_from(self.held.len()).expect("far fewer are held");
+        let id = BatchId(self.front.0.wrapping_add(count));
         let held = Held {
             first: header.first,
             last: header.last,
@@ -172,13 +214,15 @@ impl Chain {
             volume_epoch: header.volume_epoch,
             checksum: header.checksum,
             bytes: u32::try_from(batch.bytes().len()).expect("batches are bounded"),
+            unix_ms: header.unix_ms,
             runs: header.runs.clone().into_boxed_slice(),
             place: None,
             resident: Some(batch),
+            bad: false,
         };
         let before = self.by_first.insert(held.identity(), id);
         assert!(before.is_none(), "a batch is held once (R13)");
-        self.held.push(held);
+        self.held.push_back(Some(held));
         id
     }
 
@@ -189,26 +233,162 @@ impl Chain {
 
     /// A pending batch became durable.
     pub(crate) fn set_durable(&mut self, id: BatchId, place: Place) {
-        let held = &mut self.held[id.0 as usize];
+        let held = self.get_mut(id);
         assert!(held.place.is_none(), "a batch becomes durable once");
         held.place = Some(place);
-        self.highest = self.highest.max(held.last);
-        self.redo_bytes += u64::from(held.bytes);
+        let last = held.last;
+        self.highest = self.highest.max(last);
+    }
+
+    /// A batch that is durable was written again: that copy counts from now on.
+    pub(crate) fn set_moved(&mut self, id: BatchId, place: Place) {
+        let slot = self.slot(id);
+        if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
+            held.place = Some(place);
+            held.bad = false;
+        }
+    }
+
+    /// What is on disk of a batch is damaged.
+    pub(crate) fn set_bad(&mut self, id: BatchId) {
+        let slot = self.slot(id);
+        if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
+            held.bad = true;
+        }
+    }
+
+    /// The first batch that is damaged on disk and not below the base.
+    pub(crate) fn first_bad(&self) -> Option<(BatchId, &Held)> {
+        let mut held = self.by_first.values().map(|id| (*id, self.get(*id)));
+        held.find(|(_, held)| held.bad)
+    }
+
+    /// Batches whose only copy lies in this file or an earlier one, by number.
+    pub(crate) fn in_file(&self, file: FileNumber) -> impl Iterator<Item = (BatchId, &Held)> {
+        let numbered = self.held.iter().zip(0_u32..);
+        // Arrival is the order of files, but for the few that were written again.
+        numbered
+            .filter_map(|(held, at)| {
+                let id = BatchId(self.front.0.wrapping_add(at));
+                held.as_ref().map(|held| (id, held))
+            })
+            .take_while(move |(_, held)| held.place.is_some())
+            .filter(move |(_, held)| held.place.is_some_and(|place| place.file <= file))
+    }
+
+    /// Every durable batch, in LSN order.
+    pub(crate) fn durable(&self) -> impl Iterator<Item = BatchId> {
+        let ids = self.by_first.values().copied();
+        ids.filter(|id| self.get(*id).place.is_some())
+    }
+
+    /// Forgets a batch: its file goes. Whoever asks for the log at or below it hears that it is forgotten.
+    pub(crate) fn forget(&mut self, id: BatchId, history: &History) {
+        let slot = self.slot(id);
+        let Some(held) = self.held.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        self.by_first.remove(&held.identity());
+        if let Some(last) = held.last_valid(Lsn::MAX, history) {
+            self.log_start = self.log_start.max(last);
+        }
+        while let Some(None) = self.held.front() {
+            self.held.pop_front();
+            self.front = BatchId(self.front.0.wrapping_add(1));
+        }
+    }
+
+    /// Layers hold everything up to `base` now.
+    pub(crate) fn raise_base(&mut self, base: Lsn, history: &History) {
+        self.base = self.base.max(base);
+        if self.scl < self.base {
+            // The log has a hole up to here, if it has anything.
+            self.scl = self.base;
+            self.log_start = self.base;
+        }
+        self.highest = self.highest.max(self.base);
+        self.advance(history);
+    }
+
+    /// After a start: how far down the log is whole, by back-links from the SCL.
+    pub(crate) fn find_log_start(&mut self, history: &History) {
+        let mut start = self.scl;
+        let mut ids = self.by_first.values().rev();
+        while let Some(held) = ids.next().map(|id| self.get(*id)) {
+            if held.last_valid(Lsn::MAX, history) == Some(start) && held.prev < start {
+                start = held.prev;
+            }
+        }
+        self.log_start = start;
+    }
+
+    /// Bytes of durable batches above the base.
+    pub(crate) fn unfolded_bytes(&self) -> u64 {
+        let start = (self.base.next(), VolumeEpoch::new(0), 0);
+        let above = self.by_first.range(start..).map(|(_, id)| self.get(*id));
+        above.map(|held| u64::from(held.bytes)).sum()
+    }
+
+    /// The batches of the chain above the base, in LSN order, while what is valid of them lies at or below `limit` and until they
+    /// make about `bytes_max` bytes; and the last valid LSN of the last one.
+    pub(crate) fn foldable(
+        &self,
+        limit: Lsn,
+        bytes_max: u64,
+        history: &History,
+    ) -> (Vec<BatchId>, Lsn) {
+        let (mut found, mut through, mut bytes) = (Vec::new(), self.base, 0);
+        while through < self.scl {
+            let Some((id, last)) = self.next_of(through, history) else {
+                break;
+            };
+            bytes += u64::from(self.get(id).bytes);
+            if last > limit || (bytes > bytes_max && !found.is_empty()) {
+                break;
+            }
+            found.push(id);
+            through = last;
+        }
+        (found, through)
+    }
+
+    /// The durable batch that follows `tip` in the chain, with its last valid LSN.
+    fn next_of(&self, tip: Lsn, history: &History) -> Option<(BatchId, Lsn)> {
+        let mut from = tip.next();
+        loop {
+            let key = (from, VolumeEpoch::new(0), 0);
+            let (_, id) = self.by_first.range(key..).next()?;
+            let held = self.get(*id);
+            if let Some(range) = history.range_of(held.first) {
+                // New LSNs start above every annulled range, so nothing valid begins inside one (R1).
+                from = range.through.next();
+                continue;
+            }
+            let durable = held.place.is_some() || planted(Mutant::AckBeforeSync);
+            let linked = held.prev == tip || planted(Mutant::SclPastAHole);
+            if !durable || !linked {
+                return None;
+            }
+            return Some((*id, held.last_valid(Lsn::MAX, history)?));
+        }
     }
 
     /// Takes a batch's bytes out for a while.
     pub(crate) fn take_resident(&mut self, id: BatchId) -> Option<Batch> {
-        self.held[id.0 as usize].resident.take()
+        self.get_mut(id).resident.take()
     }
 
     /// Puts them back.
     pub(crate) fn put_resident(&mut self, id: BatchId, batch: Batch) {
-        self.held[id.0 as usize].resident = Some(batch);
+        self.get_mut(id).resident = Some(batch);
     }
 
     /// Forgets the bytes of a durable batch; its place stays. Returns how many bytes that were.
     pub(crate) fn evict(&mut self, id: BatchId) -> usize {
-        let held = &mut self.held[id.0 as usize];
+        let slot = self.slot(id);
+        let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) else {
+            return 0;
+        };
         assert!(
             held.place.is_some(),
             "only what is on disk may leave memory"
@@ -218,32 +398,12 @@ impl Chain {
 
     /// Follows the chain as far as durable batches go.
     pub(crate) fn advance(&mut self, history: &History) {
-        let mut from = self.scl.next();
-        loop {
-            let key = (from, VolumeEpoch::new(0), 0);
-            let Some((_, id)) = self.by_first.range(key..).next() else {
-                return;
-            };
-            let held = self.get(*id);
-            if let Some(range) = history.range_of(held.first) {
-                // New LSNs start above every annulled range, so nothing valid begins inside one (R1).
-                from = range.through.next();
-                continue;
-            }
-            let durable = held.place.is_some() || planted(Mutant::AckBeforeSync);
-            let linked = held.prev == self.scl || planted(Mutant::SclPastAHole);
-            if !durable || !linked {
-                return;
-            }
-            let Some(last) = held.last_valid(Lsn::MAX, history) else {
-                return;
-            };
+        while let Some((_, last)) = self.next_of(self.scl, history) {
             assert!(
                 last > self.scl,
                 "an SCL only moves forward under one history"
             );
             self.scl = last;
-            from = last.next();
         }
     }
 
@@ -263,7 +423,8 @@ impl Chain {
         if let Some(after) = differ_after
             && after < self.scl
         {
-            self.scl = self.last_valid(after, new);
+            // Below the base nothing is annulled, whatever ranges were folded away (R11).
+            self.scl = self.last_valid(after, new).max(self.base);
         }
         self.advance(new);
     }
@@ -278,6 +439,7 @@ impl Chain {
             .filter(|held| held.place.is_some())
             .find_map(|held| held.last_valid(at_most, history))
             .unwrap_or(Lsn::NONE)
+            .max(self.base.min(at_most))
     }
 
     /// Durable batches with a valid record, that hold any LSN of `(after, through]`, in LSN order, until they make

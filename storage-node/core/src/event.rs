@@ -1,9 +1,10 @@
 //! What happens to a storage node: what the shell tells the core.
 
 use bytes::Bytes;
-use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::wire::{Message, Role};
+use sixfold_log_format::{NodeId, SegmentId};
 
 /// A connection of the shell's. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +52,7 @@ pub enum Event {
         /// The stream.
         stream: StreamKey,
     },
-    /// A write is durable, or failed.
+    /// A write to the hot log is durable, a write to a layer is done, a layer is synced; or that failed.
     Written {
         /// Which.
         token: DiskToken,
@@ -96,6 +97,8 @@ pub struct FoundDirectory {
     pub file_bytes: u64,
     /// The hot-log files that are there, in order, each with its length in bytes.
     pub files: Vec<(FileNumber, u64)>,
+    /// The layer files that are there, each with its length in bytes.
+    pub layers: Vec<(SegmentId, LayerNumber, u64)>,
     /// Bounds of memory and queues.
     pub bounds: crate::Bounds,
     /// Seeds what is drawn at random (gossip order).

@@ -11,9 +11,6 @@ use crate::bounds::JOB_BYTES_MAX;
 use crate::chain::{BatchId, Chain};
 use crate::index::IndexEntry;
 
-/// Batches that were read back from disk and verified, for one job.
-pub(crate) type Fetched = BTreeMap<BatchId, Batch>;
-
 /// How far a fold came.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Folding {
@@ -110,7 +107,7 @@ impl Fold {
     pub(crate) fn advance(
         &mut self,
         chain: &Chain,
-        fetched: &Fetched,
+        fetched: &BTreeMap<BatchId, Batch>,
         budget: &mut usize,
     ) -> Result<Folding, FoldError> {
         while let Some(entry) = self.records.get(self.at) {

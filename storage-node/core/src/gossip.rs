@@ -46,6 +46,8 @@ struct Pull {
     through: Lsn,
     /// Waits for the hot log.
     paused: bool,
+    /// It brings batches that are damaged here.
+    heals: bool,
 }
 
 /// Requests to peers in flight, and when the next round is due.
@@ -108,8 +110,16 @@ impl NodeCore {
             self.asking.asks.remove(&token);
             segment.gossip.asked = None;
             segment.gossip.pull = None;
+            self.end_copy(id, "it does not answer");
         }
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
         if segment.gossip.pull.is_some() {
+            return;
+        }
+        if let Some(copy) = &segment.copy {
+            if copy.paused {
+                self.copy_on(now, id);
+            }
             return;
         }
         let peers = segment.peers();
@@ -128,11 +138,11 @@ impl NodeCore {
         self.ask(now, id, peer, message);
     }
 
-    fn ask(&mut self, now: Duration, id: SegmentId, peer: Member, message: Message) {
+    pub(crate) fn ask(&mut self, now: Duration, id: SegmentId, peer: Member, message: Message) {
         let segment = self.segments.get_mut(&id).expect("named by the caller");
         let Some(address) = segment.address_of(&peer) else {
             segment.gossip.pull = None;
-            return;
+            return self.end_copy(id, "its address is not known");
         };
         self.asking.last_token += 1;
         let token = PeerToken(self.asking.last_token);
@@ -197,8 +207,28 @@ impl NodeCore {
                 self.on_gossip_answer(now, id, peer, *answer);
             }
             Some(Message::LogPiece(piece)) => self.on_log_piece(now, id, piece),
+            Some(Message::LayerPiece(piece)) => self.on_layer_piece(now, id, &piece),
+            // The peer is busy: it is asked for the same again at the next round.
+            Some(Message::Refused(Refusal::Overloaded)) if segment.copy.is_some() => {
+                segment.gossip.pull = None;
+                if let Some(copy) = &mut segment.copy {
+                    copy.paused = true;
+                }
+            }
+            // Its log does not reach down to here: its layers do.
+            Some(Message::Refused(Refusal::Forgotten { .. }))
+                if segment.gossip.pull.is_some_and(|pull| !pull.heals) =>
+            {
+                segment.gossip.pull = None;
+                self.begin_copy(now, id, peer);
+            }
             // Unreachable, refused or senseless: another round, another peer.
-            _ => segment.gossip.pull = None,
+            _ => {
+                segment.gossip.pull = None;
+                if segment.copy.is_some() {
+                    self.end_copy(id, "it does not answer");
+                }
+            }
         }
     }
 
@@ -226,6 +256,8 @@ impl NodeCore {
             self.log_line(Severity::Error, text);
         }
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        self.take_proof(id, &peer, answer.scl);
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let epoch = answer.history_epoch;
         let ahead = if segment.gossip.ahead.0 == epoch {
             segment.gossip.ahead.1
@@ -243,8 +275,83 @@ impl NodeCore {
                 after: scl,
                 through: answer.scl,
                 paused: false,
+                heals: false,
             });
             self.pull_on(now, id);
+        } else {
+            self.heal(now, id, peer, epoch);
+        }
+    }
+
+    /// What is damaged here and whole at a peer is fetched.
+    fn heal(&mut self, now: Duration, id: SegmentId, peer: Member, history_epoch: VolumeEpoch) {
+        self.forget_folded_damage(id);
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        if segment.copy.is_some() {
+            return;
+        }
+        if !segment.bad_layers.is_empty() {
+            return self.begin_copy(now, id, peer);
+        }
+        let Some((_, held)) = segment.chain.first_bad() else {
+            return;
+        };
+        let after = held.first.checked_minus(1).unwrap_or(Lsn::NONE);
+        let through = held.last;
+        segment.gossip.pull = Some(Pull {
+            peer,
+            history_epoch,
+            after,
+            through,
+            paused: false,
+            heals: true,
+        });
+        self.pull_on(now, id);
+    }
+
+    /// A damaged batch of which the layers hold everything, or that was annulled for good, is cut: nobody needs it.
+    fn forget_folded_damage(&mut self, id: SegmentId) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        while let Some((batch, held)) = segment.chain.first_bad()
+            && segment.is_folded(held)
+        {
+            segment.chain.forget(batch, &segment.history);
+            segment.parts_generation += 1;
+            self.scrub.healed += 1;
+        }
+    }
+
+    /// A batch that is damaged on disk and came again is written again.
+    fn heal_batch(&mut self, id: SegmentId, bytes: &bytes::Bytes) {
+        let segment = &self.segments[&id];
+        let Ok(batch) = sixfold_log_format::Batch::decode(bytes.clone(), segment.volume) else {
+            return;
+        };
+        let header = batch.header();
+        let identity = (header.first, header.volume_epoch, header.checksum);
+        let held = segment.chain.find(&identity);
+        if let Some(held) = held.filter(|held| segment.chain.get(*held).bad) {
+            self.scrub.healed += 1;
+            self.write_again(id, held, bytes.clone());
+        }
+    }
+
+    /// After damage: whether what three peers hold is held here too.
+    fn take_proof(&mut self, id: SegmentId, peer: &Member, theirs: Lsn) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        if segment.unproven == 0 {
+            return;
+        }
+        segment.proofs.insert(peer.segment, theirs);
+        let needed = segment.proofs.values().max().copied().unwrap_or(Lsn::NONE);
+        if segment.proofs.len() >= segment.unproven && segment.scl() >= needed {
+            segment.unproven = 0;
+            segment.proofs.clear();
+            self.scrub.healed += 1;
+            self.log_line(
+                Severity::Info,
+                format!("segment {id} holds everything that its peers do, up to LSN {needed}"),
+            );
         }
     }
 
@@ -284,7 +391,9 @@ impl NodeCore {
         let Some(pull) = &mut segment.gossip.pull else {
             return;
         };
-        pull.after = pull.after.max(scl);
+        if !pull.heals {
+            pull.after = pull.after.max(scl);
+        }
         if pull.after >= pull.through || pull.history_epoch != same {
             segment.gossip.pull = None;
             return;
@@ -318,6 +427,9 @@ impl NodeCore {
         }
         let mut after = pull.after;
         for bytes in piece.batches {
+            if pull.heals {
+                self.heal_batch(id, &bytes);
+            }
             match self.take_batch(id, bytes, pull.history_epoch) {
                 Ok(taken) => {
                     self.counters.gossip_batches += u64::from(taken.new);

@@ -1,7 +1,8 @@
 //! The memory index of a segment: page -> its records, by LSN, with the batch that holds each.
 //!
-//! Every durable record is in it, valid or not: whoever folds filters by the history in force, so that a new history does
-//! not touch the index (R5). It holds no bytes of records.
+//! Every durable record that no layer holds is in it, valid or not: whoever folds filters by the history in force, so that a
+//! new history does not touch the index (R5). It holds no bytes of records. What went into a layer is swept out in small
+//! steps; until then readers pass over it.
 
 use std::collections::BTreeMap;
 
@@ -41,17 +42,30 @@ impl IndexEntry {
     }
 }
 
+/// What an entry of the map takes beside its list, bytes, about.
+const PAGE_OVERHEAD_BYTES: usize = 80;
+/// What an entry of a list takes, bytes, about: lists grow ahead.
+const ENTRY_BYTES: usize = size_of::<IndexEntry>() * 3 / 2;
+
 /// The index of one segment.
 #[derive(Debug, Default)]
 pub(crate) struct PageIndex {
     pages: BTreeMap<PageId, Vec<IndexEntry>>,
+    entry_count: usize,
+    /// Length of the longest list since the last sweep.
+    longest: usize,
+    /// Where the sweep is; `None` when nothing is to be swept.
+    sweep: Option<PageId>,
 }
 
 impl PageIndex {
-    /// Adds the records of a batch.
-    pub(crate) fn add(&mut self, id: BatchId, batch: &Batch) {
+    /// Adds the records of a batch that lie above `folded`: what is below stands in layers.
+    pub(crate) fn add(&mut self, id: BatchId, batch: &Batch, folded: Lsn) {
         for (ordinal, placed) in batch.records().enumerate() {
             let record = &placed.record;
+            if record.lsn <= folded {
+                continue;
+            }
             let entry = IndexEntry::new(record.lsn, id, ordinal, record.op.starts_chain());
             let entries = self.pages.entry(record.page).or_default();
             match entries.last() {
@@ -61,23 +75,25 @@ impl PageIndex {
                 }
                 _ => entries.push(entry),
             }
+            self.entry_count += 1;
+            self.longest = self.longest.max(entries.len());
         }
     }
 
-    /// The valid records to apply, in order, to get `page` at `through` from an image of it at `image_lsn` (or from
-    /// nothing). The flag is true when they stand on the image; false when they begin the page anew.
+    /// The valid records of `page` in `(after, through]`, from the newest one on that its chain may begin with. The flag says
+    /// whether there is such a one: else they stand on a version of the page at or below `after`.
     pub(crate) fn records(
         &self,
         page: PageId,
-        image_lsn: Option<Lsn>,
+        after: Lsn,
         through: Lsn,
         history: &History,
     ) -> (Vec<IndexEntry>, bool) {
         let Some(entries) = self.pages.get(&page) else {
-            return (Vec::new(), image_lsn.is_some());
+            return (Vec::new(), false);
         };
         let end = entries.partition_point(|entry| entry.lsn <= through);
-        let start = image_lsn.map_or(0, |lsn| entries.partition_point(|entry| entry.lsn <= lsn));
+        let start = entries.partition_point(|entry| entry.lsn <= after);
         let wanted = &entries[start..end.max(start)];
         let newest_start = wanted
             .iter()
@@ -88,6 +104,63 @@ impl PageIndex {
             .copied()
             .filter(|entry| !history.annuls(entry.lsn) || planted(Mutant::AnnulledFolded))
             .collect();
-        (valid, image_lsn.is_some() && newest_start.is_none())
+        (valid, newest_start.is_some())
+    }
+
+    /// The first page at or behind `from` that has records.
+    pub(crate) fn page_from(&self, from: PageId) -> Option<(PageId, &[IndexEntry])> {
+        let (page, entries) = self.pages.range(from..).next()?;
+        Some((*page, entries))
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.pages.len() * PAGE_OVERHEAD_BYTES + self.entry_count * ENTRY_BYTES
+    }
+
+    /// Records of the page that has most.
+    pub(crate) fn longest_chain(&self) -> usize {
+        self.longest
+    }
+
+    /// Layers hold more than before: what is in them is to be swept out.
+    pub(crate) fn begin_sweep(&mut self) {
+        self.sweep = Some(PageId::NONE);
+        self.longest = 0;
+    }
+
+    /// Whether [`PageIndex::sweep`] has something to do.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.sweep.is_none()
+    }
+
+    /// Sweeps about `count` entries: those at or below `folded`, and those that are annulled for good, at or below `settled`.
+    pub(crate) fn sweep(&mut self, folded: Lsn, settled: Lsn, history: &History, count: usize) {
+        let Some(from) = self.sweep else { return };
+        let mut empty = Vec::new();
+        let mut looked_at = 0;
+        self.sweep = None;
+        for (page, entries) in self.pages.range_mut(from..) {
+            if looked_at >= count {
+                self.sweep = Some(*page);
+                break;
+            }
+            looked_at += entries.len() + 1;
+            let before = entries.len();
+            entries.retain(|entry| {
+                let gone = entry.lsn <= folded || entry.lsn <= settled && history.annuls(entry.lsn);
+                !gone
+            });
+            self.entry_count -= before - entries.len();
+            self.longest = self.longest.max(entries.len());
+            if entries.is_empty() {
+                empty.push(*page);
+            } else if entries.len() < entries.capacity() / 4 {
+                entries.shrink_to_fit();
+            }
+        }
+        for page in empty {
+            self.pages.remove(&page);
+        }
     }
 }

@@ -87,6 +87,7 @@ impl NodeCore {
             segment.guard = guard;
             // Whoever was heard is fenced now: it does not keep the volume in use (T11).
             segment.writer_heard = None;
+            segment.retention.fenced(self.now);
             if !planted(Mutant::AckAfterClaim) {
                 self.end_stale_streams(id);
             }

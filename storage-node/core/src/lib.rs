@@ -3,8 +3,8 @@
 //! [`NodeCore`] takes [`Event`]s and gives [`Action`]s. Where a byte goes on disk, what a scan means, what is acknowledged
 //! when: all of it is decided here, so that the simulator's torn writes meet the real code.
 //!
-//! The caller's duties: do the actions in the order in which they come; answer every [`Action::Write`], [`Action::Read`],
-//! [`Action::Prepare`] and [`Action::AskPeer`] with exactly one event; call [`NodeCore::handle`] with [`Event::Timeout`] when
+//! The caller's duties: do the actions in the order in which they come; answer every [`Action::Write`], [`Action::Sync`],
+//! [`Action::Read`], [`Action::Prepare`] and [`Action::AskPeer`] with exactly one event; call [`NodeCore::handle`] with [`Event::Timeout`] when
 //! [`NodeCore::poll_timeout`] has come; end the process on [`Action::Stop`].
 //!
 //! Modules stand in the order in which a batch meets them.
@@ -27,6 +27,9 @@ mod hot_log;
 mod chain;
 mod index;
 
+mod layers;
+mod parts;
+
 mod waiters;
 
 mod census;
@@ -34,13 +37,17 @@ mod install;
 
 mod gossip;
 
+mod catch_up;
+
 mod fold;
+mod jobs;
 mod page_cache;
 mod read;
+mod scrub;
 
 mod admin;
 
-pub use action::{Action, Severity};
+pub use action::{Action, FileName, Severity};
 pub use event::{ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, PeerToken, StreamKey};
 pub use io_buf::IoBuf;
 pub use node::{Bounds, NodeCore};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, Refusal, Role};
 use sixfold_log_format::{Batch, NodeId, PgId, SegmentId, VolumeId};
@@ -19,7 +20,7 @@ use sixfold_recovery::lease::GrantedLease;
 
 pub use crate::bounds::Bounds;
 
-use crate::action::{Action, Severity};
+use crate::action::{Action, FileName, Severity};
 use crate::admin::Counters;
 use crate::bounds::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, WAITERS_MAX};
 use crate::chain::BatchId;
@@ -28,12 +29,19 @@ use crate::gossip::Asking;
 use crate::hot_log::scan::{Next, Scan, Tail};
 use crate::hot_log::writer::{AppendError, HotLog, Written};
 use crate::hot_log::{Place, Ticket};
+use crate::jobs::Jobs;
+use crate::layers::cache::LayerCache;
+use crate::layers::upkeep::Upkeep;
 use crate::page_cache::PageCache;
-use crate::read::Reads;
 use crate::roles::{Permission, permission};
+use crate::scrub::Scrubbing;
 use crate::segment::{Applied, READ_LEASE, Segment};
 use crate::streams::LogStream;
 use crate::waiters::Waiter;
+
+/// Peers of a segment that must say how far they are, after the hot log was found damaged: of the three others that hold what this
+/// segment's ack made durable, one is always among them.
+const PROOFS_NEEDED: usize = 3;
 
 /// Where the node is in its life.
 #[derive(Debug)]
@@ -72,14 +80,28 @@ pub struct NodeCore {
     pub(crate) waiters: BTreeMap<(Ticket, u64), Waiter>,
     pub(crate) next_waiter: u64,
     pub(crate) ack_due: BTreeSet<SegmentId>,
-    pub(crate) reads: Reads,
+    pub(crate) reads: Jobs,
     pub(crate) cache: PageCache,
+    pub(crate) layer_cache: LayerCache,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) scrub: Scrubbing,
+    /// Writes and syncs of copies, by segment.
+    pub(crate) copy_writes: BTreeMap<DiskToken, SegmentId>,
+    /// Layer files that were there at the start.
+    found_layers: Vec<(SegmentId, LayerNumber, u64)>,
+    /// While scanning: segments whose state has yet to be found at the head of this file.
+    heads: (FileNumber, BTreeSet<SegmentId>),
+    /// Segments that were dropped; their identity never answers again.
+    pub(crate) dropped: BTreeSet<SegmentId>,
     resident: VecDeque<(SegmentId, BatchId)>,
-    resident_bytes: usize,
+    pub(crate) resident_bytes: usize,
     /// Durable batches that are not in their page index yet, oldest first. They are in memory: each stands in `resident` too.
     unindexed: VecDeque<(SegmentId, BatchId)>,
     /// The clock of the last call.
-    now: Duration,
+    pub(crate) now: Duration,
+    /// A bound was near, or reached, when the node last looked.
+    pub(crate) pressed: bool,
+    pub(crate) at_bound: bool,
     pub(crate) asking: Asking,
     pub(crate) counters: Counters,
     pub(crate) actions: VecDeque<Action>,
@@ -127,12 +149,21 @@ impl NodeCore {
             waiters: BTreeMap::new(),
             next_waiter: 0,
             ack_due: BTreeSet::new(),
-            reads: Reads::new(found.bounds.reads_in_flight_max),
+            reads: Jobs::new(found.bounds.reads_in_flight_max),
             cache: PageCache::new(found.bounds.page_cache_bytes_max),
+            layer_cache: LayerCache::new(found.bounds.layer_cache_bytes_max),
+            upkeep: Upkeep::default(),
+            scrub: Scrubbing::default(),
+            copy_writes: BTreeMap::new(),
+            found_layers: found.layers,
+            heads: (FileNumber(0), BTreeSet::new()),
+            dropped: BTreeSet::new(),
             resident: VecDeque::new(),
             resident_bytes: 0,
             unindexed: VecDeque::new(),
             now,
+            pressed: false,
+            at_bound: false,
             asking: Asking::new(found.seed, now + found.bounds.gossip_interval),
             counters: Counters::default(),
             actions: VecDeque::new(),
@@ -170,6 +201,9 @@ impl NodeCore {
             Event::Timeout => self.on_timeout(now),
         }
         self.send_acks(now);
+        if self.is_ready() {
+            self.keep_up(now);
+        }
         self.pump(now);
     }
 
@@ -200,7 +234,8 @@ impl NodeCore {
             Phase::Running => [
                 self.log.poll_timeout(),
                 Some(self.asking.next_round()),
-                self.reads.has_paused().then_some(self.now),
+                self.reads.next_turn(self.now),
+                self.upkeep_timeout(),
             ]
             .into_iter()
             .flatten()
@@ -247,11 +282,12 @@ impl NodeCore {
             Message::Claim(claim) => self.on_claim(now, stream, claim),
             Message::Install(install) => self.on_install(now, stream, *install),
             Message::Refill(refill) => self.on_refill(now, stream, refill),
-            Message::ReadPages(read) => self.on_read_pages(stream, read),
-            Message::ReadLog(read) => self.on_read_log(stream, &read),
-            Message::ReadLayer(_) => self.refuse_malformed(stream, "no such layer"),
+            Message::ReadPages(read) => self.on_read_pages(connection, stream, read),
+            Message::ReadLog(read) => self.on_read_log(connection, stream, &read),
+            Message::ReadLayer(read) => self.on_read_layer(connection, stream, &read),
             Message::Gossip(gossip) => self.on_gossip(stream, &gossip),
             Message::CreateSegment(create) => self.on_create(now, stream, *create),
+            Message::DropSegment(drop) => self.on_drop(now, stream, drop),
             Message::AskStatus => self.on_ask_status(stream),
             Message::Wish(_) => self.refuse(stream, Refusal::NotAllowed),
             Message::Echo(bytes) => self.answer(stream, Message::Echo(bytes)),
@@ -296,6 +332,12 @@ impl NodeCore {
     }
 
     fn on_written(&mut self, now: Duration, token: DiskToken, result: Result<(), DiskError>) {
+        if let Some(id) = self.copy_writes.remove(&token) {
+            return self.on_copy_written(now, id, result);
+        }
+        if self.on_layer_written(token, result) {
+            return;
+        }
         // Nearly always done already; here so that no more than one group is ever behind.
         self.index_durable();
         let durable = match self.log.written(now, token, result) {
@@ -303,12 +345,21 @@ impl NodeCore {
             Written::Failed(reason) => return self.stop(reason),
         };
         for durable in durable {
-            self.apply(&durable.entry, durable.place);
+            let moved = durable
+                .ticket
+                .and_then(|ticket| self.upkeep.take_moved(ticket));
+            match moved {
+                Some((id, batch)) => self.batch_moved(id, batch, durable.place),
+                None => self.apply(&durable.entry, durable.place),
+            }
             if let Some(ticket) = durable.ticket {
                 self.answer_waiters(now, ticket);
             }
         }
         self.resume_pulls(now);
+        if !self.log.is_busy() {
+            self.resume_copies(now);
+        }
     }
 
     /// An entry is durable: its segment takes it.
@@ -317,15 +368,18 @@ impl NodeCore {
         if let Entry::Created { pg, manifest, .. } = entry {
             self.creating.remove(&id);
             let lease = GrantedLease::none(READ_LEASE);
-            let segment = Segment::new(id, *pg, manifest.clone(), lease);
+            let segment = Segment::new(id, *pg, manifest.clone(), lease, self.now);
             let before = self.segments.insert(id, segment);
             assert!(before.is_none(), "a segment is created once");
             return;
         }
-        let segment = self
-            .segments
-            .get_mut(&id)
-            .expect("entries follow their segment's creation");
+        if let Entry::Dropped { .. } = entry {
+            return self.drop_segment(id);
+        }
+        // Whatever was on its way for a segment that was dropped goes nowhere.
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return;
+        };
         let applied = segment.apply(entry, place);
         self.applied(id, applied);
     }
@@ -334,11 +388,15 @@ impl NodeCore {
         match applied {
             Applied::Batch(batch, bytes) => {
                 self.counters.redo_bytes += bytes as u64;
+                self.upkeep.saw_redo(bytes);
                 self.ack_due.insert(id);
                 self.unindexed.push_back((id, batch));
                 self.keep_resident(id, batch, bytes);
             }
             Applied::History => self.cache.clear(id),
+            Applied::Layers(gone) if self.is_ready() => self.layers_gone(id, &gone),
+            // A start looks at the files when it has read everything.
+            Applied::Layers(_) => {}
             Applied::Other => {}
         }
     }
@@ -377,6 +435,7 @@ impl NodeCore {
         if let Err(reason) = self.log.prepared(now, file, result) {
             return self.stop(reason);
         }
+        self.upkeep.look();
         if self.log.is_full() != was_full {
             let text = if was_full {
                 "the disk has space again"
@@ -390,14 +449,21 @@ impl NodeCore {
     fn on_timeout(&mut self, now: Duration) {
         if self.is_ready() && now >= self.asking.next_round() {
             self.gossip_round(now);
+            self.scrub_turn();
+            self.upkeep.look();
         }
-        self.resume_paused();
+        self.sweep_step();
+        self.resume_paused(now);
     }
 
     fn pump(&mut self, now: Duration) {
         if self.is_ready() {
             let segments = &self.segments;
-            let states = || segments.values().map(Segment::state_entry).collect();
+            let dropped = &self.dropped;
+            let states = || {
+                let gone = dropped.iter().map(|id| Entry::Dropped { segment: *id });
+                segments.values().map(Segment::state_entry).chain(gone).collect()
+            };
             self.log.pump(now, &states, &mut self.actions);
         }
     }
@@ -460,7 +526,7 @@ impl NodeCore {
                 let token = self.scan_token;
                 self.actions.push_back(Action::Read {
                     token,
-                    file,
+                    file: FileName::HotLog(file),
                     offset,
                     bytes,
                 });
@@ -483,9 +549,9 @@ impl NodeCore {
             Err(error) => return self.stop(format!("reading the hot log failed: {error:?}")),
         };
         let mut damage = None;
-        let next = scan.take(&bytes, &mut |place, entry| {
+        let next = scan.take(&bytes, &mut |place, entry, is_whole| {
             if damage.is_none() {
-                damage = self.replay(place, &entry).err();
+                damage = self.replay(place, &entry, is_whole).err();
             }
         });
         self.scan = Some(scan);
@@ -493,14 +559,41 @@ impl NodeCore {
     }
 
     /// Takes an entry that the scan found.
-    fn replay(&mut self, place: Place, entry: &Entry) -> Result<(), String> {
+    fn replay(&mut self, place: Place, entry: &Entry, is_whole: bool) -> Result<(), String> {
         let at = || format!("hot-log file {} at offset {}", place.file.0, place.offset);
         let id = entry.segment();
+        if self.heads.0 != place.file {
+            let dropped = self.dropped.iter();
+            self.heads = (
+                place.file,
+                self.segments.keys().chain(dropped).copied().collect(),
+            );
+        }
+        if let Entry::State { pg, manifest, .. } = entry
+            && !self.segments.contains_key(&id)
+            && !self.dropped.contains(&id)
+        {
+            // Its creation stood in a file that was deleted, or is damaged.
+            let lease = GrantedLease::none(READ_LEASE);
+            let segment = Segment::new(id, *pg, manifest.clone(), lease, self.now);
+            self.segments.insert(id, segment);
+        }
+        if let Entry::State { .. } | Entry::Dropped { .. } = entry {
+            self.heads.1.remove(&id);
+        }
+        if let Entry::Dropped { .. } = entry {
+            self.index_durable();
+            self.drop_segment(id);
+            return Ok(());
+        }
         if let Entry::Created { .. } = entry {
             self.apply(entry, place);
             return Ok(());
         }
         let Some(segment) = self.segments.get_mut(&id) else {
+            if self.dropped.contains(&id) || !is_whole {
+                return Ok(());
+            }
             return Err(format!(
                 "{}: an entry of segment {id}, which was not created",
                 at()
@@ -512,23 +605,13 @@ impl NodeCore {
                     .map_err(|error| format!("{}: {error}", at()))?;
                 segment.replay_batch(batch, place)
             }
-            Entry::State {
-                history, scl, vdl, ..
-            } => {
-                segment.saw_vdl(*vdl);
-                let same = history.volume_epoch == segment.history_epoch();
-                if same && segment.scl() < *scl {
-                    segment.missing_below = Some(*scl);
-                }
-                Applied::Other
-            }
-            Entry::Dropped { .. } => {
-                self.index_durable();
-                self.segments.remove(&id);
-                return Ok(());
-            }
+            Entry::State { .. } => segment.apply_state(entry),
+            Entry::Dropped { .. } => Applied::Other,
             Entry::Claim { .. } if planted(Mutant::RestartForgetsClaims) => Applied::Other,
-            Entry::Created { .. } | Entry::Claim { .. } | Entry::Install { .. } => {
+            Entry::Created { .. }
+            | Entry::Claim { .. }
+            | Entry::Install { .. }
+            | Entry::Catalog { .. } => {
                 segment.apply(entry, place)
             }
         };
@@ -546,14 +629,27 @@ impl NodeCore {
                 ),
             );
         }
+        for line in &tail.damage {
+            self.log_line(Severity::Error, line.clone());
+        }
+        let is_damaged = !tail.damage.is_empty();
+        self.scrub.damage_found += tail.damage.len() as u64;
         self.scan = None;
         self.scan_token = DiskToken(0);
-        self.log.resume(tail);
+        let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
+        let last = tail.current.as_ref().map(|header| header.file);
+        let heads = missing.iter().filter(|_| last == Some(file));
+        let heads = heads.filter_map(|id| self.segments.get(id)).map(Segment::state_entry);
+        let heads = heads.collect();
+        self.log.resume(tail, heads);
         self.ack_due.clear();
         self.counters = Counters::default();
         let mut damaged = Vec::new();
         for segment in self.segments.values_mut() {
             segment.settle_after_scan();
+            if is_damaged {
+                segment.unproven = PROOFS_NEEDED;
+            }
             // It does not know what it granted before (T1).
             segment.lease = GrantedLease::after_restart(now, READ_LEASE);
             if let Some(lsn) = segment.missing_below.filter(|_| segment.is_damaged()) {
@@ -567,6 +663,9 @@ impl NodeCore {
             );
         }
         self.phase = Phase::Running;
+        let found = std::mem::take(&mut self.found_layers);
+        self.check_layer_files(found);
+        self.upkeep.look();
         for early in std::mem::take(&mut self.early) {
             self.on_message(
                 now,

@@ -40,6 +40,11 @@ impl PageCache {
         }
     }
 
+    /// Bytes of pages.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The newest image of `page` at or below `lsn`.
     pub(crate) fn newest(&mut self, segment: SegmentId, page: PageId, lsn: Lsn) -> Option<&Page> {
         let range = (segment, page, Lsn::NONE)..=(segment, page, lsn);

@@ -28,6 +28,7 @@ pub(crate) fn permission(role: Role, message: &Message) -> Permission {
         Message::ReadLog(_) => matches!(role, Role::Writer | Role::Reader | Role::Node),
         Message::ReadLayer(_) => matches!(role, Role::Writer | Role::Node),
         Message::Gossip(_) => role == Role::Node,
+        Message::DropSegment(_) => role == Role::Operator,
         Message::CreateSegment(_) | Message::AskStatus => {
             matches!(role, Role::Writer | Role::Operator)
         }

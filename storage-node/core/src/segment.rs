@@ -5,11 +5,12 @@
 //! and when a restart reads it back, so that both end in the same state. The index alone may lag behind: its owner brings it up
 //! before a page is read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
@@ -18,12 +19,16 @@ use sixfold_log_format::{
 use sixfold_recovery::epoch::EpochGuard;
 use sixfold_recovery::lease::GrantedLease;
 
+use crate::catch_up::Copying;
 use crate::census::Unsettled;
 use crate::chain::{Arrival, BatchId, Chain};
 use crate::event::StreamKey;
 use crate::gossip::GossipState;
 use crate::hot_log::{Place, Ticket};
 use crate::index::PageIndex;
+use crate::layers::retention::Retention;
+use crate::layers::set::LayerSet;
+use crate::parts::Part;
 
 /// What a batch is taken under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,12 +55,14 @@ pub(crate) enum Ingested {
 }
 
 /// A change that became durable, for the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Applied {
     /// A batch; the SCL may have moved.
     Batch(BatchId, usize),
     /// History or manifest were replaced.
     History,
+    /// The layers are others; these are gone.
+    Layers(Vec<LayerNumber>),
     /// Nothing that concerns anybody else.
     Other,
 }
@@ -74,6 +81,16 @@ pub(crate) struct Segment {
     pub(crate) manifest: Manifest,
     pub(crate) chain: Chain,
     pub(crate) index: PageIndex,
+    pub(crate) layers: LayerSet,
+    pub(crate) retention: Retention,
+    /// Changes whenever batches or layers went away: whoever holds on to some begins again.
+    pub(crate) parts_generation: u64,
+    /// Redo above the layers, bytes.
+    pub(crate) unfolded_bytes: u64,
+    /// Somebody wants what can be frozen to be frozen.
+    pub(crate) freeze_wanted: bool,
+    /// The catalog that was appended last.
+    pub(crate) publishing: Option<Ticket>,
     pub(crate) unsettled: Unsettled,
     pub(crate) vdl_seen: Lsn,
     pub(crate) lease: GrantedLease,
@@ -83,10 +100,21 @@ pub(crate) struct Segment {
     /// The last control entry appended: who asks again waits for it.
     pub(crate) control: Ticket,
     pub(crate) gossip: GossipState,
+    /// Layers that are being copied from a peer.
+    pub(crate) copy: Option<Copying>,
     /// An SCL that was acknowledged and is not reached: damage until it is (R12).
     pub(crate) missing_below: Option<Lsn>,
     /// Something durable could not be read back.
     pub(crate) unreadable: bool,
+    /// Parts that were damaged when they were read last; read once more, they may not be.
+    pub(crate) doubts: BTreeSet<Part>,
+    /// Layers that are damaged.
+    pub(crate) bad_layers: BTreeSet<LayerNumber>,
+    /// The hot log was damaged at the start: so many peers must say how far they are, and all of that be held here, before
+    /// nothing acknowledged can be missing.
+    pub(crate) unproven: usize,
+    /// What peers said.
+    pub(crate) proofs: BTreeMap<SegmentId, Lsn>,
     /// Batches that the log took and that are not durable, oldest first.
     pub(crate) pending: VecDeque<BatchId>,
     /// Batches with other bytes at a held LSN, since the start (R13).
@@ -98,7 +126,13 @@ pub(crate) const READ_LEASE: Duration = Duration::from_millis(READ_LEASE_MS);
 
 impl Segment {
     /// A segment that was just created, or is read back from the log.
-    pub(crate) fn new(id: SegmentId, pg: PgId, manifest: Manifest, lease: GrantedLease) -> Segment {
+    pub(crate) fn new(
+        id: SegmentId,
+        pg: PgId,
+        manifest: Manifest,
+        lease: GrantedLease,
+        now: Duration,
+    ) -> Segment {
         Segment {
             id,
             pg,
@@ -109,6 +143,12 @@ impl Segment {
             manifest,
             chain: Chain::default(),
             index: PageIndex::default(),
+            layers: LayerSet::default(),
+            retention: Retention::new(now),
+            parts_generation: 0,
+            unfolded_bytes: 0,
+            freeze_wanted: false,
+            publishing: None,
             unsettled: Unsettled::default(),
             vdl_seen: Lsn::NONE,
             lease,
@@ -116,8 +156,13 @@ impl Segment {
             stream: None,
             control: Ticket(0),
             gossip: GossipState::default(),
+            copy: None,
             missing_below: None,
             unreadable: false,
+            doubts: BTreeSet::new(),
+            bad_layers: BTreeSet::new(),
+            unproven: 0,
+            proofs: BTreeMap::new(),
             pending: VecDeque::new(),
             conflicts: 0,
         }
@@ -139,7 +184,24 @@ impl Segment {
 
     /// Damage that was found and is not healed.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.unreadable || self.missing_below.is_some_and(|lsn| self.scl() < lsn)
+        let has_lost = self.missing_below.is_some_and(|lsn| self.scl() < lsn);
+        let has_bad = !self.bad_layers.is_empty() || self.chain.first_bad().is_some();
+        self.unreadable || has_lost || has_bad || !self.doubts.is_empty() || self.unproven > 0
+    }
+
+    /// Whether a part is known to be damaged.
+    pub(crate) fn is_bad(&self, part: Part) -> bool {
+        match part {
+            Part::Batch(id) => self.chain.find_held(id).is_some_and(|held| held.bad),
+            Part::Layer(layer, _) => self.bad_layers.contains(&layer),
+        }
+    }
+
+    /// Whether nothing of a batch is needed beside the layers: what is valid of it is in them, and the rest is annulled for good.
+    pub(crate) fn is_folded(&self, held: &crate::chain::Held) -> bool {
+        let valid = held.last_valid(Lsn::MAX, &self.history);
+        let settled = held.last <= self.vdl_seen || valid == Some(held.last);
+        valid.unwrap_or(Lsn::NONE) <= self.layers.folded_through() && settled
     }
 
     /// The other members of the protection group.
@@ -218,25 +280,34 @@ impl Segment {
         self.unsettled.add(&batch, self.vdl_seen);
         self.chain.advance(&self.history);
         let bytes = batch.bytes().len();
+        self.retention.saw(batch.header(), bytes);
+        if batch.header().last > self.layers.folded_through() {
+            self.unfolded_bytes += bytes as u64;
+        }
         self.chain.put_resident(id, batch);
         Applied::Batch(id, bytes)
     }
 
     /// A durable batch goes into the page index: once, and while its bytes are in memory.
     pub(crate) fn index_batch(&mut self, id: BatchId) {
-        let batch = self.chain.get(id).resident.as_ref();
+        let folded = self.layers.folded_through();
+        let Some(held) = self.chain.find_held(id).filter(|held| held.last > folded) else {
+            return;
+        };
+        let batch = held.resident.as_ref();
         let batch = batch.expect("a batch leaves memory only when it is indexed");
-        self.index.add(id, batch);
+        self.index.add(id, batch, folded);
     }
 
     /// A batch that a restart read back. It was verified.
     pub(crate) fn replay_batch(&mut self, batch: Batch, place: Place) -> Applied {
         let header = batch.header();
-        if self
+        let held = self
             .chain
-            .find(&(header.first, header.volume_epoch, header.checksum))
-            .is_some()
-        {
+            .find(&(header.first, header.volume_epoch, header.checksum));
+        if let Some(id) = held {
+            // It was written again, so that the file with the first copy can go.
+            self.chain.set_moved(id, place);
             return Applied::Other;
         }
         self.accept(batch);
@@ -299,8 +370,71 @@ impl Segment {
                 };
                 Applied::History
             }
+            Entry::Catalog { catalog, .. } => self.apply_catalog(catalog),
             Entry::State { .. } | Entry::Created { .. } | Entry::Dropped { .. } => Applied::Other,
         }
+    }
+
+    /// A catalog is durable: from here on the layers are these.
+    fn apply_catalog(&mut self, catalog: &sixfold_log_format::layer::LayerCatalog) -> Applied {
+        let gone = match self.layers.apply(catalog) {
+            Ok(gone) => gone,
+            Err(_) => {
+                self.unreadable = true;
+                return Applied::Other;
+            }
+        };
+        // Layers end at or below a VDL (R11).
+        let folded = catalog.folded_through;
+        self.saw_vdl(folded);
+        self.chain.raise_base(folded, &self.history);
+        self.unfolded_bytes = self.chain.unfolded_bytes();
+        self.index.begin_sweep();
+        self.bad_layers
+            .retain(|layer| catalog.layer(*layer).is_some());
+        self.parts_generation += 1;
+        self.freeze_wanted &= self.foldable_through() > folded;
+        Applied::Layers(gone)
+    }
+
+    /// A state stands at the head of a file: what is newer in it than what is held was lost with a damaged part of the log.
+    pub(crate) fn apply_state(&mut self, state: &Entry) -> Applied {
+        let Entry::State {
+            volume_epoch,
+            writer,
+            history,
+            manifest,
+            scl,
+            vdl,
+            catalog,
+            ..
+        } = state
+        else {
+            unreachable!("called for a state");
+        };
+        let planted = planted(Mutant::RestartForgetsClaims);
+        if *volume_epoch > self.durable_guard.claim && !planted {
+            self.durable_guard.claim = *volume_epoch;
+            self.durable_guard.writer = *writer;
+        }
+        if history.volume_epoch > self.history_epoch() {
+            self.take_history(history, manifest);
+            self.durable_guard.history_epoch = self.history.volume_epoch;
+            self.durable_guard.claim = self.durable_guard.claim.max(history.volume_epoch);
+        }
+        if manifest.version > self.manifest.version {
+            self.manifest = manifest.clone();
+        }
+        self.saw_vdl(*vdl);
+        if history.volume_epoch == self.history_epoch() {
+            self.missing_below = self.missing_below.max(Some(*scl));
+        }
+        if catalog.folded_through >= self.layers.folded_through()
+            && catalog != self.layers.catalog()
+        {
+            return self.apply_catalog(catalog);
+        }
+        Applied::Other
     }
 
     /// What stands at the head of a file for this segment (F6): what is durable.
@@ -314,12 +448,14 @@ impl Segment {
             manifest: self.manifest.clone(),
             scl: self.scl(),
             vdl: self.vdl_seen,
+            catalog: self.layers.catalog().clone(),
         }
     }
 
     /// The scan ended: what is durable is what was accepted.
     pub(crate) fn settle_after_scan(&mut self) {
         self.guard = self.durable_guard;
+        self.chain.find_log_start(&self.history);
     }
 
     /// Where the node of a member was last seen (R25).

@@ -158,6 +158,11 @@ impl NodeCore {
             Err(refusal) => return self.end_stream(stream, refusal),
         };
         let sender = self.streams[&stream].volume_epoch;
+        if let Some(segment) = self.segments.get_mut(&id) {
+            segment
+                .retention
+                .heard(now, append.pgmrpl, append.pgmrpl_lease_ms);
+        }
         match self.take_batch(id, append.batch, sender) {
             Ok(taken) if taken.new && !planted(Mutant::AckBeforeSync) => {}
             // Held already, or on its way to the disk: the ack says how far.
@@ -175,7 +180,14 @@ impl NodeCore {
         };
         let segment = self.segments.get_mut(&id).expect("heard just now");
         segment.saw_vdl(heartbeat.vdl);
+        segment
+            .retention
+            .heard(now, heartbeat.pgmrpl, heartbeat.pgmrpl_lease_ms);
         segment.gossip.pg_last = segment.gossip.pg_last.max(heartbeat.pg_last);
+        if self.pressed {
+            // What could not be frozen before may be now.
+            self.upkeep.look();
+        }
         self.ack_due.insert(id);
     }
 
@@ -198,6 +210,9 @@ impl NodeCore {
             }
         };
         let last = batch.header().last;
+        if self.at_bound {
+            return Err(Refusal::Overloaded);
+        }
         self.append(Entry::Batch {
             segment: id,
             bytes: batch.bytes().clone(),
@@ -216,6 +231,10 @@ impl NodeCore {
 
     /// One ack for each segment about which there is something to say.
     pub(crate) fn send_acks(&mut self, now: Duration) {
+        if self.ack_due.is_empty() {
+            return;
+        }
+        let pressed = self.pressed;
         for id in std::mem::take(&mut self.ack_due) {
             let Some(segment) = self.segments.get_mut(&id) else {
                 continue;
@@ -234,7 +253,7 @@ impl NodeCore {
                 echo: log_stream.echo,
                 scl: segment.scl(),
                 history_epoch: segment.history_epoch(),
-                slow: self.log.is_slow(now),
+                slow: self.log.is_slow(now) || pressed,
                 full: !self.log.takes_batches(),
                 wishes: Vec::new(),
             };
@@ -246,7 +265,7 @@ impl NodeCore {
         }
     }
 
-    fn streams_of(&self, id: SegmentId) -> Vec<StreamKey> {
+    pub(crate) fn streams_of(&self, id: SegmentId) -> Vec<StreamKey> {
         let of_segment = self
             .streams
             .iter()

@@ -153,11 +153,19 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(cluster: &Cluster, daemon: &Daemon, role: Role) -> Client {
-        let number = daemon.number;
+        Client::connect_to(cluster, daemon.number, daemon.address, role).await
+    }
+
+    pub async fn connect_to(
+        cluster: &Cluster,
+        number: u8,
+        address: SocketAddr,
+        role: Role,
+    ) -> Client {
         let endpoint =
             Endpoint::client(&cluster.issue(role), &TransportOptions::default()).unwrap();
         let (connection, welcome) = endpoint
-            .connect(daemon.address, hello(number, role))
+            .connect(address, hello(number, role))
             .await
             .unwrap();
         assert_eq!(welcome.node, node_id(number));
@@ -226,6 +234,11 @@ pub struct LogStream {
 
 impl LogStream {
     pub async fn append(&mut self, batch: &Batch) {
+        assert!(self.try_append(batch).await, "the stream ended");
+    }
+
+    /// False when the node has ended the stream.
+    pub async fn try_append(&mut self, batch: &Batch) -> bool {
         self.sequence += 1;
         let append = Append {
             sequence: self.sequence,
@@ -234,7 +247,7 @@ impl LogStream {
             pgmrpl_lease_ms: 1_000,
             batch: batch.bytes().clone(),
         };
-        self.sender.send(&Message::Append(append)).await.unwrap();
+        self.sender.send(&Message::Append(append)).await.is_ok()
     }
 
     pub async fn heartbeat(&mut self) {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use sixfold_log_format::Lsn;
 use sixfold_log_format::checksum::checksum;
-use sixfold_log_format::hot_log::SUPERBLOCK_COPY_BYTES;
+use sixfold_log_format::hot_log::{HOT_LOG_VERSION, SUPERBLOCK_COPY_BYTES};
 use sixfold_log_format::wire::{Message, Role};
+use sixfold_storage_node::inspect::Inspection;
 use sixfold_storage_node::run;
 
-use crate::client::{Client, bounded};
+use crate::client::{Client, LAL, batch, bounded, segment};
 use crate::cluster::{Cluster, Daemon, node_id, refusal};
 use crate::scratch::picture;
 
@@ -86,6 +88,46 @@ fn a_lost_superblock_does_not_make_the_node_an_empty_one() {
 }
 
 #[test]
+fn a_lost_hot_log_does_not_make_the_node_an_empty_one() {
+    let cluster = Cluster::new();
+    let hot_log = formatted(&cluster, 1).join("hot-log");
+    for entry in fs::read_dir(&hot_log).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    assert_refused_untouched(&cluster, "has a superblock but no hot-log file");
+    fs::remove_dir(&hot_log).unwrap();
+    assert_refused_untouched(&cluster, "cannot list");
+}
+
+#[test]
+fn a_formatted_directory_has_its_first_hot_log_file_before_the_superblock() {
+    let cluster = Cluster::new();
+    let directory = cluster.options(1).data_dir;
+    // What a crash leaves right before the superblock gets its name.
+    fs::write(directory.join("superblock.tmp"), b"half").unwrap();
+    fs::create_dir(directory.join("hot-log")).unwrap();
+    let first = directory.join("hot-log/0000000000000001.log");
+    fs::write(&first, b"of the format that was cut short").unwrap();
+    formatted(&cluster, 1);
+    assert_eq!(fs::metadata(&first).unwrap().len(), 8 << 20);
+
+    // Without the temporary superblock the same file is an older node's.
+    let cluster = Cluster::new();
+    let directory = cluster.options(1).data_dir;
+    fs::create_dir(directory.join("hot-log")).unwrap();
+    fs::write(directory.join("hot-log/0000000000000001.log"), b"").unwrap();
+    assert_refused_untouched(&cluster, "holds hot-log but no superblock");
+}
+
+#[test]
+fn a_file_that_is_no_layer_is_refused() {
+    let cluster = Cluster::new();
+    let layers = formatted(&cluster, 1).join("layers");
+    fs::write(layers.join("1.layer"), b"").unwrap();
+    assert_refused_untouched(&cluster, "1.layer does not belong");
+}
+
+#[test]
 fn the_directory_of_another_node_is_refused() {
     let cluster = Cluster::new();
     let theirs = formatted(&cluster, 2);
@@ -113,7 +155,11 @@ fn the_directory_of_another_format_version_is_refused() {
         copy[..4].copy_from_slice(&sum.to_le_bytes());
     }
     fs::write(&path, bytes).unwrap();
-    assert_refused_untouched(&cluster, "has format version 2, this build reads 1");
+    let expected = format!(
+        "has format version {}, this build reads {HOT_LOG_VERSION}",
+        HOT_LOG_VERSION + 1
+    );
+    assert_refused_untouched(&cluster, &expected);
 }
 
 #[test]
@@ -171,21 +217,37 @@ fn what_a_crash_left_of_a_format_or_a_preparation_is_cleared_away() {
 }
 
 #[test]
-fn damage_before_something_sound_ends_the_node_and_changes_nothing() {
+fn damage_before_something_sound_is_told_and_not_counted() {
     let cluster = Cluster::new();
     let directory = formatted(&cluster, 1);
     let daemon = Daemon::start(cluster.options(1)).unwrap();
+    let mut prev = Lsn::NONE;
     bounded(async {
         let client = Client::connect(&cluster, &daemon, Role::Writer).await;
-        client.attach().await;
+        let mut stream = client.attach().await;
+        for number in 1..=3 {
+            let batch = batch(LAL + number, prev);
+            prev = batch.header().last;
+            stream.append(&batch).await;
+            stream.ack(|ack| ack.scl == prev).await;
+        }
     });
     daemon.stop().unwrap();
-    // The first group stands behind the file's header, which takes one block.
-    flip(&directory.join("hot-log/0000000000000001.log"), 4096 + 100);
-    assert_refused_untouched(
-        &cluster,
-        "node stopped: hot-log file 1 is damaged at offset 4096",
-    );
+    let found = Inspection::of(&directory).unwrap();
+    let second = &found.segments[&segment(1)].batches[1];
+    let at = usize::try_from(second.offset).unwrap() + 20;
+    drop(found);
+    flip(&directory.join("hot-log/0000000000000001.log"), at);
+    let daemon = Daemon::start(cluster.options(1)).unwrap();
+    bounded(async {
+        let client = Client::connect(&cluster, &daemon, Role::Writer).await;
+        assert_eq!(client.probe().await.0, Lsn::new(LAL + 1));
+        match client.call(Message::AskStatus).await {
+            Message::NodeStatus(status) => assert!(status.segments[0].damaged, "{status:?}"),
+            other => panic!("{other:?}"),
+        }
+    });
+    daemon.stop().unwrap();
 }
 
 /// The lock that a write still on its way to the disk keeps, when its process was killed.

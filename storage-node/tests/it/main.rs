@@ -11,8 +11,12 @@
 mod client;
 mod cluster;
 mod scratch;
+mod script;
 
+mod crash;
 mod daemon;
 mod directory;
+mod inspect;
+mod power;
 mod start;
 mod uring;

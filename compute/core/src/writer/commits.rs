@@ -1,16 +1,21 @@
 //! From the line to the open batches: validate, plan, judge, mint, apply.
 
-use sixfold_kv::plan_creation;
+use sixfold_kv::{KvError, plan_creation};
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId, Record, VolumeEpoch};
 
 use super::{Life, WriterCore};
 use crate::admission::{Need, Verdict, Waiting};
-use crate::commit::{PlanVerdict, Planned, Preface, clock_ms, meta_image, plan, user_bytes};
+use crate::commit::{
+    Place, PlanVerdict, Planned, Preface, Rows, Work, check, clock_ms, meta_image, refusal,
+    user_bytes,
+};
 use crate::commit_queue::Queued;
 use crate::event::{CommitError, CommitRequest, CommitTicket, WriterAction};
 use crate::fetch::Waiter;
 use crate::tip::TipSource;
+use crate::tokens::{Seen, look_up};
+use crate::write_set::{KeyWrite, Token};
 
 /// Pages that a commit fetches at once.
 const MISSES_MAX: usize = 256;
@@ -28,8 +33,10 @@ enum Turn {
 impl WriterCore {
     /// A transaction wants to commit.
     pub(super) fn commit(&mut self, ticket: CommitTicket, request: CommitRequest) {
-        if request.writes.is_empty() {
+        if request.writes.is_empty() && request.token.is_none() {
             self.answer(ticket, Ok(request.read_point));
+        } else if let Err(error) = check(&request, self.page_bytes) {
+            self.answer(ticket, Err(error));
         } else if let Life::Fenced(volume_epoch) = self.life {
             self.answer(ticket, Err(CommitError::Fenced { volume_epoch }));
         } else if self.closing {
@@ -54,7 +61,7 @@ impl WriterCore {
         }
     }
 
-    fn take_turn(&mut self, mut waiting: Waiting) -> Turn {
+    fn take_turn(&mut self, waiting: Waiting) -> Turn {
         // What it needed last time says whether planning again is worth it.
         if waiting
             .need
@@ -62,77 +69,197 @@ impl WriterCore {
         {
             return Turn::Blocked(waiting);
         }
-        if let Err(error) = self.recent.validate(&waiting.request) {
+        // The token first: what conflicts with its own first try is done, not refused (T3).
+        if let Some(token) = waiting.request.token {
+            match self.find_token(&token) {
+                Ok(Seen::New) => {}
+                Ok(Seen::Done(lsn)) => {
+                    self.queue_retry(waiting, lsn);
+                    return Turn::Done;
+                }
+                Ok(Seen::Refused(error)) => {
+                    self.refuse(waiting, error);
+                    return Turn::Done;
+                }
+                Err(KvError::Miss(pages)) => {
+                    self.miss(waiting, pages);
+                    return Turn::Done;
+                }
+                Err(error) => {
+                    self.refuse(waiting, refusal(&error));
+                    return Turn::Done;
+                }
+            }
+        }
+        let valid = self.recent.validate(&waiting.request);
+        if let Err(error) = valid.and_then(|()| self.recheck_deadline(&waiting.request)) {
             self.refuse(waiting, error);
             return Turn::Done;
+        }
+        self.plan_turn(waiting)
+    }
+
+    /// Where an MTR that is minted now has its place (T5).
+    pub(super) fn place_now(&mut self) -> Place<'_> {
+        let tip = TipSource {
+            tip: &self.tip,
+            cache: &self.shared.cache,
+        };
+        let volume_ms = clock_ms(&tip);
+        let ticks = self.clock.tick_is_due(self.now);
+        let tick_ms = ticks.then(|| self.clock.stamp(self.now, volume_ms));
+        let clock_ms = if planted(Mutant::ExpiryByWritersClock) {
+            self.clock.stamp(self.now, volume_ms)
+        } else {
+            tick_ms.unwrap_or(volume_ms)
+        };
+        Place {
+            tip,
+            clock_ms,
+            preface: Preface {
+                image: self.meta_chain >= META_CHAIN_MAX,
+                clock_ms: tick_ms,
+            },
+            pages_max: self.pages_max,
+            page_bytes: self.page_bytes,
+        }
+    }
+
+    fn find_token(&mut self, token: &Token) -> Result<Seen, KvError> {
+        if planted(Mutant::TokenAtVdl) {
+            let view = self.shared.announce().view();
+            return look_up(&view, &mut self.token_horizon, token, self.last);
         }
         let source = TipSource {
             tip: &self.tip,
             cache: &self.shared.cache,
         };
-        let preface = Preface {
-            image: self.meta_chain >= META_CHAIN_MAX,
-            clock: self.clock.tick_is_due(self.now),
+        look_up(&source, &mut self.token_horizon, token, self.last)
+    }
+
+    /// What it saw alive may be gone at its place, by the clock alone (T5).
+    fn recheck_deadline(&mut self, request: &CommitRequest) -> Result<(), CommitError> {
+        let Some(deadline_ms) = request.earliest_deadline_ms else {
+            return Ok(());
         };
-        let verdict = plan(
-            &source,
-            &waiting.request.writes,
-            self.pages_max,
-            self.page_bytes,
-            preface,
-        );
-        match verdict {
-            PlanVerdict::Ready(planned) => match self.judge(planned.need()) {
-                Verdict::Admitted => {
-                    let cpl = self.mint(planned, preface);
-                    self.minted(waiting, cpl);
+        if deadline_ms > self.place_now().clock_ms || planted(Mutant::DeadlineNotRechecked) {
+            return Ok(());
+        }
+        Err(CommitError::Conflict {
+            read_point: request.read_point,
+            changed_at: self.last,
+        })
+    }
+
+    fn plan_turn(&mut self, mut waiting: Waiting) -> Turn {
+        let token_retention = self.bounds.token_retention;
+        let (last, vdl) = (self.last, self.vdl());
+        let used_bytes = self.used_bytes();
+        let place = self.place_now();
+        let mut rows = Rows::default();
+        rows.of_request(&waiting.request, place.clock_ms, token_retention);
+        if place.preface.clock_ms.is_some() && may_change_nothing(&waiting.request) {
+            // What changes nothing is no reason for a tick.
+            let work = Work::of_request(&waiting.request.writes, &rows);
+            if matches!(place.plan(&work), PlanVerdict::Nothing) {
+                self.queue_commit(waiting, last, false);
+                return Turn::Done;
+            }
+        }
+        let preface = place.preface;
+        rows.tick(preface.clock_ms);
+        match place.plan(&Work::of_request(&waiting.request.writes, &rows)) {
+            PlanVerdict::Ready(planned) => {
+                let need = planned.need();
+                match self.admission.judge(need, last, vdl, used_bytes) {
+                    Verdict::Admitted => {
+                        let cpl = self.mint(planned, preface);
+                        if let Some(deadline_ms) = rows.earliest_deadline_ms() {
+                            self.chores.deadline_put(deadline_ms);
+                        }
+                        self.minted(waiting, cpl);
+                    }
+                    Verdict::Waits => {
+                        waiting.need = Some(need);
+                        return Turn::Blocked(waiting);
+                    }
+                    // Whether it is too large must not depend on when it comes: the tick goes alone, and it once more.
+                    Verdict::TooLarge { records_max }
+                        if preface.clock_ms.is_some()
+                            && self.fits_without_tick(&waiting.request, records_max)
+                            && self.tick() =>
+                    {
+                        return self.plan_turn(waiting);
+                    }
+                    Verdict::TooLarge { records_max } => {
+                        let records = need.records;
+                        let error = CommitError::TooLarge {
+                            records,
+                            records_max,
+                        };
+                        self.refuse(waiting, error);
+                    }
                 }
-                Verdict::Waits => {
-                    let need = planned.need();
-                    waiting.need = Some(need);
-                    return Turn::Blocked(waiting);
-                }
-                Verdict::TooLarge { records_max } => {
-                    let records = planned.need().records;
-                    let error = CommitError::TooLarge {
-                        records,
-                        records_max,
-                    };
-                    self.refuse(waiting, error);
-                }
-            },
+            }
             PlanVerdict::Nothing => self.queue_commit(waiting, self.last, false),
-            PlanVerdict::Miss(page) => self.miss(waiting, page),
+            PlanVerdict::Miss(mut pages) => {
+                let missing = sixfold_kv::missing(&self.tip_source(), rows.keys(), MISSES_MAX);
+                pages.extend(missing.unwrap_or_default());
+                self.miss(waiting, pages);
+            }
             PlanVerdict::Failed(error) => self.refuse(waiting, error),
         }
         Turn::Done
     }
 
-    fn judge(&self, need: Need) -> Verdict {
-        let tip_bytes = self.tip.len() * self.page_bytes;
-        let used_bytes =
-            self.retained_bytes() + self.boxcar.open_bytes() + self.cache.above_bytes() + tip_bytes;
+    /// Whether it is the time row alone that makes the MTR too large.
+    fn fits_without_tick(&mut self, request: &CommitRequest, records_max: u64) -> bool {
+        let token_retention = self.bounds.token_retention;
+        let place = self.place_now();
+        let mut rows = Rows::default();
+        rows.of_request(request, place.clock_ms, token_retention);
+        match place.plan(&Work::of_request(&request.writes, &rows)) {
+            PlanVerdict::Ready(planned) => planned.need().records <= records_max,
+            _ => false,
+        }
+    }
+
+    pub(super) fn judge(&self, need: Need) -> Verdict {
         self.admission
-            .judge(need, self.last, self.vdl(), used_bytes)
+            .judge(need, self.last, self.vdl(), self.used_bytes())
+    }
+
+    /// What is above VDL: redo and pages, bytes.
+    fn used_bytes(&self) -> usize {
+        let tip_bytes = self.tip.len() * self.page_bytes;
+        self.retained_bytes() + self.boxcar.open_bytes() + self.cache.above_bytes() + tip_bytes
+    }
+
+    /// The pages as of the last record minted.
+    pub(super) fn tip_source(&self) -> TipSource<'_> {
+        TipSource {
+            tip: &self.tip,
+            cache: &self.shared.cache,
+        }
     }
 
     /// Mints an MTR: LSNs, then apply, then the open batches. Nothing can fail from here on.
-    fn mint(&mut self, planned: Planned<'_>, preface: Preface) -> Lsn {
-        let source = TipSource {
-            tip: &self.tip,
-            cache: &self.shared.cache,
-        };
+    pub(super) fn mint(&mut self, planned: Planned<'_>, preface: Preface) -> Lsn {
+        let source = self.tip_source();
         let image = preface.image.then(|| meta_image(&source));
-        let clock_ms = preface
-            .clock
-            .then(|| self.clock.stamp(self.now, clock_ms(&source)));
-        if preface.clock {
+        let clock_ms = preface.clock_ms.unwrap_or_else(|| clock_ms(&source));
+        self.clock.recorded(clock_ms);
+        if preface.clock_ms.is_some() {
             self.clock.ticked(self.now);
         }
-        let cpl = planned.mint(self.last, image, clock_ms, |record| self.place(record));
+        let cpl = planned.mint(self.last, image, preface.clock_ms, |record| {
+            self.place(record);
+        });
         let allowed = self.vdl().plus(self.admission.lal);
         assert!(cpl <= allowed, "minted {cpl} above VDL + LAL = {allowed}");
         self.last = cpl;
+        self.points.minted(cpl);
+        self.chores.minted(preface.clock_ms.is_some());
         cpl
     }
 
@@ -149,7 +276,7 @@ impl WriterCore {
             self.meta_chain = if starts_chain { 0 } else { self.meta_chain + 1 };
         }
         self.fetches.minted(record.page);
-        let unix_ms = self.clock.stamp(self.now, 0);
+        let unix_ms = self.clock.batch_stamp();
         if let Some(full) = self
             .boxcar
             .push(pg, &record, self.durability.vdl(), unix_ms)
@@ -160,16 +287,29 @@ impl WriterCore {
     }
 
     fn minted(&mut self, waiting: Waiting, cpl: Lsn) {
-        for key in waiting.request.writes.keys() {
-            if planted(Mutant::DurableConflictsOnly) {
-                break;
+        if !planted(Mutant::DurableConflictsOnly) {
+            for (start, end) in &waiting.request.writes.clears {
+                self.recent.range_cleared(start.clone(), end.clone(), cpl);
+                self.chores.cleared();
             }
-            self.recent.changed(key.clone(), cpl);
+            for key in waiting.request.writes.keys.keys() {
+                self.recent.changed(key.clone(), cpl);
+            }
         }
         self.queue_commit(waiting, cpl, true);
     }
 
-    /// It has its place in the order: it is answered when VDL reaches `cpl`.
+    /// It was done before by the commit at `lsn`: it is answered with that one, as soon as that one is (T3).
+    fn queue_retry(&mut self, waiting: Waiting, lsn: Lsn) {
+        if planted(Mutant::TokenInFlightAnswered) {
+            self.answer(waiting.ticket, Ok(lsn));
+            self.leave(waiting);
+        } else {
+            self.queue_commit(waiting, lsn, true);
+        }
+    }
+
+    /// It has its place in the order: it is answered with `cpl` when VDL reaches it. `minted`: see [`Queued`].
     fn queue_commit(&mut self, waiting: Waiting, cpl: Lsn, minted: bool) {
         self.queue.push(Queued {
             ticket: waiting.ticket,
@@ -185,21 +325,18 @@ impl WriterCore {
     }
 
     /// It leaves the line until its pages are there (T8); it pins them, so that it gets on (R30).
-    fn miss(&mut self, mut waiting: Waiting, page: PageId) {
+    fn miss(&mut self, mut waiting: Waiting, missed: Vec<PageId>) {
         if !self.line.may_pin(waiting.id, self.cache.is_over_pinned()) {
             self.line.stall(waiting);
             return;
         }
-        let source = TipSource {
-            tip: &self.tip,
-            cache: &self.shared.cache,
-        };
-        let keys = waiting.request.writes.keys().map(|key| &key[..]);
-        // Damage shows when it is planned; here only the page that planning missed is certain.
+        let source = self.tip_source();
+        let keys = waiting.request.writes.keys.keys().map(|key| &key[..]);
+        // Damage shows when it is planned; here only the pages that planning missed are certain.
         let mut pages = sixfold_kv::missing(&source, keys, MISSES_MAX).unwrap_or_default();
-        if !pages.contains(&page) {
-            pages.push(page);
-        }
+        pages.extend(missed);
+        pages.sort_unstable();
+        pages.dedup();
         waiting.missing_count = pages.len();
         waiting.pins.extend(&pages);
         let (id, deadline) = (waiting.id, waiting.request.deadline);
@@ -298,6 +435,12 @@ impl WriterCore {
         let cpl = self.mint(planned, preface);
         self.life = Life::Creating(cpl);
     }
+}
+
+/// Whether it may be that everything it deletes is absent.
+fn may_change_nothing(request: &CommitRequest) -> bool {
+    let mut writes = request.writes.keys.values();
+    request.token.is_none() && writes.all(|write| matches!(write, KeyWrite::Delete))
 }
 
 fn unavailable(reason: &str) -> CommitError {

@@ -1,47 +1,78 @@
 //! Misses and leases: what readers need of the writer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::Message;
-use sixfold_log_format::{Lsn, PageId, VolumeEpoch};
+use sixfold_log_format::{Lsn, Page, PageId, VolumeEpoch};
 
 use super::{Life, WriterCore};
 use crate::event::{CommitError, FetchError, FetchKey, FetchTicket, WriterAction};
 use crate::fetch::{Outcome, Segments, Waiter};
 
+/// A reader that waits for pages.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Pages that are on their way.
+    missing_count: usize,
+    pages: Vec<Arc<Page>>,
+}
+
 impl WriterCore {
-    /// A reader misses a page at a read point.
+    /// A reader misses pages at a read point.
     pub(super) fn fetch(
         &mut self,
         ticket: FetchTicket,
-        page: PageId,
+        pages: &[PageId],
         lsn: Lsn,
         deadline: Duration,
     ) {
-        let refusal = if let Life::Fenced(volume_epoch) = self.life {
+        if let Some(error) = self.refusal(pages, lsn) {
+            self.answer_fetch(ticket, Err(error));
+            return;
+        }
+        // What came while the reader was on its way.
+        let cache = &self.shared.cache;
+        let cached = pages.iter().map(|&page| (page, cache.get(page, lsn)));
+        let (there, missing): (Vec<_>, Vec<_>) = cached.partition(|(_, page)| page.is_some());
+        let there = there.into_iter().filter_map(|(_, page)| page).collect();
+        if missing.is_empty() {
+            self.answer_fetch(ticket, Ok(there));
+            return;
+        }
+        let reader = Reader {
+            missing_count: missing.len(),
+            pages: there,
+        };
+        self.readers.insert(ticket, reader);
+        for (page, _) in missing {
+            self.request_page(page, lsn, Waiter::Reader(ticket), deadline);
+        }
+    }
+
+    /// Why these pages cannot be fetched at this read point.
+    fn refusal(&self, pages: &[PageId], lsn: Lsn) -> Option<FetchError> {
+        let first = pages.first().copied().unwrap_or(PageId::NONE);
+        let is_foreign =
+            |page: &&PageId| **page == PageId::NONE || self.manifest.pg_of(**page).is_none();
+        if let Life::Fenced(volume_epoch) = self.life {
             Some(FetchError::Fenced { volume_epoch })
         } else if self.drained {
-            Some(unavailable(page, lsn, "closing"))
+            Some(unavailable(first, lsn, "closing"))
         } else if lsn > self.vdl() {
-            Some(unavailable(page, lsn, "the read point is above VDL"))
-        } else if page == PageId::NONE || self.manifest.pg_of(page).is_none() {
+            Some(unavailable(first, lsn, "the read point is above VDL"))
+        } else if let Some(&page) = pages.iter().find(is_foreign) {
             let reason = "no such page in the volume".to_owned();
             Some(FetchError::Corrupt { page, reason })
         } else {
             None
-        };
-        if let Some(error) = refusal {
-            self.read_failed(Waiter::Reader(ticket), error);
-        } else if let Some(cached) = self.shared.cache.get(page, lsn) {
-            // It came while the reader was on its way.
-            self.actions.push_back(WriterAction::Fetched {
-                ticket,
-                result: Ok(cached),
-            });
-        } else {
-            self.request_page(page, lsn, Waiter::Reader(ticket), deadline);
         }
+    }
+
+    fn answer_fetch(&mut self, ticket: FetchTicket, result: Result<Vec<Arc<Page>>, FetchError>) {
+        self.actions
+            .push_back(WriterAction::Fetched { ticket, result });
     }
 
     /// Registers who wants a page, before anything is asked (R27).
@@ -71,7 +102,7 @@ impl WriterCore {
     /// A segment answered, or failed.
     pub(super) fn page_answered(&mut self, fetch: FetchKey, answer: Option<Message>) {
         let cache = &self.cache;
-        let outcome = self.fetches.answered(
+        let outcomes = self.fetches.answered(
             fetch,
             answer,
             self.now,
@@ -79,47 +110,59 @@ impl WriterCore {
             |page, lsn| cache.contradicts(page, lsn),
             &mut self.router,
         );
-        match outcome {
-            Outcome::Goes => {}
-            Outcome::Arrived {
-                page,
-                lsn,
-                open,
-                waiters,
-            } => {
-                self.cache.arrived(&page, lsn, open);
-                for waiter in waiters {
-                    match waiter {
-                        Waiter::Reader(ticket) => {
-                            let result = Ok(std::sync::Arc::clone(&page));
-                            self.actions
-                                .push_back(WriterAction::Fetched { ticket, result });
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Arrived {
+                    page,
+                    lsn,
+                    open,
+                    waiters,
+                } => {
+                    self.cache.arrived(&page, lsn, open);
+                    for waiter in waiters {
+                        self.page_came(waiter, &page);
+                    }
+                }
+                Outcome::Failed { error, waiters } => {
+                    for waiter in waiters {
+                        match waiter {
+                            // The tip has moved on while it waited: it is planned, and fetched, anew.
+                            Waiter::Commit(id) => self.line.found(id),
+                            Waiter::Chore => self.chores.found(),
+                            Waiter::Reader(_) => self.read_failed(waiter, error.clone()),
                         }
-                        Waiter::Commit(id) => self.line.found(id),
                     }
                 }
-                self.advance_line();
             }
-            Outcome::Failed { error, waiters } => {
-                for waiter in waiters {
-                    match waiter {
-                        // The tip has moved on while it waited: it is planned, and fetched, anew.
-                        Waiter::Commit(id) => self.line.found(id),
-                        Waiter::Reader(_) => self.read_failed(waiter, error.clone()),
-                    }
+        }
+        self.advance_line();
+    }
+
+    fn page_came(&mut self, waiter: Waiter, page: &Arc<Page>) {
+        match waiter {
+            Waiter::Reader(ticket) => {
+                // It is gone when another of its pages could not be had.
+                let Some(reader) = self.readers.get_mut(&ticket) else {
+                    return;
+                };
+                reader.pages.push(Arc::clone(page));
+                reader.missing_count -= 1;
+                if reader.missing_count == 0 {
+                    let reader = self.readers.remove(&ticket).expect("it was just there");
+                    self.answer_fetch(ticket, Ok(reader.pages));
                 }
-                self.advance_line();
             }
+            Waiter::Commit(id) => self.line.found(id),
+            Waiter::Chore => self.chores.found(),
         }
     }
 
     fn read_failed(&mut self, waiter: Waiter, error: FetchError) {
         match waiter {
             Waiter::Reader(ticket) => {
-                self.actions.push_back(WriterAction::Fetched {
-                    ticket,
-                    result: Err(error),
-                });
+                if self.readers.remove(&ticket).is_some() {
+                    self.answer_fetch(ticket, Err(error));
+                }
             }
             Waiter::Commit(id) => {
                 let Some(waiting) = self.line.give_up(id) else {
@@ -138,6 +181,7 @@ impl WriterCore {
                 };
                 self.refuse(waiting, error);
             }
+            Waiter::Chore => self.chore_failed(),
         }
     }
 
@@ -160,6 +204,7 @@ impl WriterCore {
             router: &mut self.router,
             history_epoch: self.volume_epoch,
             pg_of: &|page| manifest.pg_of(page),
+            page_bytes: self.page_bytes,
         };
         let expired = self
             .fetches
@@ -187,6 +232,7 @@ impl WriterCore {
             router: &mut self.router,
             history_epoch: self.volume_epoch,
             pg_of: &|page| manifest.pg_of(page),
+            page_bytes: self.page_bytes,
         };
         self.fetches
             .ask_ready(self.now, &mut segments, &mut self.actions);

@@ -21,12 +21,12 @@ impl WriterCore {
         {
             return;
         }
-        let unix_ms = self.clock.stamp(self.now, 0);
-        let sealed = self.boxcar.seal(self.vdl(), unix_ms);
+        let sealed = self.boxcar.seal(self.vdl());
         assert!(sealed.point == self.last, "a seal ends at the last CPL");
         for batch in &sealed.batches {
             self.retain(batch);
         }
+        self.watch.seal(sealed.point);
         self.cache.seal(sealed.point, self.tip.take());
         let pgs: Vec<PgId> = sealed.parts.iter().map(|&(pg, _)| pg).collect();
         self.durability.sealed(sealed.point, sealed.parts);
@@ -43,6 +43,7 @@ impl WriterCore {
     pub(super) fn retain(&mut self, batch: &Batch) {
         let group = &mut self.groups[batch.header().pg.get() as usize];
         group.retained.push(batch);
+        self.watch.push(batch);
         group.last_sealed = batch.header().last;
         self.counters.batches += 1;
         self.counters.redo_bytes += batch.bytes().len() as u64;
@@ -172,6 +173,8 @@ impl WriterCore {
     /// VDL is published to readers first, then commits are answered (R28).
     fn vdl_moved(&mut self, vdl: Lsn) {
         self.shared.publish_vdl(vdl);
+        self.vdl_moved_at = self.now;
+        self.watch.publish(vdl);
         self.answer_durable();
         self.read_point_min = self.shared.read_point_min();
         self.cache.durable(vdl, self.read_point_min);
@@ -203,6 +206,8 @@ impl WriterCore {
             self.life = Life::Fenced(volume_epoch);
             self.refuse_commits(volume_epoch);
             self.refuse_reads(Some(volume_epoch));
+            self.refuse_log_reads(Some(volume_epoch));
+            self.refuse_roundings(Some(volume_epoch));
             self.shipper.detach_all(&mut self.actions);
             self.actions
                 .push_back(WriterAction::Fenced { volume_epoch });
@@ -220,6 +225,7 @@ impl WriterCore {
         self.read_point_min = self.shared.read_point_min();
         self.cache.trim(self.read_point_min);
         self.recent.trim(self.read_point_min);
+        self.ages.sample(self.now, self.vdl());
         for index in 0..self.shipper.links().len() {
             let renews =
                 self.shipper.links()[index].pg == PgId::ROOT && self.lease.is_reading(self.now);

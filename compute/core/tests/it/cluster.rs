@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use sixfold_compute_core::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
-    WriteValue, WriterAction, WriterBounds, WriterCore, WriterEvent, stream_bytes,
+    LogAnswer, LogError, LogWant, RoundError, WriteValue, WriterAction, WriterBounds, WriterCore, WriterEvent, stream_bytes,
 };
 use sixfold_kv::PageSource;
 use sixfold_log_format::wire::{
-    Ack, Append, Attached, Heartbeat, Message, PageAnswer, Pages, ReadPages, Refusal,
+    Ack, Append, Attached, Heartbeat, LogPiece, Message, PageAnswer, PageRequest, Pages, ReadLog,
+    ReadPages, Refusal,
 };
 use sixfold_log_format::{
     AnnulledRange, Batch, History, Lsn, Manifest, ManifestVersion, Member, MemberKind,
@@ -22,6 +23,8 @@ use sixfold_recovery::machine::Opened;
 pub const VOLUME_EPOCH: VolumeEpoch = VolumeEpoch::new(2);
 pub const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The wall clock when a cluster begins.
+pub const UNIX_MS: u64 = 1_700_000_000_000;
 /// Steps after which a run that does not come to rest is wrong.
 const STEPS_MAX: usize = 1_000_000;
 
@@ -57,6 +60,7 @@ pub struct Segment {
     pub heartbeats: Vec<Heartbeat>,
     pub attach_count: usize,
     pub reads: Vec<ReadPages>,
+    pub log_read_count: usize,
     pub undrained: VecDeque<usize>,
 }
 
@@ -87,6 +91,9 @@ impl Segment {
     }
 }
 
+/// What a reader of pages is told.
+pub type FetchResult = Result<Vec<std::sync::Arc<Page>>, FetchError>;
+
 /// The writer and its segments.
 pub struct Cluster {
     pub core: WriterCore,
@@ -94,11 +101,16 @@ pub struct Cluster {
     pub page_bytes: usize,
     pub segments: Vec<Segment>,
     pub answers: Vec<(CommitTicket, Result<Lsn, CommitError>)>,
-    pub fetched: Vec<(FetchTicket, Result<std::sync::Arc<Page>, FetchError>)>,
+    pub fetched: Vec<(FetchTicket, FetchResult)>,
+    pub rounded: Vec<(FetchTicket, Result<Lsn, RoundError>)>,
+    pub log_reads: Vec<(FetchTicket, Result<LogAnswer, LogError>)>,
     pub leased: Vec<(FetchTicket, bool)>,
     pub held_reads: VecDeque<(FetchKey, usize, ReadPages)>,
     pub fenced: Option<VolumeEpoch>,
     pub drained: bool,
+    pub volume_epoch: VolumeEpoch,
+    opened: Opened,
+    bounds: WriterBounds,
     pub detached: Vec<AttachKey>,
     events: VecDeque<WriterEvent>,
     next_ticket: u64,
@@ -112,7 +124,9 @@ pub fn bounds() -> WriterBounds {
         cache_bytes_max: 64 << 20,
         waiting_commits_max: 10_000,
         remembered_keys_max: 100_000,
+        watch_bytes_max: 1 << 20,
         lease: Duration::from_millis(50),
+        token_retention: Duration::from_secs(3_600),
     }
 }
 
@@ -195,7 +209,7 @@ pub fn put(at: &str, value: &str) -> CommitRequest {
         deadline_ms: None,
     };
     CommitRequest {
-        writes: [(key(at), Some(value))].into(),
+        writes: [(key(at), Some(value))].into_iter().collect(),
         ..CommitRequest::default()
     }
 }
@@ -219,12 +233,17 @@ impl Cluster {
         let page_bytes = opened.manifest.parameters.page_bytes as usize;
         let segments = opened.scls.iter().map(|_| Segment::default()).collect();
         Cluster {
-            core: WriterCore::new(opened, bounds, now, 1_700_000_000_000),
+            volume_epoch: opened.volume_epoch,
+            opened: opened.clone(),
+            bounds: bounds.clone(),
+            core: WriterCore::new(opened, bounds, now, UNIX_MS),
             now,
             page_bytes,
             segments,
             answers: Vec::new(),
             fetched: Vec::new(),
+            rounded: Vec::new(),
+            log_reads: Vec::new(),
             leased: Vec::new(),
             held_reads: VecDeque::new(),
             fenced: None,
@@ -233,6 +252,40 @@ impl Cluster {
             events: VecDeque::new(),
             next_ticket: 0,
         }
+    }
+
+    /// Another writer takes the volume over, with a wall clock of its own: what any segment holds stays.
+    pub fn fail_over(&mut self, unix_ms: u64) {
+        for from in 0..self.segments.len() {
+            (0..self.segments.len()).for_each(|to| self.gossip(from, to));
+        }
+        self.each(|segment| {
+            segment.life = None;
+            segment.mute = false;
+            segment.undrained.clear();
+        });
+        let last = self.segments[0].scl();
+        self.volume_epoch = VolumeEpoch::new(self.volume_epoch.get() + 1);
+        let through = last.plus(self.opened.manifest.parameters.lal);
+        self.opened.volume_epoch = self.volume_epoch;
+        self.opened.history.volume_epoch = self.volume_epoch;
+        self.opened.history.ranges.push(AnnulledRange {
+            after: last,
+            through,
+            volume_epoch: self.volume_epoch,
+        });
+        self.opened.vdl = through;
+        self.opened.cut = last;
+        self.opened.pg_last = vec![(PgId::ROOT, last)];
+        for (_, scl) in &mut self.opened.scls {
+            *scl = last;
+        }
+        self.opened.manifest.version.volume_epoch = self.volume_epoch;
+        self.events.clear();
+        self.held_reads.clear();
+        self.core = WriterCore::new(self.opened.clone(), self.bounds.clone(), self.now, unix_ms);
+        self.run();
+        assert!(self.core.is_open());
     }
 
     pub fn event(&mut self, event: WriterEvent) {
@@ -309,12 +362,16 @@ impl Cluster {
     }
 
     pub fn fetch(&mut self, page: PageId, lsn: Lsn) -> FetchTicket {
+        self.fetch_all(vec![page], lsn)
+    }
+
+    pub fn fetch_all(&mut self, pages: Vec<PageId>, lsn: Lsn) -> FetchTicket {
         self.next_ticket += 1;
         let ticket = FetchTicket(self.next_ticket);
         let deadline = self.now + PATIENCE;
         self.event(WriterEvent::Fetch {
             ticket,
-            page,
+            pages,
             lsn,
             deadline,
         });
@@ -329,8 +386,52 @@ impl Cluster {
         ticket
     }
 
-    pub fn fetched(&self, ticket: FetchTicket) -> Option<Result<std::sync::Arc<Page>, FetchError>> {
+    pub fn fetched_all(&self, ticket: FetchTicket) -> Option<FetchResult> {
         let found = self.fetched.iter().find(|(fetched, _)| *fetched == ticket);
+        found.map(|(_, result)| result.clone())
+    }
+
+    /// The answer to a reader of one page.
+    pub fn fetched(&self, ticket: FetchTicket) -> Option<Result<std::sync::Arc<Page>, FetchError>> {
+        let one = |mut pages: Vec<_>| {
+            assert_eq!(pages.len(), 1);
+            pages.remove(0)
+        };
+        self.fetched_all(ticket).map(|result| result.map(one))
+    }
+
+    pub fn round_down(&mut self, lsn: Lsn) -> FetchTicket {
+        self.next_ticket += 1;
+        let ticket = FetchTicket(self.next_ticket);
+        let deadline = self.now + PATIENCE;
+        self.event(WriterEvent::RoundDown {
+            ticket,
+            lsn,
+            deadline,
+        });
+        ticket
+    }
+
+    /// A watcher wants a part of the log.
+    pub fn want_log(&mut self, want: LogWant) -> FetchTicket {
+        self.next_ticket += 1;
+        let ticket = FetchTicket(self.next_ticket);
+        let deadline = self.now + PATIENCE;
+        self.event(WriterEvent::ReadLog {
+            ticket,
+            want,
+            deadline,
+        });
+        ticket
+    }
+
+    pub fn log_read(&self, ticket: FetchTicket) -> Option<Result<LogAnswer, LogError>> {
+        let found = self.log_reads.iter().find(|(read, _)| *read == ticket);
+        found.map(|(_, result)| result.clone())
+    }
+
+    pub fn rounded(&self, ticket: FetchTicket) -> Option<Result<Lsn, RoundError>> {
+        let found = self.rounded.iter().find(|(rounded, _)| *rounded == ticket);
         found.map(|(_, result)| result.clone())
     }
 
@@ -350,10 +451,11 @@ impl Cluster {
                 Ok(found) => {
                     return found.map(|found| String::from_utf8(found.value.to_vec()).unwrap());
                 }
-                Err(sixfold_kv::KvError::Miss(page)) => {
-                    let ticket = self.fetch(page, point.lsn());
+                Err(sixfold_kv::KvError::Miss(pages)) => {
+                    let ticket = self.fetch_all(pages, point.lsn());
                     self.run();
-                    view.hold(self.fetched(ticket).expect("the page is there").unwrap());
+                    let fetched = self.fetched_all(ticket).expect("the pages are there");
+                    fetched.unwrap().into_iter().for_each(|page| view.hold(page));
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -391,7 +493,7 @@ impl Cluster {
                 let Message::Attach(hello) = message else {
                     panic!("{message:?}")
                 };
-                assert_eq!((hello.segment, hello.volume_epoch), (segment, VOLUME_EPOCH));
+                assert_eq!((hello.segment, hello.volume_epoch), (segment, self.volume_epoch));
                 self.attach(index, attach);
             }
             WriterAction::Detach { attach } => {
@@ -410,11 +512,16 @@ impl Cluster {
                 node,
                 message,
             } => {
-                let Message::ReadPages(read) = message else {
-                    panic!("{message:?}")
+                let read = match message {
+                    Message::ReadPages(read) => read,
+                    Message::ReadLog(read) => {
+                        self.read_log(fetch, &read);
+                        return;
+                    }
+                    _ => panic!("{message:?}"),
                 };
                 let index = self.index_of(read.segment);
-                assert_eq!((node, read.history_epoch), (node_id(index), VOLUME_EPOCH));
+                assert_eq!((node, read.history_epoch), (node_id(index), self.volume_epoch));
                 self.segments[index].reads.push(read.clone());
                 if self.segments[index].silent {
                     self.held_reads.push_back((fetch, index, read));
@@ -433,6 +540,8 @@ impl Cluster {
                 self.answers.push((ticket, result));
             }
             WriterAction::Fetched { ticket, result } => self.fetched.push((ticket, result)),
+            WriterAction::Rounded { ticket, result } => self.rounded.push((ticket, result)),
+            WriterAction::LogRead { ticket, result } => self.log_reads.push((ticket, result)),
             WriterAction::Leased { ticket, held } => self.leased.push((ticket, held)),
             WriterAction::Fenced { volume_epoch } => self.fenced = Some(volume_epoch),
             WriterAction::Drained => self.drained = true,
@@ -455,7 +564,7 @@ impl Cluster {
                 let scl = segment.scl();
                 Message::Attached(Attached {
                     scl,
-                    history_epoch: VOLUME_EPOCH,
+                    history_epoch: self.volume_epoch,
                     vdl_seen: Lsn::NONE,
                 })
             }
@@ -515,7 +624,7 @@ impl Cluster {
             None => Message::Ack(Ack {
                 echo: segment.echo,
                 scl: segment.scl(),
-                history_epoch: VOLUME_EPOCH,
+                history_epoch: self.volume_epoch,
                 slow: false,
                 full: segment.full,
                 wishes: Vec::new(),
@@ -547,20 +656,46 @@ impl Cluster {
     /// A segment answers a page read.
     pub fn serve(&mut self, fetch: FetchKey, index: usize, read: &ReadPages) {
         let segment = &self.segments[index];
-        let answer = if segment.down {
-            None
-        } else {
-            let request = read.pages[0];
+        let one = |request: &PageRequest| {
             let scl = segment.scl();
-            let page = if let Some(refusal) = &segment.refuses_reads {
+            if let Some(refusal) = &segment.refuses_reads {
                 PageAnswer::Refused(refusal.clone())
             } else if scl < request.lsn.min(request.pg_last) {
                 PageAnswer::Refused(Refusal::Behind { scl })
             } else {
                 let page = segment.page(request.page, request.lsn, self.page_bytes);
                 PageAnswer::Page(page.encode().into())
-            };
-            Some(Message::Pages(Pages { pages: vec![page] }))
+            }
+        };
+        let pages = read.pages.iter().map(one).collect();
+        let answer = (!segment.down).then_some(Message::Pages(Pages { pages }));
+        self.events
+            .push_back(WriterEvent::Answered { fetch, answer });
+    }
+
+    /// A segment answers with the batches that it holds.
+    fn read_log(&mut self, fetch: FetchKey, read: &ReadLog) {
+        let index = self.index_of(read.segment);
+        assert_eq!(read.history_epoch, self.volume_epoch);
+        let segment = &mut self.segments[index];
+        segment.log_read_count += 1;
+        if segment.silent {
+            return;
+        }
+        let holds = |batch: &&Batch| {
+            let runs = &batch.header().runs;
+            let inside = |&(start, end): &(Lsn, Lsn)| start <= read.through && end > read.after.next();
+            runs.iter().any(inside)
+        };
+        let found = segment.batches.values().filter(holds);
+        let more = found.clone().count() > 1;
+        let batches = found.take(1).map(|batch| batch.bytes().clone()).collect();
+        let answer = if segment.down {
+            None
+        } else if let Some(refusal) = &segment.refuses_reads {
+            Some(Message::Refused(refusal.clone()))
+        } else {
+            Some(Message::LogPiece(LogPiece { batches, more }))
         };
         self.events
             .push_back(WriterEvent::Answered { fetch, answer });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitError, CommitRequest, WriterEvent};
+use sixfold_compute_core::{CommitError, CommitRequest, KeyWrite, WriterEvent};
 use sixfold_kv::PageSource;
 use sixfold_log_format::wire::Refusal;
 use sixfold_log_format::{Lsn, Op, PageId, PgId, VolumeEpoch};
@@ -243,7 +243,7 @@ fn a_refusal_below_the_own_epoch_fences_nobody() {
 fn deleting_what_is_absent_commits_without_a_record_behind_what_it_depends_on() {
     let mut cluster = Cluster::new();
     let delete = CommitRequest {
-        writes: [(key("a"), None)].into(),
+        writes: [(key("a"), KeyWrite::Delete)].into_iter().collect(),
         ..CommitRequest::default()
     };
     let last = cluster.core.stats().last;
@@ -318,6 +318,30 @@ fn stamps_and_clock_records_never_go_back() {
         .map(|batch| batch.header().unix_ms)
         .collect();
     assert!(stamps.is_sorted());
+}
+
+/// Whatever the next writer's wall clock shows, it finds that record in its cut and stamps nothing below it (R29).
+#[test]
+fn a_batch_repeats_the_clock_record_before_it() {
+    let mut cluster = Cluster::new();
+    for number in 0..5 {
+        cluster.commit(put("a", &number.to_string())).unwrap();
+        cluster.pass_ms(70);
+    }
+    let mut clock_ms = 0;
+    let mut stamps = Vec::new();
+    for batch in cluster.segments[0].batches.values() {
+        for placed in batch.records() {
+            if let Op::Clock { unix_ms } = placed.record.op {
+                clock_ms = unix_ms;
+            }
+        }
+        // Each commit was sealed alone, and a clock record goes first.
+        assert_eq!(batch.header().unix_ms, clock_ms);
+        stamps.push(clock_ms);
+    }
+    stamps.dedup();
+    assert!(stamps.len() >= 3, "{stamps:?}");
 }
 
 /// How many records each segment holds on the meta page since the last one that starts its chain, and how many images there

@@ -149,7 +149,7 @@ fn a_read_point_below_what_is_remembered_is_too_old() {
 fn the_version_of_a_key_is_the_lsn_of_its_commit() {
     let mut cluster = Cluster::new();
     let mut writes = put("a", "1");
-    writes.writes.extend(put("b", "2").writes);
+    writes.writes.keys.extend(put("b", "2").writes.keys);
     let lsn = cluster.commit(writes).unwrap();
     let view = cluster.core.shared().announce().view();
     for at in ["a", "b"] {

@@ -29,7 +29,7 @@ fn many(count: u32, value: &str) -> CommitRequest {
     for number in 0..count {
         request
             .writes
-            .extend(put(&format!("key {number:03}"), value).writes);
+            .keys.extend(put(&format!("key {number:03}"), value).writes.keys);
     }
     request
 }

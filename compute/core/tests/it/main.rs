@@ -18,3 +18,4 @@ mod model;
 mod reads;
 mod ships;
 mod threads;
+mod watches;

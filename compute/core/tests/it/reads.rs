@@ -125,7 +125,7 @@ fn a_stopped_segment_does_not_block_all_reads() {
     cluster.segments[0].silent = true;
     read_around(&mut cluster, 1_500);
     let owed = cluster.held_reads.len();
-    assert!(owed < 50, "it is asked now and then only, not {owed} times");
+    assert!(owed < 60, "it is asked now and then only, not {owed} times");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn unanswered_reads_that_nobody_waits_for_leave_room_for_others() {
     cluster.each(|segment| segment.silent = true);
     let vdl = cluster.core.shared().vdl().get();
     let tickets: Vec<_> = (0..400)
-        .map(|number| cluster.fetch(PageId::new(2 + number % 20), Lsn::new(vdl - number / 20)))
+        .map(|number| cluster.fetch(PageId::new(2 + number % 4), Lsn::new(vdl - number / 4)))
         .collect();
     cluster.pass(crate::cluster::PATIENCE);
     cluster.run();

@@ -5,10 +5,10 @@ use std::ops::Bound::Unbounded;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sixfold_kv::{Direction, KvError, Write, get, plan, range_chunk};
+use sixfold_kv::{Direction, KvError, Write, estimate, get, plan_reclaim, range_chunk};
 use sixfold_log_format::{Cell, CellFlags, Lsn, Op, Page, PageId, PageKind, Record, Stamp, apply};
 
-use crate::volume::{Volume, large, put};
+use crate::volume::{Volume, large, plan, plan_clears, put};
 
 /// Applies an operation that no plan would hold.
 fn tamper(volume: &mut Volume, id: PageId, op: Op<'_>) {
@@ -52,6 +52,7 @@ fn everything_fails(volume: &Volume, key: &[u8]) {
     corrupt(get(volume, key).err());
     corrupt(plan(volume, &[put(key, b"1")], u64::MAX).err());
     corrupt(plan(volume, &[Write::Delete { key }], u64::MAX).err());
+    corrupt(plan_clears(volume, &[(key, Some(&[key, &[0]].concat()))], u64::MAX).err());
     for direction in [Direction::Forward, Direction::Reverse] {
         let bound = std::ops::Bound::Included(key);
         corrupt(range_chunk(volume, bound, bound, direction, 10, 100).err());
@@ -122,56 +123,85 @@ fn a_meta_page_of_another_kind_is_an_error() {
     everything_fails(&volume, b"a");
 }
 
+fn write(offset: u16, bytes: &[u8]) -> Op<'static> {
+    let bytes = Cow::Owned(bytes.to_vec());
+    Op::WriteBytes { offset, bytes }
+}
+
+const FREE: Op<'static> = Op::Init {
+    kind: PageKind::Free,
+    level: 0,
+};
+
 #[test]
-fn a_damaged_chain_is_an_error() {
-    let write = |offset: u16, bytes: &'static [u8]| Op::WriteBytes {
-        offset,
-        bytes: Cow::Borrowed(bytes),
-    };
-    let first = PageId::new(3);
-    let damages = [
-        (first, write(0, &[3, 0, 0, 0, 0, 0, 0, 0])),
-        (first, write(0, &[0; 8])),
-        (first, write(0, &[1, 0, 0, 0, 0, 0, 0, 0])),
-        (first, write(0, &[2, 0, 0, 0, 0, 0, 0, 0])),
-        (first, write(8, &[0; 4])),
-        (first, write(8, &[255; 4])),
+fn a_damaged_large_value_is_an_error() {
+    // Three value pages: the leaf names them. Then 20: page 23 is their index.
+    for (page_count, damages) in [
         (
-            first,
-            Op::Init {
-                kind: PageKind::Free,
-                level: 0,
-            },
+            3,
+            vec![
+                (3, write(0, &[2])),
+                (3, write(0, &[3])),
+                (3, write(1, &[1])),
+                (4, write(1, &[0])),
+                (3, write(4, &[0; 4])),
+                (3, write(4, &[255; 4])),
+                (5, write(4, &[1, 0, 0, 0])),
+                (4, FREE),
+            ],
         ),
-        (PageId::new(5), write(8, &[1, 0, 0, 0])),
-    ];
-    for (page, op) in damages {
-        let mut volume = Volume::new(512);
-        let value = large(&volume, 3, 1);
-        volume.put(b"a", &value);
-        tamper(&mut volume, page, op);
-        let error = get(&volume, b"a");
-        assert!(matches!(error, Err(KvError::Corrupt { .. })), "{error:?}");
+        (
+            20,
+            vec![
+                (23, write(0, &[1])),
+                (23, write(1, &[2])),
+                (23, write(4, &[0; 4])),
+                (23, write(4, &[8, 0, 0, 0])),
+                (23, write(4, &[7, 0, 0, 0])),
+                (23, write(4, &[255; 4])),
+                (23, write(8, &[0; 8])),
+                (23, write(8, &[2, 0, 0, 0, 0, 0, 0, 0])),
+                (23, write(8, &[23, 0, 0, 0, 0, 0, 0, 0])),
+                (23, write(8, &[5, 0, 0, 0, 0, 0, 0, 0])),
+                (23, FREE),
+                (9, FREE),
+            ],
+        ),
+    ] {
+        for (page, op) in damages {
+            let mut volume = Volume::new(512);
+            let value = large(&volume, page_count, 1);
+            volume.put(b"a", &value);
+            assert_eq!(volume.get(b"a"), Some(value));
+            let shown = format!("{page_count}: {page} {op:?}");
+            tamper(&mut volume, PageId::new(page), op);
+            let error = get(&volume, b"a");
+            assert!(
+                matches!(error, Err(KvError::Corrupt { .. })),
+                "{shown}: {error:?}"
+            );
+        }
     }
 }
 
 #[test]
-fn a_reference_to_a_value_of_impossible_length_is_an_error() {
+fn a_reference_of_wrong_shape_is_an_error() {
     let mut volume = Volume::new(512);
     let root = volume.meta().root;
-    let reference = |first: u64, last: u64, len_bytes: u32| {
-        [
-            &first.to_le_bytes()[..],
-            &last.to_le_bytes(),
-            &len_bytes.to_le_bytes(),
-        ]
-        .concat()
+    let reference = |len_bytes: u32, level: u8, ids: &[u64]| {
+        let ids = ids.iter().flat_map(|id| id.to_le_bytes());
+        let head = len_bytes.to_le_bytes().into_iter().chain([level, 0, 0, 0]);
+        head.chain(ids).collect::<Vec<u8>>()
     };
     let references = [
-        reference(2, 2, u32::MAX),
-        reference(2, 2, 0),
-        reference(0, 9, 5),
-        vec![1; 8],
+        reference(u32::MAX, 0, &[5]),
+        reference(0, 0, &[]),
+        reference(100, 0, &[0]),
+        reference(100, 0, &[1]),
+        reference(100, 0, &[5, 6]),
+        reference(100, 1, &[5]),
+        reference(1_000, 0, &[5]),
+        vec![1; 7],
     ];
     for (slot, bytes) in (0..).zip(references) {
         let cell = Cell {
@@ -188,17 +218,75 @@ fn a_reference_to_a_value_of_impossible_length_is_an_error() {
 
 #[test]
 fn a_damaged_free_list_is_an_error() {
-    let links: [&[u8]; 3] = [&[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0], &[255; 8]];
-    for link in links {
+    let number = |number: u64| number.to_le_bytes();
+    let damages = [
+        write(0, &[4]),
+        write(0, &[1]),
+        write(8, &number(1)),
+        write(8, &number(u64::MAX)),
+        write(16, &number(0)),
+        write(16, &number(1)),
+        write(16, &number(u64::MAX)),
+        // The root is not free, and not what the list may give away.
+        write(16, &number(2)),
+        FREE,
+    ];
+    for op in damages {
         let mut volume = Volume::new(512);
         let value = large(&volume, 3, 1);
         volume.put(b"a", &value);
         volume.delete(b"a");
-        let head = volume.meta().free_head;
-        let bytes = Cow::Borrowed(link);
-        tamper(&mut volume, head, Op::WriteBytes { offset: 0, bytes });
+        let trunk = volume.meta().free_head;
+        let shown = format!("{op:?}");
+        tamper(&mut volume, trunk, op);
+        let value = large(&volume, 4, 1);
         let error = plan(&volume, &[put(b"a", &value)], u64::MAX);
-        assert!(matches!(error, Err(KvError::Corrupt { .. })), "{error:?}");
+        assert!(
+            matches!(error, Err(KvError::Corrupt { .. })),
+            "{shown}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_dropped_list_is_an_error() {
+    let entry = |kind: u64, id: u64| (kind << 56 | id).to_le_bytes();
+    let volume = || {
+        let mut volume = tall();
+        let value = large(&volume, 20, 1);
+        volume.put(&5_000_u32.to_be_bytes(), &value);
+        volume.clear(&100_u32.to_be_bytes(), None);
+        volume
+    };
+    let (trunk, last) = {
+        let volume = volume();
+        let meta = volume.meta();
+        assert!((2..40).contains(&meta.dropped_count));
+        (meta.dropped_head, meta.dropped_count - 1)
+    };
+    let at_last = 16 + 8 * u16::try_from(last).unwrap();
+    let damages = [
+        write(0, &[3]),
+        write(at_last, &entry(0, 0)),
+        write(at_last, &entry(0, 1)),
+        write(at_last, &entry(0, 1 << 40)),
+        write(at_last, &entry(31, 4)),
+        write(at_last, &entry(99, 4)),
+        write(at_last, &entry(128 + 1, 4)),
+        write(at_last, &entry(128 + 9, 4)),
+        // A leaf is not a value page.
+        write(at_last, &entry(128, 4)),
+        FREE,
+    ];
+    for op in damages {
+        let mut volume = volume();
+        let shown = format!("{op:?}");
+        tamper(&mut volume, trunk, op);
+        let error = plan_reclaim(&volume, 1, u64::MAX);
+        assert!(
+            matches!(error, Err(KvError::Corrupt { .. })),
+            "{shown}: {error:?}"
+        );
     }
 }
 
@@ -217,6 +305,7 @@ proptest! {
             let value = if number % 50 == 0 { large(&volume, 2, 1) } else { vec![1; 30] };
             volume.put(&number.to_be_bytes(), &value);
         }
+        volume.clear(&50_u32.to_be_bytes(), Some(&200_u32.to_be_bytes()));
         for (from, to) in moves {
             let (from, to) = (PageId::new(from), PageId::new(to));
             if let Some(page) = volume.pages.get(&from).cloned() {
@@ -234,11 +323,21 @@ proptest! {
                 let _ = range_chunk(&volume, from, Unbounded, direction, 10, 1_000);
             }
         }
+        let _ = estimate(&volume, Unbounded, Unbounded);
+        let _ = estimate(&volume, std::ops::Bound::Excluded(&[0, 0, 0, 9]), Unbounded);
+        let _ = plan_clears(&volume, &[(&[0, 0, 0, 9], Some(&[0, 0, 0, 200]))], 1_000);
+        let _ = plan_clears(&volume, &[(&[0, 0, 0, 9], None)], 1_000);
         let writes: Vec<Write<'_>> = keys
             .iter()
             .map(|key| if delete { Write::Delete { key } } else { put(key, &[2; 60]) })
             .collect();
         let _ = plan(&volume, &writes, 1_000);
+        for _ in 0..100 {
+            match plan_reclaim(&volume, 50, 1_000) {
+                Ok(plan) if !plan.records.is_empty() => drop(volume.try_apply(&plan)),
+                _ => break,
+            }
+        }
     }
 }
 

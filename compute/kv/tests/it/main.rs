@@ -6,9 +6,11 @@
     unreachable_pub
 )]
 
+mod clears;
 mod damage;
 mod misses;
 mod model;
 mod scans;
 mod shape;
+mod values;
 mod volume;

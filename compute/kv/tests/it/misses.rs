@@ -2,10 +2,10 @@
 
 use std::ops::Bound::Unbounded;
 
-use sixfold_kv::{Direction, KvError, Write, get, missing, plan, range_chunk};
+use sixfold_kv::{Direction, KvError, Write, get, missing, range_chunk};
 use sixfold_log_format::PageId;
 
-use crate::volume::{Cold, Volume, large, put};
+use crate::volume::{Cold, Volume, large, plan, put};
 
 fn volume() -> (Volume, Vec<Vec<u8>>) {
     let mut volume = Volume::new(512);
@@ -28,7 +28,7 @@ fn a_lookup_misses_each_page_on_its_way_once() {
         let cold = Cold::new(&volume);
         let (found, misses) = cold.run(|source| get(source, key));
         assert_eq!(found, get(&volume, key).unwrap());
-        let overflow_pages = if index == 77 { 4 } else { 0 };
+        let overflow_pages = usize::from(index == 77);
         assert_eq!(
             misses,
             1 + usize::from(volume.meta().height) + overflow_pages
@@ -53,11 +53,12 @@ fn a_cold_plan_is_the_warm_plan() {
     let warm = plan(&volume, &writes, volume.pages_max).unwrap();
     let (cold, misses) = Cold::new(&volume).run(|source| plan(source, &writes, volume.pages_max));
     assert_eq!(cold, warm);
-    assert!(misses > 20);
+    // A miss names what all the writes are known to need: a round for each level, and a few for siblings and free pages.
+    assert!((3..16).contains(&misses), "{misses} rounds");
 }
 
 #[test]
-fn freeing_a_large_value_needs_its_last_page_only() {
+fn freeing_a_large_value_needs_none_of_its_pages() {
     let (mut volume, keys) = volume();
     let value = large(&volume, 5, 1);
     volume.put(b"zz", &value);
@@ -65,7 +66,8 @@ fn freeing_a_large_value_needs_its_last_page_only() {
     assert_eq!(volume.meta().free_count, 5);
     let writes = [Write::Delete { key: &keys[77] }];
     let (planned, misses) = Cold::new(&volume).run(|source| plan(source, &writes, u64::MAX));
-    assert_eq!(misses, 1 + usize::from(volume.meta().height) + 1);
+    // Meta page, the way down, and the trunk of the free list is written but not read.
+    assert_eq!(misses, 1 + usize::from(volume.meta().height));
     volume.apply(&planned);
     assert_eq!(volume.meta().free_count, 9);
     volume.check();

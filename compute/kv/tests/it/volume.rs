@@ -6,10 +6,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use sixfold_kv::overflow::{Reference, chunk_bytes_max};
+use sixfold_kv::pages::trunk_entries_max;
 use sixfold_kv::{
-    Direction, Item, KvError, Meta, PageSource, Plan, Write, plan, plan_creation, range_chunk,
+    Changes, Clear, Direction, Item, KvError, Meta, PageSource, Plan, Write, plan_creation,
+    plan_reclaim, range_chunk,
 };
-use sixfold_log_format::{CellFlags, Lsn, Page, PageId, PageKind, Record, apply};
+use sixfold_log_format::{ApplyError, CellFlags, Lsn, Page, PageId, PageKind, Record, apply};
 
 pub struct Volume {
     pub pages: BTreeMap<PageId, Arc<Page>>,
@@ -38,6 +40,11 @@ impl Volume {
 
     /// Applies a plan as one MTR; the answer is its CPL.
     pub fn apply(&mut self, plan: &Plan<'_>) -> Lsn {
+        self.try_apply(plan).unwrap()
+    }
+
+    /// The same, for a tree that is damaged.
+    pub fn try_apply(&mut self, plan: &Plan<'_>) -> Result<Lsn, ApplyError> {
         let cpl = self.lsn.plus(plan.records.len() as u64);
         for planned in &plan.records {
             self.lsn = self.lsn.next();
@@ -52,10 +59,10 @@ impl Volume {
                 user_visible: planned.user_visible,
                 op: planned.op.clone(),
             };
-            apply(page, &record).unwrap();
+            apply(page, &record)?;
         }
         assert_eq!(self.lsn, cpl);
-        cpl
+        Ok(cpl)
     }
 
     pub fn commit(&mut self, writes: &[Write<'_>]) -> Lsn {
@@ -69,6 +76,22 @@ impl Volume {
 
     pub fn delete(&mut self, key: &[u8]) -> Lsn {
         self.commit(&[Write::Delete { key }])
+    }
+
+    pub fn clear(&mut self, start: &[u8], end: Option<&[u8]>) -> Lsn {
+        let plan = plan_clears(self, &[(start, end)], self.pages_max).unwrap();
+        self.apply(&plan)
+    }
+
+    /// Moves the clock.
+    pub fn tick(&mut self, unix_ms: u64) {
+        let record = sixfold_kv::PlannedRecord {
+            page: PageId::META,
+            op: sixfold_log_format::Op::Clock { unix_ms },
+            user_visible: false,
+        };
+        let records = vec![record];
+        self.apply(&Plan { records });
     }
 
     pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -104,8 +127,8 @@ impl Volume {
                 assert!(cell.key >= low && high.is_none_or(|high| cell.key < high));
                 assert!(cell.stamp <= self.lsn && !cell.stamp.is_none());
                 if cell.flags.contains(CellFlags::OVERFLOW) {
-                    let reference = Reference::read(cell.value, id).unwrap();
-                    self.visit_value(walk, reference);
+                    let reference = Reference::read(cell.value, page).unwrap();
+                    self.visit_value(walk, &reference);
                 }
                 continue;
             }
@@ -130,43 +153,121 @@ impl Volume {
         }
     }
 
-    fn visit_value(&self, walk: &mut Walk, reference: Reference) {
-        let mut id = reference.first;
-        for index in 1..=reference.page_count(self.page_bytes) {
-            assert!(walk.reached.insert(id), "page {id} is reached twice");
-            let is_last = index == reference.page_count(self.page_bytes);
-            assert_eq!(id == reference.last, is_last);
-            id = self.link(id);
+    fn visit_value(&self, walk: &mut Walk, reference: &Reference) {
+        for id in &reference.ids {
+            self.visit_value_page(walk, reference.level, *id);
         }
     }
 
-    fn link(&self, id: PageId) -> PageId {
-        assert_eq!(self.pages[&id].kind(), PageKind::Overflow);
-        let bytes = self.pages[&id].body()[..8].try_into().unwrap();
-        PageId::new(u64::from_le_bytes(bytes))
+    fn visit_value_page(&self, walk: &mut Walk, level: u8, id: PageId) {
+        assert!(walk.reached.insert(id), "page {id} is reached twice");
+        let page = &self.pages[&id];
+        assert_eq!(page.kind(), PageKind::Overflow);
+        assert_eq!(page.body()[0], if level == 0 { 1 } else { 2 });
+        if level > 0 {
+            let len_bytes = u32::from_le_bytes(page.body()[4..8].try_into().unwrap()) as usize;
+            for id in page.body()[8..8 + len_bytes].chunks(8) {
+                self.visit_value_page(walk, level - 1, id_of(id));
+            }
+        }
     }
 
-    /// Every page that was ever allocated is reached or free, and none is both.
-    pub fn check(&self) -> Walk {
-        let walk = self.walk();
-        let meta = self.meta();
-        let mut all = walk.reached.clone();
-        let mut id = meta.free_head;
-        let mut free_count = 0;
+    /// The trunks of a list, the last first, each with its entries.
+    fn trunks(&self, head: PageId, tag: u8, last_count: usize) -> Vec<(PageId, Vec<u64>)> {
+        let mut trunks = Vec::new();
+        let mut id = head;
+        let mut count = last_count;
         while id != PageId::NONE {
+            assert!(trunks.len() <= self.pages.len(), "the trunks do not end");
+            let page = &self.pages[&id];
+            assert_eq!((page.kind(), page.body()[0]), (PageKind::Overflow, tag));
+            let entries = page.body()[16..16 + 8 * count].chunks(8);
+            trunks.push((id, entries.map(|id| id_of(id).get()).collect()));
+            id = id_of(&page.body()[8..16]);
+            count = trunk_entries_max(self.page_bytes);
+        }
+        trunks
+    }
+
+    /// Every page that was ever allocated is in the tree, in a large value, free, or dropped and to be freed, and none is
+    /// twice.
+    pub fn check(&self) -> Walk {
+        let mut walk = self.walk();
+        let meta = self.meta();
+        let tree = walk.reached.clone();
+        let entries_max = trunk_entries_max(self.page_bytes);
+        let last = |count: u64, group: usize| match count {
+            0 => 0,
+            count => (count as usize - 1) % group,
+        };
+        let mut free_count = 0;
+        for (trunk, entries) in
+            self.trunks(meta.free_head, 3, last(meta.free_count, entries_max + 1))
+        {
             assert!(
-                all.insert(id),
-                "page {id} is free and in use, or twice free"
+                walk.reached.insert(trunk),
+                "trunk {trunk} is twice somewhere"
             );
+            for id in entries.iter().map(|id| PageId::new(*id)) {
+                assert!(
+                    walk.reached.insert(id),
+                    "page {id} is free and in use, or twice free"
+                );
+                assert_eq!(self.pages[&id].kind(), PageKind::Free);
+                free_count += 1;
+            }
             free_count += 1;
-            id = self.link(id);
         }
         assert_eq!(meta.free_count, free_count);
-        all.insert(PageId::META);
+        let last_count = match meta.dropped_count {
+            0 => 0,
+            count => last(count, entries_max) + 1,
+        };
+        let mut dropped_count = 0;
+        let mut below = Walk::default();
+        for (trunk, entries) in self.trunks(meta.dropped_head, 4, last_count) {
+            assert!(
+                walk.reached.insert(trunk),
+                "trunk {trunk} is twice somewhere"
+            );
+            for entry in entries {
+                let (kind, id) = ((entry >> 56) as u8, PageId::new(entry << 8 >> 8));
+                if kind < 128 {
+                    self.visit(&mut below, id, kind, &[], None);
+                } else {
+                    self.visit_value_page(&mut below, kind - 128, id);
+                }
+                dropped_count += 1;
+            }
+        }
+        assert_eq!(meta.dropped_count, dropped_count);
+        for id in below.reached {
+            assert!(walk.reached.insert(id), "page {id} is dropped and in use");
+        }
+        walk.reached.insert(PageId::META);
         let expected: BTreeSet<PageId> = (1..meta.next_page.get()).map(PageId::new).collect();
-        assert_eq!(all, expected, "a page leaked");
+        assert_eq!(walk.reached, expected, "a page leaked");
+        walk.reached = tree;
         walk
     }
+
+    /// Frees everything that was dropped, a few pages at a time.
+    pub fn reclaim(&mut self, records_max: usize) -> usize {
+        for round in 0..1_000_000 {
+            let plan = plan_reclaim(self, records_max, self.pages_max).unwrap();
+            if plan.records.is_empty() {
+                assert_eq!(self.meta().dropped_count, 0);
+                return round;
+            }
+            assert!(plan.records.iter().all(|record| !record.user_visible));
+            self.apply(&plan);
+        }
+        panic!("reclaiming does not end");
+    }
+}
+
+fn id_of(bytes: &[u8]) -> PageId {
+    PageId::new(u64::from_le_bytes(bytes.try_into().unwrap()))
 }
 
 #[derive(Default)]
@@ -185,6 +286,26 @@ pub fn fill(pages: &[Arc<Page>]) -> f64 {
         .sum();
     let free: usize = pages.iter().map(|page| page.free_bytes()).sum();
     1.0 - free as f64 / capacity as f64
+}
+
+/// Plans clears alone, at clock 0.
+pub fn plan_clears<'a>(
+    source: &impl PageSource,
+    clears: &[Clear<'a>],
+    pages_max: u64,
+) -> Result<Plan<'a>, KvError> {
+    let writes = &[];
+    sixfold_kv::plan(source, &Changes { clears, writes }, 0, pages_max)
+}
+
+/// Plans writes alone, at clock 0.
+pub fn plan<'a>(
+    source: &impl PageSource,
+    writes: &[Write<'a>],
+    pages_max: u64,
+) -> Result<Plan<'a>, KvError> {
+    let clears = &[];
+    sixfold_kv::plan(source, &Changes { clears, writes }, 0, pages_max)
 }
 
 pub fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
@@ -221,6 +342,10 @@ impl<'v> Cold<'v> {
         Cold { volume, held }
     }
 
+    pub fn held_count(&self) -> usize {
+        self.held.borrow().len()
+    }
+
     pub fn fetch(&self, id: PageId) {
         assert!(
             self.held.borrow_mut().insert(id),
@@ -228,13 +353,28 @@ impl<'v> Cold<'v> {
         );
     }
 
-    /// Runs an operation again and again, fetching the page that it misses. Also says how often it missed.
+    /// Runs an operation again and again, fetching the pages that it misses. Also says how often it missed.
     pub fn run<T>(&self, op: impl Fn(&Self) -> Result<T, KvError>) -> (T, usize) {
+        let (result, misses) = self.run_counting(op);
+        (result.unwrap(), misses)
+    }
+
+    /// The same, for operations that may fail.
+    pub fn run_to_end<T>(&self, op: impl Fn(&Self) -> Result<T, KvError>) -> Result<T, KvError> {
+        self.run_counting(op).0
+    }
+
+    fn run_counting<T>(
+        &self,
+        op: impl Fn(&Self) -> Result<T, KvError>,
+    ) -> (Result<T, KvError>, usize) {
         for misses in 0..=self.volume.pages.len() {
             match op(self) {
-                Ok(value) => return (value, misses),
-                Err(KvError::Miss(id)) => self.fetch(id),
-                Err(error) => panic!("{error}"),
+                Err(KvError::Miss(ids)) => {
+                    assert!(!ids.is_empty());
+                    ids.into_iter().for_each(|id| self.fetch(id));
+                }
+                result => return (result, misses),
             }
         }
         panic!("more misses than pages");

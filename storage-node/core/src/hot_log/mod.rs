@@ -2,7 +2,7 @@
 //!
 //! All segments of the node share it. Claims, histories and manifests are entries like the batches, so that their place
 //! orders them against the batches (R2, F6). An entry gets a [`Ticket`] when it is appended; tickets become durable in order.
-//! Files are never freed here.
+//! A file goes when nobody needs it any more; what it held beside batches stands at the head of the next one.
 
 pub(crate) mod scan;
 pub(crate) mod writer;

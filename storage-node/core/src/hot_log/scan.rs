@@ -4,8 +4,11 @@
 //!   group, group, ..., group, zeros                       clean
 //!   group, group, ..., group, anything without a later
 //!                              valid group                torn tail: cut, zeroed, written over
-//!   group, ..., something unreadable, ..., later group    corrupt: where; nothing is guessed
+//!   group, ..., something unreadable, ..., later group    damaged: where; the scan goes on behind it
 //! ```
+//! The first file need not be file 1: older ones were deleted, and what they held beside batches stands at its head.
+//! What damage took away shows itself: a segment's chain ends before it, and peers know what was acknowledged (R12).
+//!
 //! One write is in flight at a time, so at most the last group of the log can be torn, and what follows it was never
 //! written. A group of a sequence number at or above the expected one behind an unreadable place therefore proves that
 //! something durable is damaged. A group is at most [`GROUP_BYTES_LIMIT`] long, which is how far the scan looks; a later file
@@ -18,6 +21,7 @@
 use bytes::Bytes;
 use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::{Entry, FileHeader, FileNumber, Found, decode_group};
+use sixfold_log_format::mutant::{Mutant, planted};
 
 use super::{Place, whole_blocks};
 use crate::bounds::{GROUP_BYTES_LIMIT, SCAN_CHUNK_BYTES};
@@ -41,6 +45,10 @@ pub(crate) struct Tail {
     pub(crate) headers: Vec<FileHeader>,
     /// What the verdict was, when it was not clean: where the log was cut.
     pub(crate) torn: Option<(FileNumber, u64)>,
+    /// Files that were begun, the oldest first.
+    pub(crate) begun: Vec<FileNumber>,
+    /// Where something durable could not be read.
+    pub(crate) damage: Vec<String>,
 }
 
 impl Tail {
@@ -54,9 +62,14 @@ impl Tail {
             zeros: Vec::new(),
             headers: Vec::new(),
             torn: None,
+            begun: Vec::new(),
+            damage: Vec::new(),
         }
     }
 }
+
+/// Takes what the scan finds.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(Place, Entry, bool);
 
 /// What the scan wants next.
 #[derive(Debug)]
@@ -72,7 +85,7 @@ pub(crate) enum Next {
     },
     /// It is over: clean or cut.
     Done(Box<Tail>),
-    /// Something durable is damaged, or the directory is not this node's.
+    /// The directory is not this node's, or damaged beyond reading.
     Corrupt(String),
 }
 
@@ -135,16 +148,20 @@ impl Scan {
 
     /// The first step.
     pub(crate) fn start(&mut self) -> Next {
-        for (index, (file, _)) in self.files.iter().enumerate() {
-            if file.0 != index as u64 + 1 {
-                return Next::Corrupt(format!("hot-log file {} is missing", index + 1));
+        for pair in self.files.windows(2) {
+            let ((before, _), (file, _)) = (pair[0], pair[1]);
+            if file.0 != before.0 + 1 {
+                let missing = before.0 + 1;
+                let line = format!("hot-log file {missing} is missing");
+                self.tail.damage.push(line);
             }
         }
         self.enter_file()
     }
 
-    /// Takes the bytes that were asked for. Entries found go to `sink` with their places, in order.
-    pub(crate) fn take(&mut self, bytes: &Bytes, sink: &mut dyn FnMut(Place, Entry)) -> Next {
+    /// Takes the bytes that were asked for. Entries found go to `sink` with their places, in order, and whether nothing before
+    /// them was unreadable.
+    pub(crate) fn take(&mut self, bytes: &Bytes, sink: Sink<'_>) -> Next {
         if bytes.is_empty() {
             return Next::Corrupt(format!(
                 "hot-log file {} is shorter than it was found",
@@ -207,7 +224,7 @@ impl Scan {
         &mut self,
         asked: usize,
         bytes: &Bytes,
-        sink: &mut dyn FnMut(Place, Entry),
+        sink: Sink<'_>,
     ) -> Next {
         let file = self.file();
         let block = self.block_bytes as usize;
@@ -218,20 +235,27 @@ impl Scan {
                 bytes.len()
             ));
         }
-        let predicted = FileHeader {
+        let mut predicted = FileHeader {
             node: self.node,
             file,
             block_bytes: self.block_bytes,
             first_sequence: self.expected,
         };
         let rest = bytes.slice(block..);
+        // What came before the first file that is there is not known.
+        let is_first = self.tail.begun.is_empty();
         let begun = match FileHeader::decode(&bytes[..block]) {
             Ok(header) => match self.check_header(&header) {
-                Ok(()) => true,
+                Ok(()) => {
+                    predicted.first_sequence = self.expected;
+                    true
+                }
                 Err(reason) => return Next::Corrupt(reason),
             },
             Err(_) => match decode_group(&rest, &predicted) {
-                Found::Group { sequence, .. } if sequence == self.expected => {
+                Found::Group { sequence, .. } if sequence == self.expected || is_first => {
+                    self.expected = sequence;
+                    predicted.first_sequence = sequence;
                     self.tail.headers.push(predicted.clone());
                     true
                 }
@@ -251,6 +275,8 @@ impl Scan {
             // Whatever lies behind the last group of the file before was never part of the log.
             self.tail.zeros.clear();
             self.tail.torn = None;
+            self.tail.begun.append(&mut self.tail.ready);
+            self.tail.begun.push(file);
             self.step = Step::Groups;
             self.wanted = rest.len();
             self.take_groups(&rest, sink)
@@ -260,7 +286,7 @@ impl Scan {
     }
 
     /// A readable header must be this file's and go on where the file before ended.
-    fn check_header(&self, header: &FileHeader) -> Result<(), String> {
+    fn check_header(&mut self, header: &FileHeader) -> Result<(), String> {
         let file = self.file();
         if header.node != self.node {
             return Err(format!(
@@ -271,19 +297,27 @@ impl Scan {
         if header.file != file || header.block_bytes != self.block_bytes {
             return Err(format!("hot-log file {} has another file's header", file.0));
         }
-        if header.first_sequence != self.expected || !self.tail.ready.is_empty() {
+        let is_first = self.tail.begun.is_empty() && self.tail.ready.is_empty();
+        if header.first_sequence < self.expected {
+            return Err(format!(
+                "hot-log file {} begins with group {}, group {} was read before it",
+                file.0, header.first_sequence, self.expected
+            ));
+        }
+        if header.first_sequence > self.expected && !is_first {
             let current = self.tail.current.as_ref();
             let (last, offset) =
                 current.map_or((file, 0), |header| (header.file, self.tail.offset));
-            return Err(format!(
+            self.tail.damage.push(format!(
                 "hot-log file {} is damaged at offset {offset}: group {} is unreadable, file {} begins with {}",
                 last.0, self.expected, file.0, header.first_sequence
             ));
         }
+        self.expected = header.first_sequence;
         Ok(())
     }
 
-    fn take_groups(&mut self, bytes: &Bytes, sink: &mut dyn FnMut(Place, Entry)) -> Next {
+    fn take_groups(&mut self, bytes: &Bytes, sink: Sink<'_>) -> Next {
         let mut at = 0;
         loop {
             if self.offset == self.file_bytes {
@@ -298,14 +332,15 @@ impl Scan {
                     sequence,
                     entries,
                     bytes: length,
-                } if sequence == self.expected => {
+                } if sequence == self.expected || planted(Mutant::ScanTakesAnyGroup) => {
                     self.place_entries(entries, sink);
                     at += length;
                     self.offset += length as u64;
                     self.expected += 1;
                 }
                 Found::Group { sequence, .. } if sequence > self.expected => {
-                    return self.corrupt(self.offset, sequence);
+                    // Read once more, as the next one.
+                    self.pass_over(sequence);
                 }
                 Found::More { bytes: more }
                     if more > here.len()
@@ -328,7 +363,7 @@ impl Scan {
         self.read(self.offset, bytes)
     }
 
-    fn place_entries(&self, entries: Vec<(u32, Entry)>, sink: &mut dyn FnMut(Place, Entry)) {
+    fn place_entries(&self, entries: Vec<(u32, Entry)>, sink: Sink<'_>) {
         for (offset, entry) in entries {
             let bytes = u32::try_from(entry.encoded_bytes()).expect("an entry fits a group");
             let place = Place {
@@ -336,16 +371,19 @@ impl Scan {
                 offset: self.offset + u64::from(offset),
                 bytes,
             };
-            sink(place, entry);
+            sink(place, entry, self.tail.damage.is_empty());
         }
     }
 
-    fn corrupt(&self, offset: u64, later: u64) -> Next {
-        Next::Corrupt(format!(
-            "hot-log file {} is damaged at offset {offset}: group {} is unreadable, group {later} behind it is sound",
+    /// Groups up to `later` are unreadable.
+    fn pass_over(&mut self, later: u64) {
+        self.tail.damage.push(format!(
+            "hot-log file {} is damaged at offset {}: group {} is unreadable, group {later} behind it is sound",
             self.file().0,
+            self.offset,
             self.expected
-        ))
+        ));
+        self.expected = later;
     }
 
     fn look_ahead(&mut self) -> Next {
@@ -368,8 +406,19 @@ impl Scan {
                 && let Found::Group { sequence, .. } =
                     decode_group(&bytes.slice(at..), &self.header)
                 && sequence >= self.expected
+                && !planted(Mutant::DamageCutAsTorn)
             {
-                return self.corrupt(self.offset, sequence);
+                self.pass_over(sequence);
+                self.offset += at as u64;
+                if !self.begun {
+                    self.begun = true;
+                    let mut header = self.header.clone();
+                    header.first_sequence = self.expected;
+                    self.tail.headers.push(header);
+                    self.tail.begun.append(&mut self.tail.ready);
+                    self.tail.begun.push(self.file());
+                }
+                return self.want(SCAN_CHUNK_BYTES);
             }
         }
         if dirty > 0 {

@@ -18,7 +18,7 @@ use sixfold_log_format::hot_log::{
 
 use super::scan::Tail;
 use super::{Place, Ticket, whole_blocks};
-use crate::action::Action;
+use crate::action::{Action, FileName};
 use crate::bounds::{Bounds, FULL_RETRY, GROUP_BYTES_LIMIT, SLOW_WRITE};
 use crate::event::{DiskError, DiskToken};
 use crate::io_buf::IoBuf;
@@ -86,6 +86,10 @@ pub(crate) struct HotLog {
     /// Where the next group goes in the current file.
     offset: u64,
     sequence: u64,
+    /// Files that were begun, the oldest first; the last one is written.
+    begun: VecDeque<FileNumber>,
+    /// States at the head of the current file that are not durable yet.
+    heads_missing: usize,
     ready: VecDeque<FileNumber>,
     preparing: Option<FileNumber>,
     next_file: FileNumber,
@@ -114,6 +118,8 @@ impl HotLog {
             current: None,
             offset: 0,
             sequence: 1,
+            begun: VecDeque::new(),
+            heads_missing: 0,
             ready: VecDeque::new(),
             preparing: None,
             next_file: FileNumber(1),
@@ -132,7 +138,20 @@ impl HotLog {
     }
 
     /// Goes on where the scan ended.
-    pub(crate) fn resume(&mut self, tail: Tail) {
+    ///
+    /// `heads` are states that are missing at the head of the last file: a crash cut them short, and nothing else stands there yet.
+    pub(crate) fn resume(&mut self, tail: Tail, heads: Vec<Entry>) {
+        self.begun = tail.begun.into();
+        self.heads_missing = heads.len();
+        for entry in heads {
+            let bytes = entry.encoded_bytes();
+            self.queued_bytes += bytes;
+            self.queue.push_back(Queued {
+                ticket: None,
+                entry,
+                bytes,
+            });
+        }
         self.current = tail.current;
         self.offset = tail.offset;
         self.sequence = tail.sequence;
@@ -183,6 +202,11 @@ impl HotLog {
         self.queued_bytes > self.queued_bytes_max / 2
     }
 
+    /// Bytes that wait.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// Everything appended so far has this ticket or a lower one.
     pub(crate) fn last_ticket(&self) -> Ticket {
         self.last_ticket
@@ -195,10 +219,54 @@ impl HotLog {
 
     /// Bytes of files in use.
     pub(crate) fn used_bytes(&self) -> u64 {
-        match &self.current {
-            Some(header) => (header.file.0 - 1) * self.file_bytes + self.offset,
-            None => 0,
+        let full = self.begun.len().saturating_sub(1) as u64 * self.file_bytes;
+        full + if self.current.is_some() { self.offset } else { 0 }
+    }
+
+    /// Bytes that the files take that were begun.
+    pub(crate) fn files_bytes(&self) -> u64 {
+        self.begun.len() as u64 * self.file_bytes
+    }
+
+    /// The oldest file, when everything in it but batches stands at the head of the file after it, too, durably.
+    pub(crate) fn oldest_spare(&self) -> Option<FileNumber> {
+        let behind = self.begun.len().checked_sub(2)?;
+        (behind > 0 || self.heads_missing == 0).then(|| self.begun[0])
+    }
+
+    /// The oldest file is deleted.
+    pub(crate) fn freed(&mut self, file: FileNumber) {
+        let oldest = self.begun.pop_front();
+        assert!(
+            oldest == Some(file) && !self.begun.is_empty(),
+            "only the oldest file goes, and never the last one"
+        );
+        // There is room again: a file that could not be made is tried at once.
+        self.retry_at = self.retry_at.map(|_| Duration::ZERO);
+    }
+
+    /// Appends a batch that is held already, whatever the bounds say: it is written so that a file can go.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was taken.
+    pub(crate) fn append_reserved(&mut self, entry: Entry) -> Result<Ticket, AppendError> {
+        let bytes = entry.encoded_bytes();
+        let bytes_max = self.entry_bytes_max();
+        if bytes > bytes_max {
+            return Err(AppendError::TooLong { bytes, bytes_max });
         }
+        Ok(self.queue_entry(entry, bytes))
+    }
+
+    fn queue_entry(&mut self, entry: Entry, bytes: usize) -> Ticket {
+        self.last_ticket = Ticket(self.last_ticket.0 + 1);
+        self.queued_bytes += bytes;
+        self.queue.push_back(Queued {
+            ticket: Some(self.last_ticket),
+            entry,
+            bytes,
+        });
+        self.last_ticket
     }
 
     /// Appends an entry.
@@ -221,14 +289,7 @@ impl HotLog {
                 return Err(AppendError::Full);
             }
         }
-        self.last_ticket = Ticket(self.last_ticket.0 + 1);
-        self.queued_bytes += bytes;
-        self.queue.push_back(Queued {
-            ticket: Some(self.last_ticket),
-            entry,
-            bytes,
-        });
-        Ok(self.last_ticket)
+        Ok(self.queue_entry(entry, bytes))
     }
 
     /// Starts the next write when none is in flight, and asks for the next file well ahead. `states` gives what stands at the
@@ -288,7 +349,10 @@ impl HotLog {
                 first_sequence: self.sequence,
             });
             self.offset = block_bytes;
-            for entry in states().into_iter().rev() {
+            self.begun.push_back(file);
+            let states = states();
+            self.heads_missing = states.len();
+            for entry in states.into_iter().rev() {
                 let bytes = entry.encoded_bytes();
                 self.queued_bytes += bytes;
                 self.queue.push_front(Queued {
@@ -390,7 +454,7 @@ impl HotLog {
         });
         actions.push_back(Action::Write {
             token,
-            file,
+            file: FileName::HotLog(file),
             offset,
             bytes,
         });
@@ -415,9 +479,12 @@ impl HotLog {
         self.last_write = now.saturating_sub(write.since);
         self.group_writes += u64::from(!write.group.is_empty());
         let durable = write.group.into_iter().map(|(queued, offset)| {
-            if let Some(ticket) = queued.ticket {
-                assert!(ticket > self.durable, "tickets become durable in order");
-                self.durable = ticket;
+            match queued.ticket {
+                Some(ticket) => {
+                    assert!(ticket > self.durable, "tickets become durable in order");
+                    self.durable = ticket;
+                }
+                None => self.heads_missing = self.heads_missing.saturating_sub(1),
             }
             Durable {
                 ticket: queued.ticket,

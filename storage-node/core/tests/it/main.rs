@@ -11,6 +11,8 @@ mod fence;
 mod gossip;
 mod hostile;
 mod hot_log;
+mod layers;
+mod layers_model;
 mod model;
 mod reads;
 mod reopen;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::wire::{Message, NodeStatus, Role};
+use sixfold_log_format::{NodeId, SegmentId};
 use sixfold_storage_node_core::{
-    Action, Bounds, ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, NodeCore,
+    Action, Bounds, ConnectionKey, DiskError, DiskToken, Event, FileName, FoundDirectory, NodeCore,
     PeerToken, Severity, StreamKey,
 };
 
@@ -20,6 +21,22 @@ pub struct PendingWrite {
     pub file: FileNumber,
     pub offset: u64,
     pub bytes: Vec<u8>,
+}
+
+/// A layer's file: as it is read, and what lies under writes that are not synced.
+#[derive(Debug, Clone, Default)]
+pub struct LayerFile {
+    pub bytes: Vec<u8>,
+    pub undo: Vec<(usize, Vec<u8>)>,
+    pub entry_synced: bool,
+}
+
+pub type Layers = BTreeMap<(SegmentId, LayerNumber), LayerFile>;
+
+#[derive(Debug)]
+pub enum LayerOp {
+    Write(DiskToken, (SegmentId, LayerNumber), u64, Vec<u8>),
+    Sync(DiskToken, (SegmentId, LayerNumber)),
 }
 
 #[derive(Debug)]
@@ -34,7 +51,13 @@ pub struct Shell {
     pub core: NodeCore,
     pub found: FoundDirectory,
     pub files: BTreeMap<FileNumber, Vec<u8>>,
+    pub layers: Layers,
     pub writes: VecDeque<PendingWrite>,
+    pub layer_ops: VecDeque<LayerOp>,
+    pub layer_ops_done: usize,
+    pub deleted: Vec<FileName>,
+    /// Layers cannot be written.
+    pub layers_full: bool,
     pub asks: VecDeque<Ask>,
     pub sent: VecDeque<(StreamKey, Message, bool)>,
     pub logged: Vec<(Severity, String)>,
@@ -43,7 +66,7 @@ pub struct Shell {
     pub now: Duration,
     pub disk_full: bool,
     /// Reads wait here when they are held back.
-    pub reads: VecDeque<(DiskToken, FileNumber, u64, u32)>,
+    pub reads: VecDeque<(DiskToken, FileName, u64, u32)>,
     pub hold_reads: bool,
     pub reads_done: usize,
     pub writes_done: usize,
@@ -62,6 +85,7 @@ pub fn bounds() -> Bounds {
         page_cache_bytes_max: 1 << 20,
         reads_in_flight_max: 4,
         gossip_interval: Duration::from_millis(100),
+        ..Bounds::default()
     }
 }
 
@@ -72,6 +96,7 @@ pub fn found(number: u8) -> FoundDirectory {
         block_bytes: BLOCK as u32,
         file_bytes: 64 << 10,
         files: Vec::new(),
+        layers: Vec::new(),
         bounds: bounds(),
         seed: u64::from(number),
     }
@@ -84,7 +109,8 @@ impl Shell {
     }
 
     pub fn with(found: FoundDirectory) -> Shell {
-        let mut shell = Shell::start(found, BTreeMap::new(), Duration::from_secs(1));
+        let now = Duration::from_secs(1);
+        let mut shell = Shell::start(found, BTreeMap::new(), Layers::new(), now);
         shell.settle();
         assert!(shell.core.is_ready());
         shell
@@ -93,18 +119,28 @@ impl Shell {
     pub fn start(
         mut found: FoundDirectory,
         files: BTreeMap<FileNumber, Vec<u8>>,
+        layers: Layers,
         now: Duration,
     ) -> Shell {
         found.files = files
             .iter()
             .map(|(file, bytes)| (*file, bytes.len() as u64))
             .collect();
+        found.layers = layers
+            .iter()
+            .map(|((segment, layer), file)| (*segment, *layer, file.bytes.len() as u64))
+            .collect();
         let core = NodeCore::new(found.clone(), now);
         let mut shell = Shell {
             core,
             found,
             files,
+            layers,
             writes: VecDeque::new(),
+            layer_ops: VecDeque::new(),
+            layer_ops_done: 0,
+            deleted: Vec::new(),
+            layers_full: false,
             asks: VecDeque::new(),
             sent: VecDeque::new(),
             logged: Vec::new(),
@@ -156,6 +192,15 @@ impl Shell {
                     let bytes: Vec<u8> = bytes.as_ref().to_vec();
                     assert_eq!(bytes.len() % BLOCK, 0);
                     assert_eq!(offset % BLOCK as u64, 0);
+                    let file = match file {
+                        FileName::HotLog(file) => file,
+                        FileName::Layer(segment, layer) => {
+                            let key = (segment, layer);
+                            self.layer_ops
+                                .push_back(LayerOp::Write(token, key, offset, bytes));
+                            continue;
+                        }
+                    };
                     assert!(self.writes.is_empty(), "one write in flight");
                     self.writes.push_back(PendingWrite {
                         token,
@@ -175,6 +220,24 @@ impl Shell {
                     self.reads.push_back((token, file, offset, bytes));
                     if !self.hold_reads {
                         self.complete_reads();
+                    }
+                }
+                Action::Sync {
+                    token,
+                    segment,
+                    layer,
+                } => self
+                    .layer_ops
+                    .push_back(LayerOp::Sync(token, (segment, layer))),
+                Action::Delete { file } => {
+                    self.deleted.push(file);
+                    match file {
+                        FileName::HotLog(file) => {
+                            assert!(self.files.remove(&file).is_some(), "{file:?} is deleted twice");
+                        }
+                        FileName::Layer(segment, layer) => {
+                            self.layers.remove(&(segment, layer));
+                        }
                     }
                 }
                 Action::Prepare { file, bytes } => {
@@ -207,7 +270,17 @@ impl Shell {
     pub fn complete_reads(&mut self) {
         while let Some((token, file, offset, bytes)) = self.reads.pop_front() {
             self.reads_done += 1;
-            let content = &self.files[&file];
+            let content = match file {
+                FileName::HotLog(file) => self.files.get(&file),
+                FileName::Layer(segment, layer) => {
+                    self.layers.get(&(segment, layer)).map(|file| &file.bytes)
+                }
+            };
+            let Some(content) = content else {
+                let result = Err(DiskError::Failed);
+                self.core.handle(self.now, Event::Read { token, result });
+                continue;
+            };
             let start = (offset as usize).min(content.len());
             let end = (start + bytes as usize).min(content.len());
             let result = Ok(Bytes::copy_from_slice(&content[start..end]));
@@ -230,6 +303,81 @@ impl Shell {
             result: Ok(()),
         });
         true
+    }
+
+    /// The oldest operation on a layer ends; false when there is none.
+    pub fn complete_layer_op(&mut self) -> bool {
+        let Some(op) = self.layer_ops.pop_front() else {
+            return false;
+        };
+        self.layer_ops_done += 1;
+        let full = self.layers_full && matches!(op, LayerOp::Write(..));
+        let token = match op {
+            LayerOp::Write(token, key, offset, bytes) => {
+                if !full {
+                    put(&mut self.layers, key, offset as usize, &bytes);
+                }
+                token
+            }
+            LayerOp::Sync(token, key) => {
+                if let Some(file) = self.layers.get_mut(&key) {
+                    file.undo.clear();
+                    file.entry_synced = true;
+                }
+                token
+            }
+        };
+        let result = if full { Err(DiskError::Full) } else { Ok(()) };
+        self.event(Event::Written { token, result });
+        true
+    }
+
+    /// Everything that is due is done, the node's own work too.
+    pub fn work(&mut self) {
+        for _ in 0..1_000_000 {
+            if !(self.complete_write() || self.complete_layer_op() || self.turn()) {
+                return;
+            }
+            assert!(self.stopped.is_none(), "{:?}", self.stopped);
+        }
+        panic!("the node never comes to rest");
+    }
+
+    /// Time passes, with everything that becomes due in it.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        self.work();
+        while let Some(due) = self.core.poll_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.event(Event::Timeout);
+            self.work();
+        }
+        self.now = until;
+    }
+
+    /// What is left when the machine loses power: of what was not synced, the parts that `keep` says, by a count.
+    pub fn power_cut(mut self, keep: &mut dyn FnMut() -> bool) -> Shell {
+        while let Some(op) = self.layer_ops.pop_front() {
+            if let LayerOp::Write(_, key, offset, bytes) = op
+                && keep()
+            {
+                put(&mut self.layers, key, offset as usize, &bytes);
+            }
+        }
+        self.layers.retain(|_, file| file.entry_synced || keep());
+        for file in self.layers.values_mut() {
+            for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
+                for (block, old) in before.chunks(BLOCK).enumerate() {
+                    if !keep() {
+                        let at = offset + block * BLOCK;
+                        file.bytes[at..at + old.len()].copy_from_slice(old);
+                    }
+                }
+            }
+            file.entry_synced = true;
+        }
+        let torn = keep();
+        self.crash(&|block| torn && block % 2 == 0)
     }
 
     /// Jobs that work in steps go on until they are answered.
@@ -257,7 +405,8 @@ impl Shell {
                 }
             }
         }
-        Shell::start(self.found, self.files, self.now + Duration::from_secs(1))
+        let now = self.now + Duration::from_secs(1);
+        Shell::start(self.found, self.files, self.layers, now)
     }
 
     pub fn open_stream(&mut self) -> StreamKey {
@@ -269,6 +418,15 @@ impl Shell {
         self.event(Event::Message {
             connection: ConnectionKey(1),
             role,
+            stream,
+            message,
+        });
+    }
+
+    pub fn say_from(&mut self, connection: u64, stream: StreamKey, message: Message) {
+        self.event(Event::Message {
+            connection: ConnectionKey(connection),
+            role: Role::Writer,
             stream,
             message,
         });
@@ -329,4 +487,15 @@ impl Shell {
             .filter(|(severity, _)| *severity == Severity::Error);
         errors.map(|(_, text)| text.as_str()).collect()
     }
+}
+
+fn put(layers: &mut Layers, key: (SegmentId, LayerNumber), offset: usize, bytes: &[u8]) {
+    let file = layers.entry(key).or_default();
+    let end = offset + bytes.len();
+    if file.bytes.len() < end {
+        file.bytes.resize(end, 0);
+    }
+    let target = &mut file.bytes[offset..end];
+    file.undo.push((offset, target.to_vec()));
+    target.copy_from_slice(bytes);
 }

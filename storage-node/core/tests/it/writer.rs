@@ -105,6 +105,10 @@ pub struct Writer {
     /// Every version of every page, oldest first.
     pub pages: BTreeMap<PageId, Vec<Page>>,
     pub sequence: u64,
+    /// What it says is the lowest read point in use.
+    pub pgmrpl: Lsn,
+    /// Stamp of its batches.
+    pub unix_ms: u64,
 }
 
 impl Writer {
@@ -130,6 +134,8 @@ impl Writer {
             batches: Vec::new(),
             pages: BTreeMap::new(),
             sequence: 0,
+            pgmrpl: Lsn::NONE,
+            unix_ms: 1_000,
         }
     }
 
@@ -164,7 +170,7 @@ impl Writer {
                 self.push(&mut builder, PageId::new(*page), cpl);
             }
         }
-        let batch = builder.seal(self.vdl, 1_000);
+        let batch = builder.seal(self.vdl, self.unix_ms);
         self.prev = batch.header().last;
         self.batches.push(batch.clone());
         batch
@@ -248,7 +254,7 @@ impl Writer {
         Message::Append(Append {
             sequence: self.sequence,
             membership_epoch: self.manifest.version.membership_epoch,
-            pgmrpl: Lsn::NONE,
+            pgmrpl: self.pgmrpl,
             pgmrpl_lease_ms: 1_000,
             batch: batch.bytes().clone(),
         })
@@ -261,7 +267,7 @@ impl Writer {
             membership_epoch: self.manifest.version.membership_epoch,
             pg_last: self.prev,
             vdl: self.vdl,
-            pgmrpl: Lsn::NONE,
+            pgmrpl: self.pgmrpl,
             pgmrpl_lease_ms: 1_000,
         })
     }

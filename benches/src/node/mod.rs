@@ -1,0 +1,259 @@
+//! A storage node beside its device: the real core, the real ring, real files, and no sockets, in turns with a writer that does
+//! nothing but write. What the transport costs is measured elsewhere ([`crate::floor`]).
+
+mod load;
+mod plain;
+mod shell;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use sixfold_storage_node_core::Bounds;
+
+use crate::latency::Latencies;
+use load::{Load, Reader};
+use plain::Plain;
+use shell::LocalNode;
+
+/// The group that both writers write, bytes.
+const GROUP_BYTES: usize = 64 << 10;
+/// What both append before it is the other's turn, so that a noisy neighbor disturbs both.
+const TURN_BYTES: u64 = 32 << 20;
+/// Lone appends in a turn.
+const TURN_LONE: usize = 250;
+/// Batches that a writer keeps under way: enough that the node never waits for the next.
+const IN_FLIGHT: usize = 8;
+/// Records that a page gets before it is read: the longest chain that a node lets grow.
+const CHAIN_RECORDS: u64 = 64;
+/// Cache while reads are measured, bytes: next to nothing.
+const COLD_CACHE_BYTES: usize = 64 << 10;
+/// Longest wait for the node to fold what it has.
+const FOLD_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Where; an existing directory on the device to be measured.
+    pub dir: PathBuf,
+    /// Bytes that each writer appends in groups.
+    pub append_bytes: u64,
+    /// Lone appends of each writer.
+    pub lone_count: usize,
+    /// Pages with chains.
+    pub page_count: u64,
+    /// Cold page reads, and reads of the device.
+    pub read_count: usize,
+    /// Sizes of hot logs that are scanned at a start, bytes.
+    pub restart_bytes: Vec<u64>,
+}
+
+/// The figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeRun {
+    /// Redo appended and acknowledged, 10^6 bytes a second.
+    pub append_mb_per_second: f64,
+    /// The same bytes by a writer that does nothing else.
+    pub plain_append_mb_per_second: f64,
+    /// Median of a lone append of one block until its ack.
+    pub lone_p50_us: u64,
+    /// 99 of 100.
+    pub lone_p99_us: u64,
+    /// Median of a lone write of one block.
+    pub plain_lone_p50_us: u64,
+    /// 99 of 100.
+    pub plain_lone_p99_us: u64,
+    /// Median of a cold page read at the longest chain.
+    pub read_p50_us: u64,
+    /// 99 of 100.
+    pub read_p99_us: u64,
+    /// Median of a read of one block.
+    pub device_read_p50_us: u64,
+    /// 99 of 100.
+    pub device_read_p99_us: u64,
+    /// Device reads that a page read took.
+    pub device_reads_per_read: f64,
+    /// Redo that was not in layers when reads were measured, bytes.
+    pub unfolded_bytes: u64,
+    /// Starts of a node.
+    pub restarts: Vec<Restart>,
+}
+
+/// A start of a node.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restart {
+    /// Redo that had been appended, bytes.
+    pub appended_bytes: u64,
+    /// Bytes that the start read.
+    pub read_bytes: u64,
+    /// Until it is ready, milliseconds.
+    pub restart_ms: f64,
+}
+
+/// Runs all of it. Takes about ten seconds and `append_bytes` of space three times over. Must be called in a current-thread runtime.
+///
+/// # Errors
+/// When the device or the node fails.
+pub async fn run(options: &NodeOptions) -> Result<NodeRun> {
+    let (append, plain_append, lone, plain_lone) = appends(options).await?;
+    let (read, device_read, reads_per_read, unfolded_bytes) = reads(options).await?;
+    let mut restarts = Vec::new();
+    for bytes in &options.restart_bytes {
+        restarts.push(restart(options, *bytes).await?);
+    }
+    Ok(NodeRun {
+        append_mb_per_second: append,
+        plain_append_mb_per_second: plain_append,
+        lone_p50_us: lone.p50_us(),
+        lone_p99_us: lone.p99_us(),
+        plain_lone_p50_us: plain_lone.p50_us(),
+        plain_lone_p99_us: plain_lone.p99_us(),
+        read_p50_us: read.p50_us(),
+        read_p99_us: read.p99_us(),
+        device_read_p50_us: device_read.p50_us(),
+        device_read_p99_us: device_read.p99_us(),
+        device_reads_per_read: reads_per_read,
+        unfolded_bytes,
+        restarts,
+    })
+}
+
+/// A directory for one measurement, removed in the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(dir: &Path, name: &str) -> Result<Scratch> {
+        let path = dir.join(format!("node-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left is in a directory that says what it was; the figures are not worse for it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn megabytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
+    bytes as f64 / 1e6 / elapsed.as_secs_f64()
+}
+
+async fn appends(options: &NodeOptions) -> Result<(f64, f64, Latencies, Latencies)> {
+    let scratch = Scratch::new(&options.dir, "append")?;
+    let bounds = Bounds {
+        group_bytes_max: GROUP_BYTES,
+        ..Bounds::default()
+    };
+    let room = options.append_bytes + options.lone_count as u64 * 4096;
+    shell::prepare(&scratch.0, room)?;
+    let mut node = LocalNode::start(&scratch.0, bounds).await?;
+    let mut load = Load::create(&mut node).await?;
+    let mut plain = Plain::new(&scratch.0.join("plain"))?;
+    let (mut node_time, mut plain_time, mut done) = (Duration::ZERO, Duration::ZERO, 0);
+    while done < options.append_bytes {
+        let batches = load.large_batches(TURN_BYTES, GROUP_BYTES);
+        let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+        let count = batches.len();
+        let begun = Instant::now();
+        load.append(&mut node, batches, IN_FLIGHT).await?;
+        node_time += begun.elapsed();
+        let begun = Instant::now();
+        plain.append(count, GROUP_BYTES).await?;
+        plain_time += begun.elapsed();
+        done += bytes;
+    }
+    let (mut lone, mut plain_lone) = (Latencies::default(), Latencies::default());
+    while lone.count() < options.lone_count as u64 {
+        for batch in load.lone_batches(TURN_LONE) {
+            let begun = Instant::now();
+            load.append(&mut node, vec![batch], 1).await?;
+            lone.record(begun.elapsed());
+        }
+        for _ in 0..TURN_LONE {
+            let begun = Instant::now();
+            plain.append(1, 4096).await?;
+            plain_lone.record(begun.elapsed());
+        }
+    }
+    Ok((
+        megabytes_per_second(done, node_time),
+        megabytes_per_second(done, plain_time),
+        lone,
+        plain_lone,
+    ))
+}
+
+async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)> {
+    let scratch = Scratch::new(&options.dir, "read")?;
+    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let mut load = Load::create(&mut node).await?;
+    for batches in load.chains(options.page_count, CHAIN_RECORDS) {
+        load.append(&mut node, batches, IN_FLIGHT).await?;
+    }
+    // A start folds what a full index would have made it fold.
+    let cold = Bounds {
+        resident_redo_bytes_max: COLD_CACHE_BYTES,
+        page_cache_bytes_max: COLD_CACHE_BYTES,
+        ..Bounds::default()
+    };
+    drop(node);
+    let mut node = LocalNode::start(&scratch.0, cold.clone()).await?;
+    let begun = Instant::now();
+    let mut unfolded_bytes = node.unfolded_bytes().await?;
+    while unfolded_bytes > 0 && begun.elapsed() < FOLD_LIMIT {
+        node.idle(Duration::from_millis(100)).await?;
+        let now = node.unfolded_bytes().await?;
+        if now == unfolded_bytes && begun.elapsed() > FOLD_LIMIT / 10 {
+            break;
+        }
+        unfolded_bytes = now;
+    }
+    drop(node);
+    let mut node = LocalNode::start(&scratch.0, cold).await?;
+    let mut plain = Plain::new(&scratch.0.join("plain"))?;
+    let mut reader = Reader::new(&load, options.page_count);
+    let (mut read, mut device) = (Latencies::default(), Latencies::default());
+    let before = node.reads();
+    while read.count() < options.read_count as u64 {
+        for _ in 0..100 {
+            let begun = Instant::now();
+            reader.read(&mut node).await?;
+            read.record(begun.elapsed());
+        }
+        for _ in 0..100 {
+            let begun = Instant::now();
+            plain.read(reader.draw(), 4096).await?;
+            device.record(begun.elapsed());
+        }
+    }
+    let device_reads = (node.reads() - before) as f64 / read.count() as f64;
+    Ok((read, device, device_reads, unfolded_bytes))
+}
+
+async fn restart(options: &NodeOptions, bytes: u64) -> Result<Restart> {
+    let scratch = Scratch::new(&options.dir, "restart")?;
+    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let mut load = Load::create(&mut node).await?;
+    let mut appended_bytes = 0;
+    while appended_bytes < bytes {
+        let batches = load.large_batches(TURN_BYTES.min(bytes), 1 << 20);
+        appended_bytes += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        load.append(&mut node, batches, IN_FLIGHT).await?;
+    }
+    drop(node);
+    let begun = Instant::now();
+    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let elapsed = begun.elapsed();
+    ensure!(
+        load.is_all_there(&mut node).await?,
+        "the node lost something in a restart"
+    );
+    Ok(Restart {
+        appended_bytes,
+        read_bytes: node.start_bytes(),
+        restart_ms: elapsed.as_secs_f64() * 1e3,
+    })
+}

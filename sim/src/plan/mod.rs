@@ -1,0 +1,126 @@
+//! What a seed means: the shape of the cluster, the load, and the faults, drawn before anything runs, so that a failing run can
+//! be cut down piece by piece.
+
+mod failover;
+mod fault;
+mod shape;
+
+use std::fmt;
+
+use crate::clock::{MS, Time};
+use crate::rng::Rng;
+
+pub use failover::{End, Failover, Instead, Kill, Strike};
+pub use fault::Fault;
+pub use shape::Shape;
+
+/// A whole run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The seed of everything else that is drawn.
+    pub seed: u64,
+    /// Sizes.
+    pub shape: Shape,
+    /// When all faults are healed.
+    pub end: Time,
+    /// Faults by time.
+    pub faults: Vec<(Time, Fault)>,
+    /// Directed failovers, one after the other.
+    pub failovers: Vec<Failover>,
+}
+
+impl Plan {
+    /// What `seed` means.
+    pub fn draw(seed: u64) -> Plan {
+        let mut rng = Rng::new(seed, 1);
+        let shape = Shape::draw(&mut rng);
+        let directed = rng.chance(1, 2);
+        let random = !directed || rng.chance(1, 4);
+        let mut end = rng.range(1_500, 5_000) * MS;
+        let mut failovers = Vec::new();
+        if directed {
+            for _ in 0..rng.range(2, 7) {
+                if rng.chance(1, 3) {
+                    failovers.extend(Failover::recipe(&mut rng));
+                } else {
+                    failovers.push(Failover::draw(&mut rng));
+                }
+            }
+            end = 12_000 * MS;
+        }
+        let mut faults = Vec::new();
+        if random {
+            let calm = rng.range(40, 500);
+            let harsh = rng.chance(1, 3);
+            let mut at = rng.range(20, 400);
+            while at * MS < end {
+                faults.push((at * MS, Fault::draw(&mut rng, harsh)));
+                at += rng.range(1, calm);
+            }
+        }
+        let mut plan = Plan {
+            seed,
+            shape,
+            end,
+            faults,
+            failovers,
+        };
+        plan.add_ambushes(&mut Rng::new(seed, 6));
+        plan
+    }
+
+    /// Ambushes and clocks, from a stream of their own.
+    fn add_ambushes(&mut self, rng: &mut Rng) {
+        let begin = |rng: &mut Rng| rng.range(20, 1_200) * MS;
+        match rng.below(8) {
+            0 | 1 => {
+                self.shape.spread_out();
+                for _ in 0..rng.range(1, 4) {
+                    let at = begin(rng);
+                    self.faults.push((at, Fault::draw_split_seal(rng)));
+                }
+            }
+            2 => {
+                // Nothing else: the moment is short, and what else goes wrong passes it by.
+                self.shape.keep_busy();
+                self.shape.lal = 64;
+                self.failovers.clear();
+                self.faults.clear();
+                self.end = 3_000 * MS;
+                for turn in 0..6 {
+                    let at = (100 + 450 * turn + rng.below(200)) * MS;
+                    self.faults.push((at, Fault::draw_relapse(rng)));
+                }
+            }
+            _ => {}
+        }
+        if rng.chance(1, 3) {
+            for _ in 0..rng.range(1, 6) {
+                let at = begin(rng);
+                self.faults.push((at, Fault::draw_wall_clock(rng)));
+            }
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+}
+
+/// Nodes of a set.
+pub(crate) fn members(nodes: u8) -> impl Iterator<Item = usize> {
+    (0..6).filter(move |node| nodes & (1 << node) != 0)
+}
+
+pub(crate) struct Names(pub(crate) u8);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return write!(f, "none");
+        }
+        members(self.0).try_for_each(|node| write!(f, "{}", node_name(node)))
+    }
+}
+
+/// Nodes are called A to F.
+pub(crate) fn node_name(node: usize) -> char {
+    ['A', 'B', 'C', 'D', 'E', 'F'][node]
+}

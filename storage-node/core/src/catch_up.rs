@@ -1,0 +1,359 @@
+//! Catching up by layers: a segment that lacks more than a peer's log still has, or whose own layers are damaged, copies the
+//! peer's.
+//!
+//! ```text
+//!   catalog (layer 0) -> each layer that is not here already, piece by piece: verify, write -> sync -> catalog entry
+//! ```
+//! One segment of the node copies at a time, from one peer, one piece in flight (F11): a peer that is busy refuses, and the copy goes on
+//! at the next round of gossip. The whole file's checksum and its footer are compared with the peer's catalog before it counts; each
+//! block is verified again whenever it is read. Asking for the catalog makes the peer freeze what it can, so that the next one
+//! reaches as far as it may. What lies above the layers comes through the log.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::layer::{
+    CatalogLayer, LAYER_FOOTER_BYTES, LayerCatalog, LayerNumber, LayerSummary,
+};
+use sixfold_log_format::wire::{LayerPiece, Message, ReadLayer};
+use sixfold_log_format::{Member, SegmentId};
+
+use crate::action::{Action, FileName, Severity};
+use crate::bounds::PIECE_BYTES_MAX;
+use crate::event::DiskError;
+use crate::hot_log::whole_blocks;
+use crate::io_buf::IoBuf;
+use crate::layers::set::runs_of;
+use crate::node::NodeCore;
+
+/// Longest catalog that is taken from a peer, bytes.
+const CATALOG_BYTES_MAX: usize = 1 << 20;
+
+/// A copy of a peer's layers.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    pub(crate) peer: Member,
+    /// What has come of the catalog.
+    catalog_bytes: Vec<u8>,
+    catalog: Option<LayerCatalog>,
+    /// Layers still to be copied.
+    missing: VecDeque<CatalogLayer>,
+    current: Option<File>,
+    /// Its number at the peer.
+    asked_number: Option<LayerNumber>,
+    done: Vec<CatalogLayer>,
+    numbers: Vec<LayerNumber>,
+    /// Waits for the next round.
+    pub(crate) paused: bool,
+}
+
+/// The file that is being copied.
+#[derive(Debug)]
+struct File {
+    layer: CatalogLayer,
+    offset: u64,
+    checksum: crc32fast::Hasher,
+    syncing: bool,
+}
+
+impl Copying {
+    fn of(peer: Member) -> Copying {
+        Copying {
+            peer,
+            catalog_bytes: Vec::new(),
+            catalog: None,
+            missing: VecDeque::new(),
+            current: None,
+            asked_number: None,
+            done: Vec::new(),
+            numbers: Vec::new(),
+            paused: false,
+        }
+    }
+}
+
+impl NodeCore {
+    /// Begins to copy the layers of a peer, unless a copy is under way on this node.
+    pub(crate) fn begin_copy(&mut self, now: Duration, id: SegmentId, peer: Member) {
+        if self.segments.values().any(|segment| segment.copy.is_some()) {
+            return;
+        }
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        segment.copy = Some(Copying::of(peer));
+        self.copy_on(now, id);
+    }
+
+    /// Asks for the next piece of a copy, or ends it.
+    pub(crate) fn copy_on(&mut self, now: Duration, id: SegmentId) {
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        copy.paused = false;
+        let (layer, offset) = if copy.catalog.is_none() {
+            (0, copy.catalog_bytes.len() as u64)
+        } else {
+            if copy.current.is_none()
+                && let Some(layer) = copy.missing.pop_front()
+            {
+                let number = segment.layers.take_number();
+                copy.numbers.push(number);
+                copy.asked_number = Some(layer.number);
+                copy.current = Some(File {
+                    layer: CatalogLayer { number, ..layer },
+                    offset: 0,
+                    checksum: crc32fast::Hasher::new(),
+                    syncing: false,
+                });
+            }
+            match (&copy.current, copy.asked_number) {
+                (Some(file), Some(theirs)) => (theirs.0, file.offset),
+                _ => return self.publish_copy(id),
+            }
+        };
+        let read = ReadLayer {
+            segment: copy.peer.segment,
+            layer,
+            offset,
+            bytes_max: u32::try_from(PIECE_BYTES_MAX).expect("a megabyte"),
+        };
+        let peer = copy.peer;
+        self.ask(now, id, peer, Message::ReadLayer(read));
+    }
+
+    /// A piece came.
+    pub(crate) fn on_layer_piece(&mut self, now: Duration, id: SegmentId, piece: &LayerPiece) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        if copy.catalog.is_none() {
+            return self.on_catalog_piece(now, id, piece);
+        }
+        let block = u64::from(self.block_bytes);
+        let Some(file) = copy.current.as_mut().filter(|file| !file.syncing) else {
+            return;
+        };
+        let file_bytes = file.layer.summary.file_bytes;
+        let end = file.offset + piece.bytes.len() as u64;
+        let is_whole = end == file_bytes || end.is_multiple_of(block);
+        if piece.bytes.is_empty() || end > file_bytes || !is_whole || piece.layer_bytes != file_bytes
+        {
+            return self.end_copy(id, "a piece makes no sense");
+        }
+        if !file.take(&piece.bytes) {
+            return self.end_copy(id, "a layer is not what the peer's catalog says");
+        }
+        let length = whole_blocks(piece.bytes.len() as u64, block);
+        let mut bytes = IoBuf::zeroed(usize::try_from(length).expect("a piece"));
+        bytes.as_mut()[..piece.bytes.len()].copy_from_slice(&piece.bytes);
+        let offset = file.offset;
+        file.offset = end;
+        let name = FileName::Layer(id, file.layer.number);
+        let token = self.reads.next_write_token();
+        self.copy_writes.insert(token, id);
+        self.actions.push_back(Action::Write {
+            token,
+            file: name,
+            offset,
+            bytes,
+        });
+    }
+
+    fn on_catalog_piece(&mut self, now: Duration, id: SegmentId, piece: &LayerPiece) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let copy = segment.copy.as_mut().expect("checked by the caller");
+        copy.catalog_bytes.extend_from_slice(&piece.bytes);
+        let length = copy.catalog_bytes.len() as u64;
+        if length < piece.layer_bytes && !piece.bytes.is_empty() {
+            if copy.catalog_bytes.len() > CATALOG_BYTES_MAX {
+                return self.end_copy(id, "its catalog is too long");
+            }
+            return self.copy_on(now, id);
+        }
+        let Ok(catalog) = LayerCatalog::decode(&copy.catalog_bytes) else {
+            return self.end_copy(id, "its catalog is none");
+        };
+        copy.catalog_bytes = Vec::new();
+        let (volume, pg) = (segment.volume, segment.pg);
+        let is_ours = |layer: &CatalogLayer| {
+            let identity = layer.summary.identity;
+            identity.volume == volume && identity.pg == pg
+        };
+        if runs_of(&catalog).is_err() || !catalog.layers.iter().all(is_ours) {
+            return self.end_copy(id, "its catalog is none");
+        }
+        // It reaches no farther than what is here and whole: the peer freezes meanwhile, another round will do.
+        let folded = segment.layers.folded_through();
+        let enough = if segment.bad_layers.is_empty() {
+            catalog.folded_through > segment.chain.scl()
+        } else {
+            catalog.folded_through >= folded
+        };
+        if !enough {
+            segment.copy = None;
+            return;
+        }
+        for layer in &catalog.layers {
+            let mut held = segment.layers.catalog().layers.iter();
+            let same = held.find(|held| {
+                held.summary == layer.summary && !segment.bad_layers.contains(&held.number)
+            });
+            match same {
+                Some(held) => copy.done.push(held.clone()),
+                None => copy.missing.push_back(layer.clone()),
+            }
+        }
+        copy.catalog = Some(catalog);
+        self.copy_on(now, id);
+    }
+
+    /// A write or a sync of a copy ended.
+    pub(crate) fn on_copy_written(
+        &mut self,
+        now: Duration,
+        id: SegmentId,
+        result: Result<(), DiskError>,
+    ) {
+        match result {
+            Ok(()) => {}
+            Err(DiskError::Full) => return self.end_copy(id, "the disk is full"),
+            Err(DiskError::Failed) => {
+                return self.stop(format!("write to a layer of segment {id} failed"));
+            }
+        }
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return;
+        };
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        let Some(file) = &mut copy.current else {
+            return;
+        };
+        if file.syncing {
+            copy.done.push(file.layer.clone());
+            copy.current = None;
+            copy.asked_number = None;
+        } else if file.offset == file.layer.summary.file_bytes {
+            file.syncing = true;
+            let layer = file.layer.number;
+            let token = self.reads.next_write_token();
+            self.copy_writes.insert(token, id);
+            self.actions.push_back(Action::Sync {
+                token,
+                segment: id,
+                layer,
+            });
+            return;
+        }
+        if self.log.is_busy() {
+            // What a writer sends goes first.
+            copy.paused = true;
+            return;
+        }
+        self.copy_on(now, id);
+    }
+
+    /// Everything is here and durable: the catalog names it.
+    fn publish_copy(&mut self, id: SegmentId) {
+        self.cancel_background(id);
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        let is_publishing = segment.publishing.is_some_and(|ticket| ticket > self.log.durable());
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        if is_publishing {
+            copy.paused = true;
+            return;
+        }
+        let theirs = copy.catalog.as_ref().expect("the catalog came first");
+        let mut layers = copy.done.clone();
+        layers.sort_by_key(|layer| layer.number);
+        let folded_through = theirs.folded_through;
+        let next = layers.last().map_or(LayerNumber::FIRST, |last| last.number.next());
+        let catalog = LayerCatalog {
+            folded_through,
+            horizon: theirs.horizon.max(segment.layers.horizon()),
+            next: next.max(segment.layers.catalog().next),
+            layers,
+        };
+        // Its own freezes may have passed it meanwhile.
+        if folded_through < segment.layers.folded_through() {
+            return self.end_copy(id, "it was passed");
+        }
+        let entry = Entry::Catalog {
+            segment: id,
+            catalog,
+        };
+        if let Ok(ticket) = self.append(entry) {
+            let segment = self.segments.get_mut(&id).expect("looked at just now");
+            segment.publishing = Some(ticket);
+            let healed = segment.bad_layers.len() as u64;
+            segment.copy = None;
+            self.scrub.healed += healed;
+            self.log_line(
+                Severity::Info,
+                format!("segment {id} copied the layers of a peer up to LSN {folded_through}"),
+            );
+        } else if let Some(copy) = self
+            .segments
+            .get_mut(&id)
+            .and_then(|segment| segment.copy.as_mut())
+        {
+            copy.paused = true;
+        }
+    }
+
+    /// A copy cannot go on: what was written of it is garbage.
+    pub(crate) fn end_copy(&mut self, id: SegmentId, why: &str) {
+        let Some(copy) = self
+            .segments
+            .get_mut(&id)
+            .and_then(|segment| segment.copy.take())
+        else {
+            return;
+        };
+        for layer in copy.numbers {
+            let file = FileName::Layer(id, layer);
+            self.actions.push_back(Action::Delete { file });
+        }
+        self.log_line(
+            Severity::Info,
+            format!("segment {id} copies no layers from {}: {why}", copy.peer.segment),
+        );
+    }
+
+    /// Copies that wait for the hot log, or for a peer, go on.
+    pub(crate) fn resume_copies(&mut self, now: Duration) {
+        let paused: Vec<SegmentId> = self
+            .segments
+            .values()
+            .filter(|segment| segment.copy.as_ref().is_some_and(|copy| copy.paused))
+            .map(|segment| segment.id)
+            .collect();
+        for id in paused {
+            self.copy_on(now, id);
+        }
+    }
+}
+
+impl File {
+    /// Takes the next bytes; false when the file is not what the catalog says.
+    fn take(&mut self, bytes: &Bytes) -> bool {
+        let summary = &self.layer.summary;
+        let footer = summary.file_bytes - LAYER_FOOTER_BYTES as u64;
+        let end = self.offset + bytes.len() as u64;
+        let before = usize::try_from(footer.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        self.checksum.update(&bytes[..before.min(bytes.len())]);
+        if end < summary.file_bytes {
+            // A piece never ends inside the footer, which lies in the last unit.
+            return end <= footer;
+        }
+        let same = LayerSummary::decode_footer(bytes, summary.file_bytes)
+            .is_ok_and(|found| found == *summary);
+        same && self.checksum.clone().finalize() == summary.file_checksum
+    }
+}

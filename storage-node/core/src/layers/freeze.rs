@@ -1,0 +1,255 @@
+//! Freezing: the oldest part of the memory index becomes a run of layers.
+//!
+//! ```text
+//!   load the chain's batches up to X, in LSN order  ->  walk the index by page  ->  compose, write, sync  ->  catalog
+//! ```
+//! X is never above min(SCL, highest VDL seen) (R11), and so near that its batches fit the budget: they are held in memory while
+//! the walk picks records from them. The walk goes in small steps; what comes into the index meanwhile lies above X.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sixfold_log_format::layer::LayerEntry;
+use sixfold_log_format::{Batch, Lsn, Page, PageId, apply};
+
+use super::compose::{ChainBound, Composed, Composer, redo_bytes};
+use super::gather::{Gather, Gathering};
+use super::output::{Output, Wanted};
+use crate::bounds::JOB_BYTES_MAX;
+use crate::chain::BatchId;
+use crate::jobs::{BackgroundStep, JobError};
+use crate::layers::cache::LayerCache;
+use crate::parts::{Fetched, Located, Sources};
+use crate::segment::Segment;
+
+/// A batch that is held, and where its records stand.
+#[derive(Debug)]
+struct Loaded {
+    batch: Batch,
+    offsets: Box<[u32]>,
+}
+
+/// A freeze.
+#[derive(Debug)]
+pub(crate) struct FreezeWork {
+    after: Lsn,
+    pub(crate) through: Lsn,
+    pub(crate) horizon: Lsn,
+    missing: VecDeque<BatchId>,
+    loaded: BTreeMap<BatchId, Loaded>,
+    loaded_bytes: usize,
+    composer: Composer,
+    pub(crate) output: Output,
+    /// The page that the walk is at, and its last record that was taken.
+    page: PageId,
+    taken: Lsn,
+    base: Option<(u64, Gather)>,
+    walked: bool,
+}
+
+impl FreezeWork {
+    pub(crate) fn new(
+        segment: &Segment,
+        (batches, through): (Vec<BatchId>, Lsn),
+        horizon: Lsn,
+        bound: ChainBound,
+        output: Output,
+    ) -> FreezeWork {
+        let page_bytes = segment.manifest.parameters.page_bytes as usize;
+        let is_bottom = segment.layers.runs().is_empty();
+        FreezeWork {
+            after: segment.layers.folded_through(),
+            through,
+            horizon,
+            missing: batches.into(),
+            loaded: BTreeMap::new(),
+            loaded_bytes: 0,
+            composer: Composer::new(page_bytes, horizon, bound, is_bottom),
+            output,
+            page: PageId::NONE,
+            taken: Lsn::NONE,
+            base: None,
+            walked: false,
+        }
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.loaded_bytes + self.output.memory_bytes()
+    }
+
+    /// Goes on until something is needed or about `budget` records were walked.
+    pub(crate) fn step(
+        &mut self,
+        segment: &mut Segment,
+        fetched: &mut Fetched,
+        cache: &mut LayerCache,
+        budget: &mut usize,
+    ) -> Result<BackgroundStep, JobError> {
+        while let Some(id) = self.missing.front().copied() {
+            if *budget == 0 {
+                return Ok(BackgroundStep::Pause);
+            }
+            let resident = segment.chain.get(id).resident.clone();
+            let Some(batch) = resident.or_else(|| fetched.batches.remove(&id)) else {
+                return Ok(BackgroundStep::Fetch(self.next_batches(segment)));
+            };
+            let offsets: Box<[u32]> = batch
+                .records()
+                .map(|placed| u32::try_from(placed.offset).expect("a batch is bounded"))
+                .collect();
+            *budget = budget.saturating_sub(offsets.len());
+            self.loaded_bytes += batch.len_bytes() + offsets.len() * size_of::<u32>();
+            self.loaded.insert(id, Loaded { batch, offsets });
+            self.missing.pop_front();
+        }
+        loop {
+            match self.output.next() {
+                Some(Wanted::Write(layer, offset, bytes)) => {
+                    return Ok(BackgroundStep::Write(layer, offset, bytes));
+                }
+                Some(Wanted::Sync(layer)) => return Ok(BackgroundStep::Sync(layer)),
+                None if self.walked => return Ok(BackgroundStep::Publish),
+                None => {}
+            }
+            if *budget == 0 {
+                return Ok(BackgroundStep::Pause);
+            }
+            if let Some(needs) = self.find_base(segment, fetched, cache)? {
+                return Ok(BackgroundStep::Fetch(needs));
+            }
+            self.walk(segment, budget)?;
+        }
+    }
+
+    fn next_batches(&self, segment: &Segment) -> Vec<Located> {
+        let mut bytes = 0;
+        let missing = self.missing.iter().copied();
+        let missing = missing.filter(|id| segment.chain.get(*id).resident.is_none());
+        let next = missing.take_while(|id| {
+            bytes += segment.chain.get(*id).bytes as usize;
+            bytes <= JOB_BYTES_MAX
+        });
+        let mut next: Vec<Located> = next.map(|id| Located::batch(&segment.chain, id)).collect();
+        if next.is_empty() {
+            next.extend(self.missing.front().map(|id| Located::batch(&segment.chain, *id)));
+        }
+        next
+    }
+
+    /// Where the composer asked for a page: what is still needed for it.
+    fn find_base(
+        &mut self,
+        segment: &Segment,
+        fetched: &mut Fetched,
+        cache: &mut LayerCache,
+    ) -> Result<Option<Vec<Located>>, JobError> {
+        let Some((generation, mut gather)) = self.base.take() else {
+            return Ok(None);
+        };
+        let runs = segment.layers.runs();
+        let now = segment.layers.generation();
+        if generation != now {
+            gather = Gather::new(self.page, self.after, None, runs);
+        }
+        let mut sources = Sources {
+            segment: segment.id,
+            fetched,
+            cache,
+        };
+        match gather.advance(runs, &mut sources)? {
+            Gathering::Needs(parts) => {
+                self.base = Some((now, gather));
+                return Ok(Some(parts));
+            }
+            Gathering::Done => fetched.layers.clear(),
+        }
+        let page_bytes = segment.manifest.parameters.page_bytes as usize;
+        let mut page = gather.into_page(page_bytes)?;
+        let (entries, _) =
+            segment
+                .index
+                .records(self.page, self.after, self.taken, &segment.history);
+        for entry in entries {
+            let Some(loaded) = self.loaded.get(&entry.batch) else {
+                continue;
+            };
+            apply_entry(&mut page, loaded, entry.ordinal(), entry.lsn)?;
+        }
+        self.composer.set_base(page);
+        Ok(None)
+    }
+
+    /// Walks the index until a chunk is ready, a page is needed, or the budget is used up.
+    fn walk(&mut self, segment: &mut Segment, budget: &mut usize) -> Result<(), JobError> {
+        let Segment {
+            index,
+            layers,
+            history,
+            ..
+        } = segment;
+        while let Some((page, entries)) = index.page_from(self.page) {
+            if page != self.page {
+                (self.page, self.taken) = (page, Lsn::NONE);
+            }
+            let from = self.taken.max(self.after);
+            let start = entries.partition_point(|entry| entry.lsn <= from);
+            let end = entries.partition_point(|entry| entry.lsn <= self.through);
+            for entry in &entries[start..end.max(start)] {
+                let loaded = self
+                    .loaded
+                    .get(&entry.batch)
+                    .filter(|_| !history.annuls(entry.lsn));
+                let Some(loaded) = loaded else {
+                    continue;
+                };
+                if self.output.has_chunk() || *budget == 0 {
+                    return Ok(());
+                }
+                if self.composer.page() != Some(page) {
+                    if self.output.is_long() {
+                        self.composer.end_page(self.output.builder(|| layers.take_number()));
+                        self.output.finish_layer();
+                        return Ok(());
+                    }
+                    let builder = self.output.builder(|| layers.take_number());
+                    self.composer.begin(page, builder);
+                }
+                *budget -= 1;
+                let offset = loaded.offsets[entry.ordinal()] as usize;
+                let record = loaded.batch.record_at(offset, entry.lsn, page);
+                let bytes = redo_bytes(&record.op);
+                let entry = LayerEntry::Record(record);
+                let builder = self.output.builder(|| layers.take_number());
+                match self.composer.push(&entry, bytes, builder)? {
+                    Composed::Taken => self.taken = entry.lsn(),
+                    Composed::NeedsBase(..) => {
+                        let gather = Gather::new(page, self.after, None, layers.runs());
+                        self.base = Some((layers.generation(), gather));
+                        return Ok(());
+                    }
+                }
+            }
+            *budget = budget.saturating_sub(1);
+            self.page = PageId::new(page.get() + 1);
+            self.taken = Lsn::NONE;
+        }
+        self.walked = true;
+        if self.composer.page().is_some() {
+            let builder = self.output.builder(|| layers.take_number());
+            self.composer.end_page(builder);
+        }
+        self.output.finish_layer();
+        Ok(())
+    }
+}
+
+fn apply_entry(
+    page: &mut Page,
+    loaded: &Loaded,
+    ordinal: usize,
+    lsn: Lsn,
+) -> Result<(), JobError> {
+    let offset = loaded.offsets[ordinal] as usize;
+    let record = loaded.batch.record_at(offset, lsn, page.id());
+    Ok(apply(page, &record)?)
+}

@@ -1,0 +1,140 @@
+//! What may be collected: the horizon.
+//!
+//! ```text
+//!   horizon = min(PGMRPL while its lease runs, what retention keeps, SCL, highest VDL seen); it never falls
+//! ```
+//! PGMRPL comes from the writer of the epoch that is held, in its envelopes (R17). When its lease has run out it holds nothing
+//! back any more, so that a dead reader cannot for ever. After a start, and after a fence, a whole lease is waited for: somebody
+//! may hold one that this segment does not know. Time is the writer's, as stamped into batches: a segment that hears nothing
+//! collects nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sixfold_log_format::mutant::{Mutant, planted};
+use sixfold_log_format::{BatchHeader, Lsn, VolumeParameters};
+
+/// Points kept for looking up what retention keeps. When there are more, every second one goes.
+const MARKS_MAX: usize = 1_024;
+/// Longest lease that is honored, so that a wrong one cannot stop collection for ever.
+const LEASE_MAX: Duration = Duration::from_secs(60);
+/// A lease that may run without this segment knowing it, after a start or a fence.
+pub(crate) const UNKNOWN_LEASE: Duration = Duration::from_secs(10);
+
+/// A point of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    lsn: Lsn,
+    unix_ms: u64,
+    /// Redo up to here, counted from anywhere.
+    redo_bytes: u64,
+}
+
+/// What a segment knows of what must stay readable.
+#[derive(Debug)]
+pub(crate) struct Retention {
+    /// The lowest read point in use, and until when that is promised.
+    pgmrpl: Lsn,
+    lease_until: Duration,
+    /// Nothing is collected before: leases that nobody here knows.
+    wait_until: Duration,
+    marks: VecDeque<Mark>,
+    redo_bytes: u64,
+    stamp: u64,
+    /// Redo between marks.
+    step_bytes: u64,
+    step_ms: u64,
+}
+
+impl Retention {
+    /// Of a segment that is created, or read back from the log, at `now`.
+    pub(crate) fn new(now: Duration) -> Retention {
+        Retention {
+            pgmrpl: Lsn::NONE,
+            lease_until: Duration::ZERO,
+            wait_until: now + UNKNOWN_LEASE,
+            marks: VecDeque::new(),
+            redo_bytes: 0,
+            stamp: 0,
+            step_bytes: 0,
+            step_ms: 0,
+        }
+    }
+
+    /// The writer of the epoch that is held says what is in use.
+    pub(crate) fn heard(&mut self, now: Duration, pgmrpl: Lsn, lease_ms: u32) {
+        self.pgmrpl = pgmrpl;
+        let lease = Duration::from_millis(u64::from(lease_ms)).min(LEASE_MAX);
+        self.lease_until = now + lease;
+        // The current writer knows every reader.
+        self.wait_until = self.wait_until.min(now);
+    }
+
+    /// Somebody else claimed the volume: what was said before is void, and what is in use is not known.
+    pub(crate) fn fenced(&mut self, now: Duration) {
+        self.pgmrpl = Lsn::NONE;
+        self.lease_until = Duration::ZERO;
+        self.wait_until = now + UNKNOWN_LEASE;
+    }
+
+    /// A batch of the chain is durable.
+    pub(crate) fn saw(&mut self, header: &BatchHeader, bytes: usize) {
+        self.redo_bytes += bytes as u64;
+        self.stamp = self.stamp.max(header.unix_ms);
+        let mark = Mark {
+            lsn: header.last,
+            unix_ms: self.stamp,
+            redo_bytes: self.redo_bytes,
+        };
+        match self.marks.back_mut() {
+            // Out of order: what a peer brought. Later marks cover it.
+            Some(last) if last.lsn >= mark.lsn => return,
+            Some(last)
+                if mark.redo_bytes - last.redo_bytes < self.step_bytes
+                    && mark.unix_ms - last.unix_ms <= self.step_ms => {}
+            _ => self.marks.push_back(mark),
+        }
+        if self.marks.len() > MARKS_MAX {
+            let mut keep = false;
+            self.marks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.step_bytes = (self.step_bytes * 2).max(64 << 10);
+            self.step_ms = (self.step_ms * 2).max(10);
+        }
+    }
+
+    /// The highest VDL may be collected up to here, as far as readers and retention go; `None` while that is not known.
+    pub(crate) fn limit(&self, now: Duration, parameters: &VolumeParameters) -> Option<Lsn> {
+        if now < self.wait_until {
+            return None;
+        }
+        let by_time = self.newest(|mark| {
+            mark.unix_ms.saturating_add(parameters.retention_ms) <= self.stamp
+        });
+        let by_bytes = match parameters.retention_bytes {
+            0 => Lsn::NONE,
+            bytes => self.newest(|mark| mark.redo_bytes.saturating_add(bytes) <= self.redo_bytes),
+        };
+        let retained = by_time.max(by_bytes);
+        let in_use = if now < self.lease_until && !planted(Mutant::PgmrplIgnored) {
+            self.pgmrpl
+        } else {
+            Lsn::MAX
+        };
+        Some(retained.min(in_use))
+    }
+
+    /// The newest mark of which `is_old` is true.
+    fn newest(&self, is_old: impl Fn(&Mark) -> bool) -> Lsn {
+        let at = self.marks.partition_point(is_old);
+        at.checked_sub(1).map_or(Lsn::NONE, |at| self.marks[at].lsn)
+    }
+
+    /// Whether a batch with this stamp lies outside a window.
+    pub(crate) fn is_older(&self, unix_ms: u64, window: Duration) -> bool {
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        unix_ms.saturating_add(window) <= self.stamp
+    }
+}

@@ -1,0 +1,553 @@
+//! What is due: when the index is frozen, runs are merged, hot-log files go.
+//!
+//! ```text
+//!   index or unfolded redo near its budget, a peer copies, a file is pinned   ->  freeze, the largest segment first
+//!   runs that are too many or too alike                                       ->  merge
+//!   a hot-log file with nothing but what is in layers, outside the window     ->  delete
+//!   a file that must go and holds what cannot be frozen                       ->  write that again at the tail (F7)
+//! ```
+//! One freeze and one merge run at a time; both go in small steps behind everything else. Where they do not keep up, batches are
+//! refused before a bound is broken.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::layer::{CATALOG_LAYERS_MAX, LayerNumber};
+use sixfold_log_format::mutant::{Mutant, planted};
+use sixfold_log_format::{Lsn, SegmentId};
+
+use super::compose::ChainBound;
+use super::freeze::FreezeWork;
+use super::merge::{MergeWork, choose};
+use super::output::Output;
+use crate::action::{Action, FileName, Severity};
+use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, SWEEP_ENTRIES};
+use crate::chain::BatchId;
+use crate::hot_log::{Place, Ticket};
+use crate::jobs::{BackgroundStep, Job, Work};
+use crate::node::NodeCore;
+use crate::parts::{Fetched, Located};
+use crate::segment::Segment;
+
+/// Pause before something that could not be published is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_millis(2);
+
+/// What the node does for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    freezing: Option<SegmentId>,
+    merging: Option<SegmentId>,
+    /// Something changed since the last look.
+    due: bool,
+    redo_since: usize,
+    no_space_until: Option<Duration>,
+    /// Batches that are written again, by the ticket of the copy.
+    moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
+    moving_bytes: usize,
+    /// Counts since the start.
+    pub(crate) freezes: u64,
+    pub(crate) merges: u64,
+    pub(crate) files_freed: u64,
+    pub(crate) moved_batches: u64,
+}
+
+impl Upkeep {
+    /// Something changed that may make something due.
+    pub(crate) fn look(&mut self) {
+        self.due = true;
+    }
+
+    /// Redo came in.
+    pub(crate) fn saw_redo(&mut self, bytes: usize) {
+        self.redo_since += bytes;
+        if self.redo_since >= CHECK_REDO_BYTES {
+            self.due = true;
+        }
+    }
+
+    /// A layer could not be written: another one is tried later.
+    pub(crate) fn wait_for_space(&mut self, now: Duration) {
+        self.no_space_until = Some(now + FULL_RETRY);
+    }
+
+    /// The copy of a batch is durable: whose it is.
+    pub(crate) fn take_moved(&mut self, ticket: Ticket) -> Option<(SegmentId, BatchId)> {
+        self.moving.remove(&ticket)
+    }
+
+    fn is_moving(&self, segment: SegmentId, batch: BatchId) -> bool {
+        self.moving.values().any(|moving| *moving == (segment, batch))
+    }
+}
+
+impl Segment {
+    /// How far the layers may reach: what is above may be annulled yet (R11).
+    pub(crate) fn foldable_through(&self) -> Lsn {
+        if planted(Mutant::LayerAboveVdl) {
+            return self.scl();
+        }
+        self.scl().min(self.vdl_seen)
+    }
+
+    /// The horizon that may be put into a catalog whose layers end at `folded`. Collection is a write: while a claim is held whose
+    /// writer is not known to have opened, nothing more is collected.
+    pub(crate) fn horizon_target(&self, now: Duration, folded: Lsn) -> Lsn {
+        let published = self.layers.horizon();
+        if self.guard.claim != self.history_epoch() || self.guard != self.durable_guard {
+            return published;
+        }
+        let limit = self.retention.limit(now, &self.manifest.parameters);
+        let wanted = limit.unwrap_or(Lsn::NONE).min(folded);
+        wanted.min(self.foldable_through()).max(published)
+    }
+}
+
+impl NodeCore {
+    /// Looks what is due, when something changed.
+    pub(crate) fn keep_up(&mut self, now: Duration) {
+        if !std::mem::take(&mut self.upkeep.due) {
+            return;
+        }
+        self.upkeep.redo_since = 0;
+        self.trim();
+        self.pressed = self.is_pressed();
+        self.at_bound = self.is_at_bound();
+        if self.upkeep.no_space_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.upkeep.no_space_until = None;
+        if self.upkeep.freezing.is_none() {
+            self.start_freeze(now);
+        }
+        if self.upkeep.merging.is_none() {
+            self.start_merge(now);
+        }
+    }
+
+    /// When something that waits for space goes on.
+    pub(crate) fn upkeep_timeout(&self) -> Option<Duration> {
+        let unswept = self.segments.values().any(|segment| !segment.index.is_swept());
+        unswept.then_some(self.now).or(self.upkeep.no_space_until)
+    }
+
+    /// A step of sweeping an index, when one has to be swept.
+    pub(crate) fn sweep_step(&mut self) {
+        let unswept = self
+            .segments
+            .values_mut()
+            .find(|segment| !segment.index.is_swept());
+        if let Some(segment) = unswept {
+            let settled = segment.scl().min(segment.vdl_seen);
+            let folded = segment.layers.folded_through();
+            segment
+                .index
+                .sweep(folded, settled, &segment.history, SWEEP_ENTRIES);
+        }
+    }
+
+    /// Bytes of all page indexes.
+    pub(crate) fn index_bytes(&self) -> usize {
+        let indexes = self.segments.values().map(|segment| &segment.index);
+        indexes.map(crate::index::PageIndex::memory_bytes).sum()
+    }
+
+    /// Bytes of redo that no layer holds.
+    pub(crate) fn unfolded_bytes(&self) -> u64 {
+        let unfolded = self.segments.values().map(|segment| segment.unfolded_bytes);
+        unfolded.sum()
+    }
+
+    /// Whether a bound is near, so that writers should slow down.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let index_max = self.bounds.index_bytes_max;
+        self.index_bytes() > index_max / 4 * 3
+            || self.unfolded_bytes() > self.bounds.unfolded_bytes_max / 4 * 3
+            || self.log.files_bytes() > self.bounds.log_bytes_max / 4 * 3
+    }
+
+    /// Whether one more batch would break a bound.
+    pub(crate) fn is_at_bound(&self) -> bool {
+        self.index_bytes() >= self.bounds.index_bytes_max
+            || self.unfolded_bytes() >= self.bounds.unfolded_bytes_max
+            || self.log.files_bytes() > self.bounds.log_bytes_max
+    }
+
+    /// Whether a catalog is on its way to the disk.
+    fn is_publishing(&self, segment: &Segment) -> bool {
+        let ticket = segment.publishing;
+        ticket.is_some_and(|ticket| ticket > self.log.durable())
+    }
+
+    fn chain_bound(&self) -> ChainBound {
+        ChainBound {
+            records_max: self.bounds.chain_records_max.max(1),
+            bytes_max: self.bounds.chain_bytes_max.max(1),
+        }
+    }
+
+    fn output(&self, segment: &Segment, range: (Lsn, Lsn)) -> Output {
+        let owner = (segment.volume, segment.pg, segment.id);
+        Output::new(owner, range, self.block_bytes, self.bounds.layer_bytes_max)
+    }
+
+    /// Starts the freeze that is due most, if one is.
+    fn start_freeze(&mut self, now: Duration) {
+        let near = self.index_bytes() > self.bounds.index_bytes_max / 2
+            || self.unfolded_bytes() > self.bounds.unfolded_bytes_max / 2
+            || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
+        let is_due = |segment: &&Segment| {
+            let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max
+                && segment.unfolded_bytes >= self.bounds.freeze_bytes_max / 16;
+            let asked = near || segment.freeze_wanted || long;
+            asked
+                && !self.is_publishing(segment)
+                && segment.foldable_through() > segment.layers.folded_through()
+                && segment.unfolded_bytes > 0
+                && segment.layers.runs().len() < self.bounds.runs_max * 2
+                && segment.layers.catalog().layers.len() < CATALOG_LAYERS_MAX / 2
+        };
+        let weight = |segment: &&Segment| {
+            (
+                segment.freeze_wanted,
+                segment.index.memory_bytes(),
+                segment.id,
+            )
+        };
+        let mut due: Vec<&Segment> = self.segments.values().filter(is_due).collect();
+        due.sort_by_key(weight);
+        let begun = due.iter().rev().find_map(|segment| {
+            let found = segment.chain.foldable(
+                segment.foldable_through(),
+                self.bounds.freeze_bytes_max,
+                &segment.history,
+            );
+            (!found.0.is_empty()).then_some((segment.id, found))
+        });
+        let Some((id, (batches, through))) = begun else {
+            for segment in self.segments.values_mut() {
+                segment.freeze_wanted = false;
+            }
+            return;
+        };
+        let segment = &self.segments[&id];
+        let horizon = if planted(Mutant::CollectedEarly) {
+            through
+        } else {
+            segment.horizon_target(now, through)
+        };
+        let range = (segment.layers.folded_through(), through);
+        let output = self.output(segment, range);
+        let bound = self.chain_bound();
+        let work = FreezeWork::new(segment, (batches, through), horizon, bound, output);
+        self.upkeep.freezing = Some(id);
+        self.start_background(id, Work::Freeze(Box::new(work)));
+    }
+
+    /// Starts a merge where runs are too many.
+    fn start_merge(&mut self, now: Duration) {
+        let runs_max = self.bounds.runs_max;
+        let chosen = self
+            .segments
+            .values()
+            .filter(|segment| !self.is_publishing(segment))
+            .filter_map(|segment| {
+                let range = choose(segment.layers.runs(), runs_max)?;
+                Some((segment.layers.runs().len(), segment.id, range))
+            })
+            .max_by_key(|(count, id, _)| (*count, *id));
+        let Some((_, id, range)) = chosen else { return };
+        let segment = &self.segments[&id];
+        let runs = &segment.layers.runs()[range.clone()];
+        let (oldest, newest) = (&runs[0], &runs[runs.len() - 1]);
+        let horizon = if planted(Mutant::CollectedEarly) {
+            segment.layers.folded_through()
+        } else {
+            segment.horizon_target(now, segment.layers.folded_through())
+        };
+        let output = self.output(segment, (oldest.after, newest.through));
+        let is_bottom = range.start == 0;
+        let bound = self.chain_bound();
+        let work = MergeWork::new(segment, runs, is_bottom, horizon, bound, output);
+        self.upkeep.merging = Some(id);
+        self.start_background(id, Work::Merge(Box::new(work)));
+    }
+
+    /// A freeze or merge has written and synced its layers: the catalog names them.
+    pub(crate) fn publish_job(&mut self, job: Job, key: Option<u64>) {
+        let now = self.now;
+        let id = job.segment;
+        let segment = &self.segments[&id];
+        if self.is_publishing(segment) {
+            return self.retry_job(now + PUBLISH_RETRY, job, key);
+        }
+        let none: &[LayerNumber] = &[];
+        let folded = segment.layers.folded_through();
+        let (gone, output, through, horizon) = match &job.work {
+            Work::Freeze(freeze) => (none, &freeze.output, freeze.through, freeze.horizon),
+            Work::Merge(merge) => (&merge.gone[..], &merge.output, folded, merge.horizon),
+            Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => {
+                unreachable!("it writes no layers")
+            }
+        };
+        let published = if planted(Mutant::CollectedEarly) {
+            segment.horizon_target(now, folded.max(through))
+        } else if horizon > segment.horizon_target(now, through.max(folded)) {
+            // Somebody reads below it since: what was made is not what may be shown.
+            self.clean_up(&job);
+            return self.background_ended(&job);
+        } else {
+            horizon
+        };
+        let catalog = segment
+            .layers
+            .replaced(gone, &output.done, through, published);
+        assert!(
+            catalog.folded_through <= segment.scl().min(segment.vdl_seen)
+                || planted(Mutant::LayerAboveVdl),
+            "layers end at min(SCL, highest VDL seen) (R11)"
+        );
+        let entry = Entry::Catalog {
+            segment: id,
+            catalog,
+        };
+        match self.append(entry) {
+            Ok(ticket) => {
+                let segment = self.segments.get_mut(&id).expect("looked at just now");
+                segment.publishing = Some(ticket);
+                self.background_ended(&job);
+            }
+            Err(_) => self.retry_job(now + FULL_RETRY, job, key),
+        }
+    }
+
+    /// A job of the node's own is over.
+    pub(crate) fn background_ended(&mut self, job: &Job) {
+        match &job.work {
+            Work::Freeze(_) => {
+                self.upkeep.freezing = None;
+                self.upkeep.freezes += 1;
+            }
+            Work::Merge(_) => {
+                self.upkeep.merging = None;
+                self.upkeep.merges += 1;
+            }
+            Work::Scrub(scrub) => self.scrub_ended(job.segment, scrub),
+            Work::Move(_) => self.upkeep.moving_bytes = 0,
+            Work::Pages(_) | Work::Log(_) | Work::File(_) => {}
+        }
+        self.upkeep.due = true;
+    }
+
+    /// The layers of a segment are replaced from outside: its own work on them is void.
+    pub(crate) fn cancel_background(&mut self, id: SegmentId) {
+        for job in self.reads.cancel_background(id) {
+            self.clean_up(&job);
+            self.background_ended(&job);
+        }
+    }
+
+    /// Work on a segment was cancelled: whatever it wrote is garbage.
+    pub(crate) fn cancel_work(&mut self, id: SegmentId) {
+        for job in self.reads.cancel_segment(id) {
+            match job.owner {
+                crate::jobs::Owner::Node => {
+                    self.clean_up(&job);
+                    self.background_ended(&job);
+                }
+                crate::jobs::Owner::Stream(_, stream) => {
+                    let refusal = sixfold_log_format::wire::Refusal::UnknownSegment;
+                    self.refuse(stream, refusal);
+                }
+            }
+        }
+    }
+
+    /// A catalog is durable: files that it does not name go.
+    pub(crate) fn layers_gone(&mut self, id: SegmentId, gone: &[LayerNumber]) {
+        for layer in gone {
+            self.layer_cache.forget(id, *layer);
+            let file = FileName::Layer(id, *layer);
+            self.actions.push_back(Action::Delete { file });
+        }
+        self.upkeep.due = true;
+    }
+
+    // Hot-log files.
+
+    /// Frees the oldest files of the hot log that nobody needs.
+    fn trim(&mut self) {
+        while let Some(file) = self.log.oldest_spare() {
+            let is_tight =
+                self.log.is_full() || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
+            let window = self.log.files_bytes() > self.bounds.log_window_bytes;
+            let (mut pinned, mut inside) = (Vec::new(), false);
+            for segment in self.segments.values() {
+                let retention_ms = segment.manifest.parameters.retention_ms;
+                let keep = self
+                    .bounds
+                    .log_window
+                    .max(Duration::from_millis(retention_ms));
+                for (batch, held) in segment.chain.in_file(file) {
+                    inside |= !segment.retention.is_older(held.unix_ms, keep);
+                    if !segment.is_folded(held) && !planted(Mutant::TrimUnfolded) {
+                        pinned.push((segment.id, batch));
+                    }
+                }
+            }
+            if inside && !window && !is_tight {
+                return;
+            }
+            if !pinned.is_empty() {
+                if is_tight || window {
+                    self.unpin(&pinned);
+                }
+                return;
+            }
+            self.free_file(file);
+        }
+    }
+
+    /// What pins a file is frozen where it can be, and written again where it cannot.
+    fn unpin(&mut self, pinned: &[(SegmentId, BatchId)]) {
+        let mut moves: BTreeMap<SegmentId, Vec<BatchId>> = BTreeMap::new();
+        let mut bytes = self.upkeep.moving_bytes;
+        for (id, batch) in pinned {
+            let segment = self.segments.get_mut(id).expect("listed just now");
+            let held = segment.chain.get(*batch);
+            let limit = segment.foldable_through();
+            let valid = held.last_valid(Lsn::MAX, &segment.history);
+            if valid.is_some_and(|last| last <= limit) {
+                segment.freeze_wanted = true;
+                continue;
+            }
+            if self.upkeep.is_moving(*id, *batch) || held.bad || bytes > MOVE_BYTES_MAX {
+                continue;
+            }
+            bytes += held.bytes as usize;
+            moves.entry(*id).or_default().push(*batch);
+        }
+        if self.upkeep.moving_bytes > 0 || !self.upkeep.moving.is_empty() || self.log.is_busy() {
+            return;
+        }
+        for (id, batches) in moves {
+            self.upkeep.moving_bytes = bytes;
+            let work = Work::Move(MoveWork { batches });
+            self.start_background(id, work);
+        }
+    }
+
+    /// Batches of a file that must go are written again at the tail.
+    pub(crate) fn move_batches(&mut self, job: &Job) {
+        let Work::Move(work) = &job.work else {
+            unreachable!("called for a move");
+        };
+        for batch in &work.batches {
+            let Some(segment) = self.segments.get(&job.segment) else {
+                break;
+            };
+            let Some(held) = segment.chain.find_held(*batch) else {
+                continue;
+            };
+            let bytes = held.resident.as_ref().or_else(|| job.fetched.batches.get(batch));
+            let Some(bytes) = bytes.map(|batch| batch.bytes().clone()) else {
+                continue;
+            };
+            self.write_again(job.segment, *batch, bytes);
+        }
+    }
+
+    /// Writes a batch that is held once more; the copy counts when it is durable.
+    pub(crate) fn write_again(&mut self, id: SegmentId, batch: BatchId, bytes: bytes::Bytes) {
+        let entry = Entry::Batch { segment: id, bytes };
+        if let Ok(ticket) = self.log.append_reserved(entry) {
+            self.upkeep.moving.insert(ticket, (id, batch));
+            self.upkeep.moved_batches += 1;
+        }
+    }
+
+    /// The copy of a batch is durable.
+    pub(crate) fn batch_moved(&mut self, id: SegmentId, batch: BatchId, place: Place) {
+        if let Some(segment) = self.segments.get_mut(&id) {
+            segment.chain.set_moved(batch, place);
+            segment.parts_generation += 1;
+        }
+        self.upkeep.due = true;
+    }
+
+    fn free_file(&mut self, file: FileNumber) {
+        for segment in self.segments.values_mut() {
+            let gone: Vec<BatchId> = segment.chain.in_file(file).map(|(batch, _)| batch).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            for batch in gone {
+                segment.chain.forget(batch, &segment.history);
+            }
+            segment.parts_generation += 1;
+        }
+        self.log.freed(file);
+        self.upkeep.files_freed += 1;
+        let file = FileName::HotLog(file);
+        self.actions.push_back(Action::Delete { file });
+    }
+
+    /// Layer files that no catalog names are garbage of a crash; files that one names and that are not there are damage.
+    pub(crate) fn check_layer_files(&mut self, found: Vec<(SegmentId, LayerNumber, u64)>) {
+        let mut there: BTreeMap<(SegmentId, LayerNumber), u64> = BTreeMap::new();
+        for (id, layer, bytes) in found {
+            let segment = self.segments.get_mut(&id);
+            let named = segment.is_some_and(|segment| {
+                segment.layers.saw_file(layer);
+                segment.layers.layer(layer).is_some()
+            });
+            if named {
+                there.insert((id, layer), bytes);
+            } else {
+                let file = FileName::Layer(id, layer);
+                self.actions.push_back(Action::Delete { file });
+            }
+        }
+        let mut lost = Vec::new();
+        for segment in self.segments.values_mut() {
+            for layer in &segment.layers.catalog().layers {
+                let bytes = there.get(&(segment.id, layer.number)).copied();
+                if bytes.is_none_or(|bytes| bytes < layer.summary.file_bytes) {
+                    lost.push((segment.id, layer.number));
+                }
+            }
+        }
+        for (id, layer) in lost {
+            self.log_line(
+                Severity::Error,
+                format!("segment {id}: layer {layer} is missing or too short"),
+            );
+            if let Some(segment) = self.segments.get_mut(&id) {
+                segment.bad_layers.insert(layer);
+            }
+        }
+    }
+}
+
+/// Batches that are written again.
+#[derive(Debug)]
+pub(crate) struct MoveWork {
+    pub(crate) batches: Vec<BatchId>,
+}
+
+impl MoveWork {
+    /// Reads what is not in memory.
+    pub(crate) fn step(&mut self, segment: &Segment, fetched: &Fetched) -> BackgroundStep {
+        let chain = &segment.chain;
+        self.batches.retain(|id| chain.find_held(*id).is_some());
+        let missing = self.batches.iter().filter(|id| {
+            chain.get(**id).resident.is_none() && !fetched.batches.contains_key(id)
+        });
+        let missing: Vec<Located> = missing.map(|id| Located::batch(chain, *id)).collect();
+        if missing.is_empty() {
+            BackgroundStep::End
+        } else {
+            BackgroundStep::Fetch(missing)
+        }
+    }
+}

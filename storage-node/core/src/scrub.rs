@@ -1,0 +1,228 @@
+//! Scrub: every block of the layers and every batch of the hot log is read and verified again, at a pace.
+//!
+//! Each round of gossip one segment gets a turn of [`Bounds::scrub_bytes`](crate::Bounds::scrub_bytes). What is found damaged is
+//! read once more, since a cable may have been to blame; then it is said once, counted, and healed from a peer.
+
+use sixfold_log_format::SegmentId;
+use sixfold_log_format::layer::LayerNumber;
+
+use crate::action::Severity;
+use crate::jobs::{BackgroundStep, Work};
+use crate::layers::cache::LayerPart;
+use crate::node::NodeCore;
+use crate::parts::{Damage, Fetched, Located, Part};
+use crate::segment::Segment;
+
+/// Parts that are verified.
+#[derive(Debug)]
+pub(crate) struct ScrubWork {
+    parts: Vec<Located>,
+    asked: bool,
+    /// The segment is through with them.
+    last: bool,
+}
+
+impl ScrubWork {
+    /// Reads; that they came means that they are sound.
+    pub(crate) fn step(&mut self, segment: &Segment, fetched: &mut Fetched) -> BackgroundStep {
+        fetched.clear();
+        let is_there = |part: &Located| match part.part {
+            Part::Batch(id) => segment.chain.find_held(id).is_some_and(|held| {
+                held.place
+                    .is_some_and(|place| (place.offset, place.bytes) == (part.offset, part.bytes))
+            }),
+            Part::Layer(layer, _) => segment.layers.layer(layer).is_some(),
+        };
+        self.parts.retain(is_there);
+        if std::mem::replace(&mut self.asked, true) || self.parts.is_empty() {
+            return BackgroundStep::End;
+        }
+        BackgroundStep::Fetch(self.parts.clone())
+    }
+}
+
+/// Where the scrub is.
+#[derive(Debug, Default)]
+pub(crate) struct Scrubbing {
+    running: bool,
+    segment: SegmentId,
+    at: Option<ScrubAt>,
+    /// Rounds over everything that ended.
+    pub(crate) rounds: u64,
+    pub(crate) bytes: u64,
+    pub(crate) damage_found: u64,
+    pub(crate) healed: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ScrubAt {
+    Layer(LayerNumber, u32),
+    Log(u32),
+}
+
+impl NodeCore {
+    /// A turn of the scrub.
+    pub(crate) fn scrub_turn(&mut self) {
+        if self.scrub.running || self.bounds.scrub_bytes == 0 {
+            return;
+        }
+        let from = self.scrub.segment;
+        let next = self.segments.range(from..).next();
+        let Some((id, segment)) = next else {
+            if !self.segments.is_empty() {
+                self.scrub.rounds += 1;
+            }
+            self.scrub.segment = SegmentId::default();
+            self.scrub.at = None;
+            return;
+        };
+        let id = *id;
+        if id != from {
+            self.scrub.at = None;
+        }
+        let doubted = doubted(segment);
+        let again = !doubted.is_empty();
+        let (parts, at) = if again {
+            (doubted, self.scrub.at)
+        } else {
+            let bytes_max = self.bounds.scrub_bytes;
+            next_parts(segment, &mut self.layer_cache, self.scrub.at, bytes_max)
+        };
+        self.scrub.segment = id;
+        self.scrub.at = at;
+        if at.is_none() && !again {
+            self.scrub.segment = after(id);
+        }
+        if parts.is_empty() {
+            return;
+        }
+        self.scrub.bytes += parts.iter().map(|part| u64::from(part.bytes)).sum::<u64>();
+        self.scrub.running = true;
+        let work = ScrubWork {
+            parts,
+            asked: false,
+            last: at.is_none() && !again,
+        };
+        self.start_background(id, Work::Scrub(work));
+    }
+
+    /// A turn ended. What was read again and was sound was misread before.
+    pub(crate) fn scrub_ended(&mut self, id: SegmentId, work: &ScrubWork) {
+        self.scrub.running = false;
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return;
+        };
+        for part in &work.parts {
+            segment.doubts.remove(&part.part);
+        }
+        if work.last && segment.doubts.is_empty() {
+            segment.unreadable = false;
+        }
+    }
+
+    /// Something is damaged: the first time it is doubted, the second time it is so.
+    pub(crate) fn damaged(&mut self, id: SegmentId, damage: &Damage) {
+        let Some(segment) = self.segments.get_mut(&id) else {
+            return;
+        };
+        let is_known = match damage.part {
+            None => std::mem::replace(&mut segment.unreadable, true),
+            Some(part) if !segment.doubts.remove(&part) && !segment.is_bad(part) => {
+                segment.doubts.insert(part);
+                false
+            }
+            Some(part) => {
+                let known = segment.is_bad(part);
+                match part {
+                    Part::Batch(batch) => segment.chain.set_bad(batch),
+                    Part::Layer(layer, _) => {
+                        segment.bad_layers.insert(layer);
+                    }
+                }
+                self.scrub.damage_found += u64::from(!known);
+                true
+            }
+        };
+        if !is_known {
+            self.log_line(Severity::Error, format!("segment {id}: {damage}"));
+        }
+    }
+}
+
+/// Parts that were found damaged once.
+fn doubted(segment: &Segment) -> Vec<Located> {
+    let parts = segment.doubts.iter().filter_map(|part| match part {
+        Part::Batch(id) => {
+            let held = segment.chain.find_held(*id)?;
+            held.place.map(|_| Located::batch(&segment.chain, *id))
+        }
+        Part::Layer(layer, LayerPart::Index) => {
+            let layer = segment.layers.layer(*layer)?;
+            Some(Located::index(segment.id, layer))
+        }
+        // Its place is not known without the index: the round comes by.
+        Part::Layer(_, LayerPart::Block(_)) => None,
+    });
+    parts.collect()
+}
+
+/// The next parts of a segment, and where the turn after goes on; `None` when the segment is through.
+fn next_parts(
+    segment: &Segment,
+    cache: &mut crate::layers::cache::LayerCache,
+    at: Option<ScrubAt>,
+    bytes_max: usize,
+) -> (Vec<Located>, Option<ScrubAt>) {
+    let mut at = at.unwrap_or(ScrubAt::Layer(LayerNumber(0), 0));
+    if let ScrubAt::Layer(number, block) = at {
+        let layers = &segment.layers.catalog().layers;
+        let Some(layer) = layers.iter().find(|layer| layer.number >= number) else {
+            at = ScrubAt::Log(0);
+            return (Vec::new(), Some(at));
+        };
+        let same = layer.number == number;
+        let block = if same { block } else { 0 };
+        let sources = cache.get(segment.id, layer.number, LayerPart::Index);
+        let Some(crate::layers::cache::Decoded::Index(index)) = sources else {
+            // The turn after finds it in the cache.
+            let parts = vec![Located::index(segment.id, layer)];
+            return (parts, Some(ScrubAt::Layer(layer.number, block)));
+        };
+        let mut parts = Vec::new();
+        let (mut bytes, mut next) = (0, block);
+        while next < index.block_count() && bytes < bytes_max {
+            let located = Located::block(segment.id, layer.number, &index.block(next));
+            bytes += located.bytes as usize;
+            parts.push(located);
+            next += 1;
+        }
+        let at = if next == index.block_count() {
+            ScrubAt::Layer(layer.number.next(), 0)
+        } else {
+            ScrubAt::Layer(layer.number, next)
+        };
+        return (parts, Some(at));
+    }
+    let ScrubAt::Log(from) = at else {
+        unreachable!("layers were dealt with");
+    };
+    let mut parts = Vec::new();
+    let (mut bytes, mut count) = (0, 0);
+    let durable = segment.chain.durable();
+    for id in durable.skip(from as usize) {
+        if bytes >= bytes_max {
+            return (parts, Some(ScrubAt::Log(from + count)));
+        }
+        count += 1;
+        let located = Located::batch(&segment.chain, id);
+        bytes += located.bytes as usize;
+        parts.push(located);
+    }
+    (parts, None)
+}
+
+/// The id after this one.
+fn after(id: SegmentId) -> SegmentId {
+    let number = u128::from_be_bytes(*id.as_bytes()).wrapping_add(1);
+    SegmentId::from_bytes(number.to_be_bytes())
+}

@@ -1,0 +1,338 @@
+//! Layers: freezes, merges, collection, trimming, and what a crash leaves of each.
+
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::FileNumber;
+use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
+use sixfold_log_format::{Lsn, Page, PageId};
+use sixfold_storage_node_core::{FileName, StreamKey};
+
+use crate::shell::{BLOCK, Shell, found};
+use crate::writer::{PAGE_BYTES, Writer, create, refusal};
+
+pub const PAGES: [u64; 8] = [2, 3, 4, 5, 6, 7, 8, 9];
+
+/// A node that freezes, merges and trims early.
+pub fn small() -> sixfold_storage_node_core::FoundDirectory {
+    let mut found = found(0);
+    found.file_bytes = 32 << 10;
+    let bounds = &mut found.bounds;
+    bounds.resident_redo_bytes_max = 8 << 10;
+    bounds.page_cache_bytes_max = 2 << 10;
+    bounds.index_bytes_max = 1 << 20;
+    bounds.unfolded_bytes_max = 16 << 10;
+    bounds.freeze_bytes_max = 4 << 10;
+    bounds.layer_cache_bytes_max = 32 << 10;
+    bounds.layer_bytes_max = 8 << 10;
+    bounds.chain_records_max = 4;
+    bounds.chain_bytes_max = 1 << 10;
+    bounds.runs_max = 6;
+    bounds.log_window_bytes = 64 << 10;
+    bounds.log_window = Duration::ZERO;
+    bounds.log_bytes_max = 320 << 10;
+    bounds.scrub_bytes = 4 << 10;
+    found
+}
+
+pub fn node_with(found: sixfold_storage_node_core::FoundDirectory) -> Shell {
+    let mut shell = Shell::with(found);
+    create(&mut shell, 0);
+    shell
+}
+
+/// Ships batches; what was shipped is durable everywhere at once.
+pub fn load(shell: &mut Shell, writer: &mut Writer, stream: StreamKey, batches: u64) {
+    for number in 0..batches {
+        let pages: Vec<u64> = (0..1 + number % 7)
+            .map(|at| PAGES[((number + at) % 8) as usize])
+            .collect();
+        let batch = writer.batch(&pages);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.settle();
+        assert!(writer.prev == batch.header().last);
+        writer.vdl = writer.prev;
+        say_heartbeat(shell, writer, stream);
+    }
+}
+
+pub fn say_heartbeat(shell: &mut Shell, writer: &mut Writer, stream: StreamKey) {
+    let heartbeat = writer.heartbeat();
+    shell.say(stream, heartbeat);
+    shell.work();
+    shell.take(stream);
+}
+
+/// Reads every page at `at`: all as they must be, or all forgotten.
+pub fn check_at(shell: &mut Shell, writer: &Writer, at: Lsn) -> Result<(), Lsn> {
+    let message = writer.read(0, &PAGES, at, writer.prev);
+    let stream = shell.open_stream();
+    shell.say(stream, message);
+    let mut answers = shell.take(stream);
+    for _ in 0..10_000 {
+        if !answers.is_empty() {
+            break;
+        }
+        assert!(shell.turn() || shell.complete_write() || shell.complete_layer_op());
+        answers = shell.take(stream);
+    }
+    let Some(Message::Pages(answer)) = answers.pop() else {
+        panic!("{answers:?} at {at}: {:?}", shell.logged)
+    };
+    for (page, answer) in PAGES.iter().zip(answer.pages) {
+        match answer {
+            PageAnswer::Page(bytes) => {
+                let found = Page::decode(&bytes, PageId::new(*page), PAGE_BYTES).unwrap();
+                assert_eq!(found, writer.page_at(*page, at), "page {page} at {at}");
+            }
+            PageAnswer::Refused(Refusal::Forgotten { horizon }) => {
+                assert!(at < horizon);
+                return Err(horizon);
+            }
+            PageAnswer::Refused(other) => panic!("{other:?} at {at}"),
+        }
+    }
+    Ok(())
+}
+
+pub fn check_all(shell: &mut Shell, writer: &Writer, from: Lsn) {
+    let lsns: Vec<Lsn> = writer
+        .pages
+        .values()
+        .flatten()
+        .map(Page::lsn)
+        .filter(|lsn| *lsn >= from)
+        .collect();
+    for lsn in lsns {
+        check_at(shell, writer, lsn).unwrap();
+    }
+}
+
+#[test]
+fn what_is_frozen_is_read_as_before_at_every_lsn() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    load(&mut shell, &mut writer, stream, 600);
+    let status = shell.status();
+    assert!(status.freezes > 5 && status.merges > 0, "{status:?}");
+    let segment = &status.segments[0];
+    assert!(segment.folded_through > Lsn::NONE && segment.layer_count > 0);
+    assert_eq!(segment.horizon, Lsn::NONE, "somebody reads at 0");
+    check_all(&mut shell, &writer, Lsn::NONE);
+    // And after a restart, from what is on disk.
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    check_all(&mut shell, &writer, Lsn::NONE);
+    assert!(shell.errors().is_empty(), "{:?}", shell.logged);
+}
+
+#[test]
+fn nothing_above_the_highest_vdl_seen_is_frozen() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let opened = writer.vdl;
+    for number in 0..400 {
+        let batch = writer.batch(&[2 + number % 8, 3]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.work();
+    }
+    let status = shell.status();
+    assert!(status.segments[0].folded_through <= opened);
+    // A bound is reached: the writer is told, before anything breaks.
+    let full = shell.take(stream).into_iter().any(|message| match message {
+        Message::Ack(ack) => ack.slow,
+        Message::Refused(refusal) => refusal == Refusal::Overloaded,
+        _ => false,
+    });
+    assert!(full);
+}
+
+#[test]
+fn endless_load_with_a_small_retention_stays_flat() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let mut peak = (0, 0, 0);
+    let mut half = peak;
+    for round in 0..60 {
+        load(&mut shell, &mut writer, stream, 50);
+        writer.pgmrpl = writer.prev.checked_minus(100).unwrap();
+        for versions in writer.pages.values_mut() {
+            let keep = versions.len().saturating_sub(200);
+            versions.drain(..keep);
+        }
+        say_heartbeat(&mut shell, &mut writer, stream);
+        let layer_bytes: usize = shell.layers.values().map(|file| file.bytes.len()).sum();
+        let now = (shell.files.len(), shell.layers.len(), layer_bytes);
+        peak = (peak.0.max(now.0), peak.1.max(now.1), peak.2.max(now.2));
+        if round == 30 {
+            half = peak;
+        }
+        check_at(&mut shell, &writer, writer.prev).unwrap();
+        check_at(&mut shell, &writer, writer.pgmrpl).unwrap();
+    }
+    assert!(peak.0 <= 10, "{} hot-log files", peak.0);
+    assert!(peak.2 <= half.2 * 3 / 2, "{half:?} {peak:?}");
+    let status = shell.status();
+    assert!(status.segments[0].horizon > Lsn::new(1_000), "{status:?}");
+    let old = Lsn::new(1_010);
+    assert!(check_at(&mut shell, &writer, old).is_err());
+    assert!(shell.deleted.contains(&FileName::HotLog(FileNumber(1))));
+    // What is left is enough for a restart.
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert_eq!(shell.status().segments[0].scl, writer.prev);
+    check_at(&mut shell, &writer, writer.prev).unwrap();
+    let horizon = shell.status().segments[0].horizon;
+    assert_eq!(horizon, status.segments[0].horizon, "it never falls");
+}
+
+#[test]
+fn a_crash_at_any_write_of_freeze_merge_and_catalog_leaves_the_old_or_the_new() {
+    let mut total = 0;
+    let mut cut = 0;
+    loop {
+        let mut shell = node_with(small());
+        let mut writer = Writer::first();
+        let stream = writer.attach(&mut shell, 0);
+        for number in 0..220_u64 {
+            let batch = writer.batch(&[2 + number % 8, 2, 3 + number % 3]);
+            let append = writer.append(&batch);
+            shell.say(stream, append);
+            shell.settle();
+            writer.vdl = writer.prev;
+            if number > 100 {
+                writer.pgmrpl = writer.batches[number as usize - 100].header().last;
+            }
+            let heartbeat = writer.heartbeat();
+            shell.say(stream, heartbeat);
+            while shell.turn() || step(&mut shell) {
+                if shell.layer_ops_done + shell.writes_done > cut && shell.layer_ops_done > 0 {
+                    break;
+                }
+            }
+            if shell.layer_ops_done + shell.writes_done > cut && shell.layer_ops_done > 0 {
+                break;
+            }
+        }
+        let ended = writer.batches.len() == 220;
+        let scl = shell.status().segments[0].scl;
+        let mut seed = cut as u64 + 1;
+        let mut shell = shell.power_cut(&mut || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 62 & 1 == 0
+        });
+        shell.work();
+        assert!(shell.stopped.is_none() && shell.errors().is_empty(), "{:?}", shell.logged);
+        let status = shell.status();
+        assert!(status.segments[0].scl >= scl, "cut {cut}");
+        assert_eq!(shell.layers.len(), status.segments[0].layer_count as usize);
+        let from = writer.pgmrpl;
+        check_all(&mut shell, &writer, from.max(Lsn::new(1_001)));
+        let stream = writer.attach(&mut shell, 0);
+        for batch in writer.batches.clone() {
+            if batch.header().last > shell.status().segments[0].scl {
+                writer.ship(&mut shell, stream, &batch);
+            }
+        }
+        load(&mut shell, &mut writer, stream, 20);
+        check_at(&mut shell, &writer, writer.prev).unwrap();
+        total += 1;
+        if ended {
+            break;
+        }
+        cut += 3;
+    }
+    assert!(total > 60, "{total}");
+}
+
+/// One operation of the disk ends.
+fn step(shell: &mut Shell) -> bool {
+    shell.complete_layer_op() || shell.complete_write()
+}
+
+#[test]
+fn a_cold_segments_records_do_not_pin_the_log() {
+    let mut shell = node_with(small());
+    // A second segment, on another volume's group, is never heard of again.
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let batch = writer.batch(&[2, 3]);
+    writer.ship(&mut shell, stream, &batch);
+    // Above the highest VDL seen: it cannot be frozen, only written again.
+    let opened = writer.vdl;
+    for _ in 0..40 {
+        let batch = writer.batch(&[2, 3, 4]);
+        writer.ship(&mut shell, stream, &batch);
+    }
+    assert_eq!(shell.status().segments[0].vdl_seen, opened);
+    let before = shell.status().hot_log_bytes;
+    assert!(before > 0);
+    writer.vdl = writer.prev;
+    say_heartbeat(&mut shell, &mut writer, stream);
+    load(&mut shell, &mut writer, stream, 300);
+    assert!(shell.deleted.contains(&FileName::HotLog(FileNumber(1))));
+    check_all(&mut shell, &writer, Lsn::NONE);
+}
+
+#[test]
+fn the_log_below_its_start_is_forgotten_and_says_where_it_begins() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    load(&mut shell, &mut writer, stream, 600);
+    assert!(shell.deleted.contains(&FileName::HotLog(FileNumber(1))));
+    let read = |after: Lsn| {
+        Message::ReadLog(sixfold_log_format::wire::ReadLog {
+            segment: crate::writer::segment_id(0),
+            history_epoch: writer.epoch,
+            after,
+            through: writer.prev,
+            bytes_max: 64 << 20,
+        })
+    };
+    let answer = refusal(shell.ask(read(Lsn::NONE)));
+    let Refusal::Forgotten { horizon } = answer else {
+        panic!("{answer:?}")
+    };
+    let start = horizon.checked_minus(1).unwrap();
+    let check = |shell: &mut Shell| {
+        let Message::LogPiece(piece) = shell.ask(read(start)) else {
+            panic!()
+        };
+        let expected = writer.batches.iter().filter(|batch| batch.header().last > start);
+        let expected: Vec<_> = expected.map(|batch| batch.bytes().clone()).collect();
+        assert_eq!(piece.batches, expected);
+        assert!(expected.len() < writer.batches.len() && expected.len() > 10);
+    };
+    check(&mut shell);
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert_eq!(refusal(shell.ask(read(Lsn::NONE))), answer);
+    check(&mut shell);
+}
+
+#[test]
+fn a_file_name_of_an_earlier_life_never_passes_the_scan() {
+    // The checksum of a group names its file: what stood in file 1 is nothing in another file.
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    load(&mut shell, &mut writer, stream, 30);
+    let (first, stale) = shell.files.first_key_value().map(|(k, v)| (*k, v.clone())).unwrap();
+    let (last, bytes) = shell.files.last_key_value().map(|(k, v)| (*k, v.len())).unwrap();
+    assert!(first < last && bytes == stale.len());
+    assert!(stale[BLOCK..2 * BLOCK].iter().any(|byte| *byte != 0));
+    let scl = shell.status().segments[0].scl;
+    let mut bytes = vec![0; BLOCK];
+    bytes.extend_from_slice(&stale[BLOCK..]);
+    shell.files.insert(last, bytes);
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert_eq!(shell.status().segments[0].scl, scl);
+    load(&mut shell, &mut writer, stream, 0);
+    assert!(shell.stopped.is_none() && shell.errors().is_empty());
+}

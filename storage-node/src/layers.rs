@@ -1,0 +1,344 @@
+//! The files of layers: opened, made, synced and deleted off the thread that acknowledges.
+//!
+//! ```text
+//!   Write / Read of a file that is open ────────────────────────────▶ ring
+//!            of one that is not ─▶ waits here ─▶ helper opens it ─▶ ring
+//!   Sync, Delete, the making of a file ─▶ one lane, in the order in which the core asked
+//! ```
+//!
+//! Opening a file may read the file system's metadata, making or deleting one may wait for its journal: none of that may hold up
+//! an ack. Writes to a layer are `O_DIRECT` without `O_DSYNC`: a layer counts only when the hot log names it, and that entry is
+//! written after the sync. At most [`OPEN_MAX`] files are kept open.
+//!
+//! A layer is not begun when less than the reserve is left on the file system: what is left belongs to the hot log, whose
+//! claims and catalogs must find room (they are what gives space back).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use sixfold_log_format::SegmentId;
+use sixfold_log_format::layer::LayerNumber;
+use sixfold_storage_node_core::{DiskToken, IoBuf};
+use tokio::sync::oneshot;
+
+use crate::directory::{Directory, sync_directory};
+use crate::error::NodeError;
+
+/// The directory's name.
+pub(crate) const LAYERS_NAME: &str = "layers";
+const SUFFIX: &str = ".layer";
+/// Most files that are kept open; the one that was used longest ago is closed.
+const OPEN_MAX: usize = 256;
+
+/// Names a layer's file.
+pub(crate) type LayerKey = (SegmentId, LayerNumber);
+
+/// What waits for a file to be open.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    /// A write.
+    Write {
+        /// Which.
+        token: DiskToken,
+        /// Where.
+        offset: u64,
+        /// What.
+        bytes: IoBuf,
+    },
+    /// A read.
+    Read {
+        /// Which.
+        token: DiskToken,
+        /// Where.
+        offset: u64,
+        /// How much.
+        bytes: u32,
+    },
+}
+
+/// What a helper says in the end.
+pub(crate) type Answer<T> = oneshot::Receiver<io::Result<T>>;
+
+#[derive(Debug)]
+enum Slot {
+    /// A helper is at it; what is asked for meanwhile waits. Bounded by the core's bounds on operations in flight.
+    Opening(Vec<Waiting>),
+    Open {
+        file: Rc<File>,
+        used: u64,
+    },
+}
+
+/// The layers of the node.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    path: PathBuf,
+    files: BTreeMap<LayerKey, Slot>,
+    /// Counts uses, for the choice of what to close.
+    uses: u64,
+    reserve_bytes: u64,
+    lane: Lane,
+}
+
+impl Layers {
+    /// Opens the directory, made now if it is not there, and lists what is in it with the lengths. `reserve_bytes` stay free.
+    pub(crate) fn open(
+        directory: &Directory,
+        reserve_bytes: u64,
+    ) -> Result<(Layers, Vec<(SegmentId, LayerNumber, u64)>), NodeError> {
+        let path = directory.path().join(LAYERS_NAME);
+        match fs::create_dir(&path) {
+            Ok(()) => sync_directory(directory.path())?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(NodeError::file("create", &path, error)),
+        }
+        let found = list_layers(&path)?;
+        let layers = Layers {
+            path,
+            files: BTreeMap::new(),
+            uses: 0,
+            reserve_bytes,
+            lane: Lane::start(directory.lock())?,
+        };
+        Ok((layers, found))
+    }
+
+    /// The file, if it is open.
+    pub(crate) fn file(&mut self, key: LayerKey) -> Option<Rc<File>> {
+        self.uses += 1;
+        match self.files.get_mut(&key) {
+            Some(Slot::Open { file, used }) => {
+                *used = self.uses;
+                Some(Rc::clone(file))
+            }
+            Some(Slot::Opening(_)) | None => None,
+        }
+    }
+
+    /// Lets an operation wait for a file that is not open. Returns what opens it when nobody is at it yet; `None` else.
+    pub(crate) fn wait(&mut self, key: LayerKey, operation: Waiting) -> Option<Answer<File>> {
+        let create = matches!(operation, Waiting::Write { .. });
+        match self.files.get_mut(&key) {
+            Some(Slot::Opening(waiting)) => {
+                waiting.push(operation);
+                return None;
+            }
+            Some(Slot::Open { .. }) => unreachable!("only called for a file that is not open"),
+            None => {
+                self.files.insert(key, Slot::Opening(vec![operation]));
+            }
+        }
+        let path = path_of(&self.path, key);
+        if create {
+            let (directory, reserve_bytes) = (self.path.clone(), self.reserve_bytes);
+            // In the lane: what had this name before is deleted first.
+            return Some(self.lane.run(move || {
+                keep_reserve(&directory, reserve_bytes)?;
+                open(&path, true)
+            }));
+        }
+        let (sender, answer) = oneshot::channel();
+        tokio::task::spawn_blocking(move || sender.send(open(&path, false)));
+        Some(answer)
+    }
+
+    /// Takes an opened file. Returns what waited for it. When the layer was deleted meanwhile, nothing does.
+    pub(crate) fn opened(&mut self, key: LayerKey, file: Option<&Rc<File>>) -> Vec<Waiting> {
+        let Some(Slot::Opening(waiting)) = self.files.remove(&key) else {
+            return Vec::new();
+        };
+        if let Some(file) = file {
+            self.close_one();
+            let slot = Slot::Open {
+                file: Rc::clone(file),
+                used: self.uses,
+            };
+            self.files.insert(key, slot);
+        }
+        waiting
+    }
+
+    /// Makes room for one more open file. Operations in flight keep theirs open.
+    fn close_one(&mut self) {
+        if self.files.len() < OPEN_MAX {
+            return;
+        }
+        let oldest = self
+            .files
+            .iter()
+            .filter_map(|(key, slot)| match slot {
+                Slot::Open { used, .. } => Some((*used, *key)),
+                Slot::Opening(_) => None,
+            })
+            .min();
+        if let Some((_, key)) = oldest {
+            self.files.remove(&key);
+        }
+    }
+
+    /// Makes a layer and its directory entry durable.
+    pub(crate) fn sync(&self, key: LayerKey) -> Answer<()> {
+        let (file, directory) = (path_of(&self.path, key), self.path.clone());
+        self.lane.run(move || {
+            File::open(file)?.sync_all()?;
+            File::open(directory)?.sync_all()
+        })
+    }
+
+    /// Deletes a layer. Returns what waited for it to be open, which has failed.
+    pub(crate) fn delete(&mut self, key: LayerKey) -> Vec<Waiting> {
+        let path = path_of(&self.path, key);
+        self.lane
+            .send(Box::new(move || match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "cannot delete a layer");
+                }
+                _ => {}
+            }));
+        match self.files.remove(&key) {
+            Some(Slot::Opening(waiting)) => waiting,
+            Some(Slot::Open { .. }) | None => Vec::new(),
+        }
+    }
+
+    /// Deletes another file, which nobody writes any more.
+    pub(crate) fn delete_path(&self, path: PathBuf) {
+        self.lane.send(Box::new(move || {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot delete a file");
+            }
+        }));
+    }
+}
+
+/// Where a layer's file is.
+pub(crate) fn path_of(layers: &Path, (segment, layer): LayerKey) -> PathBuf {
+    layers.join(format!("{segment}-{:016x}{SUFFIX}", layer.0))
+}
+
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).expect("flags of open(2) are an int");
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .mode(0o600)
+        .custom_flags(direct)
+        .open(path)
+}
+
+/// Fails as on a full disk when less than the reserve is free.
+fn keep_reserve(directory: &Path, reserve_bytes: u64) -> io::Result<()> {
+    let space = rustix::fs::statvfs(directory)?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free < reserve_bytes {
+        return Err(Errno::NOSPC.into());
+    }
+    Ok(())
+}
+
+/// The layer files in a directory, sorted, each with its length; a file of another name is refused.
+pub(crate) fn list_layers(path: &Path) -> Result<Vec<(SegmentId, LayerNumber, u64)>, NodeError> {
+    let listed = |error| NodeError::file("list", path, error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(listed)? {
+        let entry = entry.map_err(listed)?;
+        let metadata = entry.metadata().map_err(listed)?;
+        let key = key_in(&entry.file_name().to_string_lossy()).filter(|_| metadata.is_file());
+        let Some((segment, layer)) = key else {
+            let path = entry.path().display().to_string();
+            return Err(NodeError::UnknownFile { path });
+        };
+        found.push((segment, layer, metadata.len()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The key in a name of exactly the form that is written here.
+fn key_in(name: &str) -> Option<LayerKey> {
+    let (segment, number) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    let key = (SegmentId::from_hex(segment)?, LayerNumber(number));
+    (number > 0 && name == format!("{}-{number:016x}{SUFFIX}", key.0)).then_some(key)
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A helper thread that does one job after the other. Dropping it waits for the job at hand and forgets the others.
+#[derive(Debug)]
+struct Lane {
+    /// There until it is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Lane {
+    fn start(lock: Arc<File>) -> Result<Lane, NodeError> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let thread = std::thread::Builder::new()
+            .name("layers".to_owned())
+            .spawn(move || {
+                // Nobody else works in the directory meanwhile.
+                let _lock = lock;
+                for job in queue {
+                    if !stop.load(Ordering::Relaxed) {
+                        job();
+                    }
+                }
+            })
+            .map_err(|source| NodeError::Runtime { source })?;
+        Ok(Lane {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            stopping,
+        })
+    }
+
+    fn send(&self, job: Job) {
+        // A job that panics ends the thread, and whoever waits is told by the lost answer.
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::error!("the helper of the layers is gone");
+        }
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        let (sender, answer) = oneshot::channel();
+        self.send(Box::new(move || {
+            let _ = sender.send(work());
+        }));
+        answer
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the helper of the layers panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "layers_tests.rs"]
+mod layers_tests;
