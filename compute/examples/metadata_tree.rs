@@ -141,7 +141,8 @@ async fn make(
         txn.put(named("parent/", &next), &directory)?;
         Ok(())
     };
-    Ok(database.try_transact(make).await?.0)
+    database.try_transact(make).await?;
+    Ok(())
 }
 
 /// Moves a file or a directory with all that is in it: one entry goes, one comes, whatever the size. Every directory on the
@@ -174,7 +175,8 @@ async fn rename(
         txn.put(named("parent/", &node), &to)?;
         Ok(())
     };
-    Ok(database.try_transact(rename).await?.0)
+    database.try_transact(rename).await?;
+    Ok(())
 }
 
 /// Every node that can be reached from the root.

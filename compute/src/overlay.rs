@@ -78,14 +78,14 @@ impl Overlay {
 
     /// # Errors
     /// As [`Overlay::put`], and [`Error::Invalid`] when the transaction itself has put something that cannot be modified so.
-    pub(crate) fn modify(&mut self, key: Bytes, op: Modify) -> Result<(), Error> {
-        let before = self.charged(&key);
+    pub(crate) fn modify(&mut self, key: &Bytes, op: Modify) -> Result<(), Error> {
+        let before = self.charged(key);
         let charge = before.max(key.len()) + OPERATION_OVERHEAD_BYTES;
         self.check(self.bytes - before + charge)?;
         self.writes
             .modify(key.clone(), op)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        self.bytes = self.bytes - before + self.charged(&key);
+        self.bytes = self.bytes - before + self.charged(key);
         Ok(())
     }
 

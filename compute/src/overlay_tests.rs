@@ -58,7 +58,7 @@ proptest! {
                     model.remove(&at);
                 }
                 Call::Modify(at, op) => {
-                    overlay.modify(key(at), op).unwrap();
+                    overlay.modify(&key(at), op).unwrap();
                     model.insert(at, op.apply(model.get(&at).copied()).unwrap());
                 }
                 Call::Clear(start, end) if start < end => {
@@ -104,7 +104,7 @@ fn an_overlay_that_is_full_takes_nothing_more_and_stays_as_it_is() {
     let refused = [
         overlay.put(key(3), value(3)),
         overlay.delete(key(3)),
-        overlay.modify(key(3), Modify::Add(1)),
+        overlay.modify(&key(3), Modify::Add(1)),
         overlay.clear(key(4), key(9)),
     ];
     for result in refused {
@@ -125,10 +125,10 @@ fn modifying_what_is_no_number_is_refused_where_it_is_known() {
         deadline_ms: None,
     };
     overlay.put(key(1), text).unwrap();
-    assert!(overlay.modify(key(1), Modify::Add(1)).is_err());
+    assert!(overlay.modify(&key(1), Modify::Add(1)).is_err());
     overlay.put(key(2), value(i64::MAX)).unwrap();
-    assert!(overlay.modify(key(2), Modify::Add(1)).is_err());
-    overlay.modify(key(3), Modify::Add(1)).unwrap();
+    assert!(overlay.modify(&key(2), Modify::Add(1)).is_err());
+    overlay.modify(&key(3), Modify::Add(1)).unwrap();
     let own = overlay.own(&key(3)).unwrap();
     assert!(own.over(Some(&Bytes::from_static(b"text"))).is_err());
     assert!(own.over(Some(&value(i64::MAX).bytes)).is_err());

@@ -300,7 +300,7 @@ impl Range {
     /// called again, and goes on where it stood.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Error> {
         let entry = std::future::poll_fn(|context| self.poll_entry(context)).await?;
-        Ok(entry.map(|entry| (self.space.user_key(entry.key), entry.value)))
+        Ok(entry.map(|entry| (self.space.take_user_key(entry.key), entry.value)))
     }
 
     /// The next key, its value, and the LSN of the commit that put it ([`Lsn::NONE`] for what the transaction itself wrote);
@@ -310,7 +310,13 @@ impl Range {
     /// Those of [`Range::next`].
     pub async fn next_versioned(&mut self) -> Result<Option<(Bytes, Bytes, Lsn)>, Error> {
         let entry = std::future::poll_fn(|context| self.poll_entry(context)).await?;
-        Ok(entry.map(|entry| (self.space.user_key(entry.key), entry.value, entry.stamp)))
+        Ok(entry.map(|entry| {
+            (
+                self.space.take_user_key(entry.key),
+                entry.value,
+                entry.stamp,
+            )
+        }))
     }
 
     /// All that is left of it, in memory at once.
@@ -436,7 +442,8 @@ impl futures_core::Stream for Range {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let entry = std::task::ready!(self.poll_entry(context)).transpose();
         Poll::Ready(
-            entry.map(|entry| entry.map(|entry| (self.space.user_key(entry.key), entry.value))),
+            entry
+                .map(|entry| entry.map(|entry| (self.space.take_user_key(entry.key), entry.value))),
         )
     }
 }

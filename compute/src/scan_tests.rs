@@ -102,7 +102,7 @@ proptest! {
                     expected.remove(&at);
                 }
                 Word::Add => {
-                    overlay.modify(key(at), Modify::Add(100)).unwrap();
+                    overlay.modify(&key(at), Modify::Add(100)).unwrap();
                     *expected.entry(at).or_insert(0) += 100;
                 }
             }

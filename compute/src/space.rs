@@ -163,7 +163,12 @@ impl Space {
     }
 
     /// The user's key of a stored key of this keyspace.
-    pub(crate) fn user_key(&self, mut stored: Bytes) -> Bytes {
+    pub(crate) fn user_key(&self, stored: &Bytes) -> Bytes {
+        self.take_user_key(stored.clone())
+    }
+
+    /// The user's key of a stored key of this keyspace.
+    pub(crate) fn take_user_key(&self, mut stored: Bytes) -> Bytes {
         debug_assert!(stored.starts_with(self.prefix()), "a key of another space");
         stored.advance(self.prefix_len);
         stored

@@ -23,7 +23,7 @@ fn keys_are_one_byte_to_the_limit_long() {
         let key = vec![7; len];
         let stored = space.stored(&key).unwrap();
         assert_eq!(&*space.lookup_key(&key).unwrap(), stored.as_ref());
-        assert_eq!(space.user_key(stored), key);
+        assert_eq!(space.user_key(&stored), key);
     }
 }
 

@@ -415,7 +415,7 @@ impl Transaction {
 
     fn modify(&self, key: &[u8], op: Modify) -> Result<(), Error> {
         let key = self.space.stored(key)?;
-        self.write(|overlay| overlay.modify(key, op))
+        self.write(|overlay| overlay.modify(&key, op))
     }
 
     fn write(&self, change: impl FnOnce(&mut Overlay) -> Result<(), Error>) -> Result<(), Error> {

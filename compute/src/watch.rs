@@ -205,7 +205,7 @@ impl Watch {
         // Counted before VDL is read: the ring is kept from the next seal on.
         let seat = shared.sit();
         let vdl = inner.shared.vdl();
-        let watcher = Watcher::new(shared, range, from, vdl).map_err(error_of)?;
+        let watcher = Watcher::new(shared, range, from, vdl).map_err(|error| error_of(&error))?;
         Ok(Watch {
             inner: Arc::clone(inner),
             space,
@@ -271,7 +271,7 @@ impl Watch {
                     }
                     continue;
                 }
-                Err(error) => return Err(self.broke(error)),
+                Err(error) => return Err(self.broke(&error)),
             }
             if self.current.is_none()
                 && let Some(event) = self.progress()
@@ -346,16 +346,16 @@ impl Watch {
                 Ok(answer) => self.watcher.supply(answer),
                 Err(error) => match self.watcher.refused(pg, &error) {
                     Some(error) => Err(error),
-                    None => return Err(log_error_of(error)),
+                    None => return Err(log_error_of(&error)),
                 },
             };
-            supplied.map_err(|error| self.broke(error))?;
+            supplied.map_err(|error| self.broke(&error))?;
         }
         Ok(())
     }
 
     /// It cannot go on.
-    fn broke(&mut self, error: WatchError) -> Error {
+    fn broke(&mut self, error: &WatchError) -> Error {
         let error = error_of(error);
         self.broken = Some(error.clone());
         error
@@ -469,8 +469,8 @@ async fn yield_once() {
     .await;
 }
 
-fn error_of(error: WatchError) -> Error {
-    match error {
+fn error_of(error: &WatchError) -> Error {
+    match *error {
         WatchError::AboveVdl { .. } => Error::invalid(error.to_string()),
         WatchError::TooOld { from, oldest } => Error::TooOld {
             read_point: from,
@@ -482,8 +482,8 @@ fn error_of(error: WatchError) -> Error {
     }
 }
 
-fn log_error_of(error: LogError) -> Error {
-    match error {
+fn log_error_of(error: &LogError) -> Error {
+    match *error {
         LogError::Unavailable { .. } => Error::unavailable(error.to_string()),
         LogError::Forgotten { after, oldest } => Error::TooOld {
             read_point: after,

@@ -68,9 +68,8 @@ const _: () = assert!(RECORD_BYTES_MAX * 2 < BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + (16 << 10) < FRAME_BYTES_MAX);
 const _: () = assert!(PAGES_ANSWER_BYTES_MAX + PAGES_REQUEST_COUNT_MAX * 64 < FRAME_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX * 4 < PAGE_BYTES_MAX);
-const _: () = assert!(
-    VALUE_BYTES_MAX + KEY_BYTES_MAX + OPERATION_OVERHEAD_BYTES <= TRANSACTION_BYTES_MAX
-);
+const _: () =
+    assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + OPERATION_OVERHEAD_BYTES <= TRANSACTION_BYTES_MAX);
 const _: () = assert!(READ_LEASE_MS < HEARTBEAT_MS && HEARTBEAT_MS * 5 < IN_USE_MS);
 const _: () =
     assert!(HISTORY_RANGES_MAX * crate::history::ANNULLED_RANGE_BYTES < FRAME_BYTES_MAX / 8);

@@ -120,6 +120,11 @@ impl Disk {
         self.written.insert((write.file, start), written);
     }
 
+    /// Its process has noticed that something durable is damaged, and says so.
+    pub(crate) fn noticed_damage(&mut self) {
+        self.forgot = true;
+    }
+
     /// A file is deleted.
     pub(crate) fn delete(&mut self, file: u64) {
         self.files.remove(&file);

@@ -7,6 +7,7 @@
 //!   hot-log/           0000000000000001.log ...   prepared files, each of the superblock's file size
 //!                      0000000000000002.log.tmp   one whose preparation a crash cut short; removed at the next start
 //!   layers/            SEGMENT-0000000000000001.layer ...   what catalogs in the hot log name, and garbage of crashes
+//!   damaged/           damaged layers, kept for whoever wants to look at them
 //! ```
 //!
 //! Everything is checked before anything is written, and a directory that is not this node's is left as it was found. A
@@ -238,6 +239,7 @@ fn read_superblock(path: &Path, node: NodeId) -> Result<Option<Superblock>, Node
         SUPERBLOCK_TEMPORARY_NAME,
         HOT_LOG_NAME,
         crate::layers::LAYERS_NAME,
+        crate::layers::DAMAGED_NAME,
         LOST_AND_FOUND_NAME,
     ];
     if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {

@@ -100,7 +100,7 @@ enum Outside {
         token: PeerToken,
         node: sixfold_log_format::NodeId,
         address: String,
-        message: Message,
+        message: Box<Message>,
     },
 }
 
@@ -401,6 +401,15 @@ impl State {
                 self.outside.push(Outside::Sync { token, answer });
             }
             Action::Delete { file } => self.delete(file),
+            Action::SetAside { file } => match file {
+                FileName::Layer(segment, layer) => {
+                    let waiting = self.layers.set_aside((segment, layer));
+                    self.abandon(&waiting);
+                }
+                FileName::HotLog(file) => {
+                    tracing::error!(file = file.0, "a hot-log file is not set aside");
+                }
+            },
             Action::Prepare { file, bytes } => self.outside.push(Outside::Prepare { file, bytes }),
             Action::AskPeer {
                 token,
@@ -412,7 +421,7 @@ impl State {
                     token,
                     node,
                     address,
-                    message,
+                    message: Box::new(message),
                 });
             }
             Action::Log { severity, text } => match severity {
@@ -517,10 +526,16 @@ impl State {
                 self.layers.delete_path(path);
             }
             FileName::Layer(segment, layer) => {
-                for waiting in self.layers.delete((segment, layer)) {
-                    self.ended.push_back(failed(&waiting, DiskError::Failed));
-                }
+                let waiting = self.layers.delete((segment, layer));
+                self.abandon(&waiting);
             }
+        }
+    }
+
+    /// Operations whose file is gone.
+    fn abandon(&mut self, waiting: &[Waiting]) {
+        for operation in waiting {
+            self.ended.push_back(failed(operation, DiskError::Failed));
         }
     }
 

@@ -35,12 +35,19 @@ use crate::error::NodeError;
 
 /// The directory's name.
 pub(crate) const LAYERS_NAME: &str = "layers";
+/// Where damaged layers are kept.
+pub(crate) const DAMAGED_NAME: &str = "damaged";
+/// Most damaged layers that are kept.
+const DAMAGED_MAX: usize = 16;
 const SUFFIX: &str = ".layer";
 /// Most files that are kept open; the one that was used longest ago is closed.
 const OPEN_MAX: usize = 256;
 
 /// Names a layer's file.
 pub(crate) type LayerKey = (SegmentId, LayerNumber);
+
+/// A layer's file that is there, with its length in bytes.
+pub(crate) type FoundLayer = (SegmentId, LayerNumber, u64);
 
 /// What waits for a file to be open.
 #[derive(Debug)]
@@ -94,7 +101,7 @@ impl Layers {
     pub(crate) fn open(
         directory: &Directory,
         reserve_bytes: u64,
-    ) -> Result<(Layers, Vec<(SegmentId, LayerNumber, u64)>), NodeError> {
+    ) -> Result<(Layers, Vec<FoundLayer>), NodeError> {
         let path = directory.path().join(LAYERS_NAME);
         match fs::create_dir(&path) {
             Ok(()) => sync_directory(directory.path())?,
@@ -204,6 +211,22 @@ impl Layers {
                 }
                 _ => {}
             }));
+        self.forget(key)
+    }
+
+    /// Moves a damaged layer out of the way and keeps it. Returns what waited for it to be open, which has failed.
+    pub(crate) fn set_aside(&mut self, key: LayerKey) -> Vec<Waiting> {
+        let path = path_of(&self.path, key);
+        let aside = self.path.with_file_name(DAMAGED_NAME);
+        self.lane.send(Box::new(move || {
+            if let Err(error) = keep_aside(&path, &aside) {
+                tracing::warn!(path = %path.display(), %error, "cannot keep a damaged layer aside");
+            }
+        }));
+        self.forget(key)
+    }
+
+    fn forget(&mut self, key: LayerKey) -> Vec<Waiting> {
         match self.files.remove(&key) {
             Some(Slot::Opening(waiting)) => waiting,
             Some(Slot::Open { .. }) | None => Vec::new(),
@@ -247,7 +270,7 @@ fn keep_reserve(directory: &Path, reserve_bytes: u64) -> io::Result<()> {
 }
 
 /// The layer files in a directory, sorted, each with its length; a file of another name is refused.
-pub(crate) fn list_layers(path: &Path) -> Result<Vec<(SegmentId, LayerNumber, u64)>, NodeError> {
+pub(crate) fn list_layers(path: &Path) -> Result<Vec<FoundLayer>, NodeError> {
     let listed = |error| NodeError::file("list", path, error);
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(listed)? {
@@ -262,6 +285,24 @@ pub(crate) fn list_layers(path: &Path) -> Result<Vec<(SegmentId, LayerNumber, u6
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Moves a damaged file to where somebody can look at it; a few are kept, later ones are deleted.
+fn keep_aside(path: &Path, aside: &Path) -> io::Result<()> {
+    match fs::create_dir(aside) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let name = path.file_name().expect("a layer's path has a name");
+    let moved = if fs::read_dir(aside)?.count() < DAMAGED_MAX {
+        fs::rename(path, aside.join(name))
+    } else {
+        fs::remove_file(path)
+    };
+    match moved {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// The key in a name of exactly the form that is written here.

@@ -29,6 +29,8 @@ const IN_FLIGHT: usize = 8;
 const CHAIN_RECORDS: u64 = 64;
 /// Cache while reads are measured, bytes: next to nothing.
 const COLD_CACHE_BYTES: usize = 64 << 10;
+/// Room for the indexes of layers and a few of their blocks, bytes: what a node with ten times its memory of data has left.
+const INDEX_CACHE_BYTES: usize = 1 << 20;
 /// Longest wait for the node to fold what it has.
 const FOLD_LIMIT: Duration = Duration::from_secs(60);
 
@@ -197,6 +199,8 @@ async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)
     let cold = Bounds {
         resident_redo_bytes_max: COLD_CACHE_BYTES,
         page_cache_bytes_max: COLD_CACHE_BYTES,
+        layer_cache_bytes_max: INDEX_CACHE_BYTES,
+        unfolded_bytes_max: COLD_CACHE_BYTES as u64,
         ..Bounds::default()
     };
     drop(node);

@@ -348,7 +348,7 @@ impl LocalNode {
                     let _ = answer.send(Event::Written { token, result });
                 });
             }
-            Action::Delete { file } => {
+            Action::Delete { file } | Action::SetAside { file } => {
                 self.files.remove(&file);
                 fs::remove_file(path_of(&self.dir, file))?;
             }

@@ -7,6 +7,7 @@ use sixfold::{Database, Error, Lsn, Stream, Transaction};
 
 use crate::library_cluster::{keys, number, put, text, with_database};
 
+#[allow(clippy::needless_pass_by_value, reason = "it reads like an assertion")]
 fn is_invalid<T: std::fmt::Debug>(result: Result<T, Error>) {
     assert!(matches!(result, Err(Error::Invalid { .. })), "{result:?}");
 }

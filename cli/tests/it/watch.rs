@@ -59,24 +59,33 @@ async fn until(watch: &mut Watch, target: Lsn) -> Vec<Commit> {
     commits
 }
 
-/// Does a change to a model; with `check`, old values must be what the model has.
-fn apply(state: &mut State, change: &Change, check: bool) {
-    match change {
-        Change::Put {
-            key, value, old, ..
-        } => {
-            let was = state.insert(key.clone(), value.clone());
-            assert!(!check || was == *old, "{key:?}: {was:?} {old:?}");
+/// Does a commit's changes to a model; with `check`, old values must be what the model had before the commit.
+fn apply(state: &mut State, changes: &[Change], check: bool) {
+    let before = state.clone();
+    for change in changes {
+        match change {
+            Change::Put {
+                key, value, old, ..
+            } => {
+                state.insert(key.clone(), value.clone());
+                assert!(
+                    !check || before.get(key) == old.as_ref(),
+                    "{key:?}: {old:?}"
+                );
+            }
+            Change::Delete { key, old } => {
+                state.remove(key);
+                assert!(
+                    !check || before.get(key) == old.as_ref(),
+                    "{key:?}: {old:?}"
+                );
+            }
+            Change::Expired { key } => drop(state.remove(key)),
+            Change::DeleteRange { start, end } => {
+                state.retain(|key, _| key < start || end.as_ref().is_some_and(|end| key >= end));
+            }
+            other => panic!("{other:?}"),
         }
-        Change::Delete { key, old } => {
-            let was = state.remove(key);
-            assert!(!check || was == *old, "{key:?}: {was:?} {old:?}");
-        }
-        Change::Expired { key } => drop(state.remove(key)),
-        Change::DeleteRange { start, end } => {
-            state.retain(|key, _| key < start || end.as_ref().is_some_and(|end| key >= end));
-        }
-        other => panic!("{other:?}"),
     }
 }
 
@@ -174,9 +183,7 @@ async fn four_watchers_beside_three_writers_are_told_the_same_and_all_of_it() {
             let commits = watcher.await.unwrap();
             let mut model = State::new();
             for (_, _, changes) in &commits {
-                changes
-                    .iter()
-                    .for_each(|change| apply(&mut model, change, kind == 0));
+                apply(&mut model, changes, kind == 0);
             }
             assert_eq!(model, state, "watcher {kind}");
             let told = |commits: &[Commit]| -> Vec<(Lsn, Lsn, usize)> {

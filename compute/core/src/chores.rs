@@ -186,8 +186,14 @@ impl Chores {
         [
             (Chore::Expire, expire),
             (Chore::Tick, self.tick_wanted.then_some(tick_at)),
-            (Chore::Collect, self.collect_wanted.then_some(self.collect_at)),
-            (Chore::Reclaim, self.reclaim_wanted.then_some(Duration::ZERO)),
+            (
+                Chore::Collect,
+                self.collect_wanted.then_some(self.collect_at),
+            ),
+            (
+                Chore::Reclaim,
+                self.reclaim_wanted.then_some(Duration::ZERO),
+            ),
         ]
     }
 }

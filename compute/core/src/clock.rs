@@ -53,6 +53,11 @@ impl WallClock {
         self.recorded_ms = unix_ms;
     }
 
+    /// The volume's clock as of the last record minted; `None` before the first MTR of this writer.
+    pub(crate) fn volume_ms(&self) -> Option<u64> {
+        (self.recorded_ms > 0).then_some(self.recorded_ms)
+    }
+
     /// The stamp of a batch that begins now: what the log says, not what this machine's clock says. A batch that is in a cut brings
     /// the clock record that it repeats along, so that no later writer stamps below it, whatever its own clock shows (R29).
     pub(crate) fn batch_stamp(&self) -> u64 {

@@ -171,7 +171,8 @@ impl<'a> Work<'a> {
         work.writes
             .extend(set.keys.iter().map(|(key, write)| write_of(key, write)));
         if !rows.rows.is_empty() {
-            work.writes.sort_unstable_by(|one, other| one.key().cmp(other.key()));
+            work.writes
+                .sort_unstable_by(|one, other| one.key().cmp(other.key()));
         }
         work
     }
@@ -193,7 +194,9 @@ impl<'a> Work<'a> {
             }
         }));
         writes.sort_unstable_by(|one, other| one.key().cmp(other.key()));
-        let clears = clears.iter().map(|(start, end)| (&start[..], Some(&end[..])));
+        let clears = clears
+            .iter()
+            .map(|(start, end)| (&start[..], Some(&end[..])));
         Work {
             clears: clears.collect(),
             writes,
@@ -324,7 +327,9 @@ pub(crate) fn check(request: &CommitRequest, page_bytes: usize) -> Result<(), Co
         let len = key.len();
         if key.is_empty() || len + row_bytes > key_bytes_max {
             let most = key_bytes_max - row_bytes;
-            return invalid(format!("a stored key of {len} bytes, 1 to {most} are taken"));
+            return invalid(format!(
+                "a stored key of {len} bytes, 1 to {most} are taken"
+            ));
         }
         if rows::is_reserved(key) {
             return invalid("a key of the database's own".to_owned());
@@ -337,7 +342,10 @@ pub(crate) fn check(request: &CommitRequest, page_bytes: usize) -> Result<(), Co
         if is_empty || (end.is_none() && !is_last) || last_end.is_some_and(|end| end > start) {
             return invalid("cleared ranges that are empty, not sorted or not disjoint".to_owned());
         }
-        if start.first().is_none_or(|&space| space == rows::INTERNAL_SPACE) {
+        if start
+            .first()
+            .is_none_or(|&space| space == rows::INTERNAL_SPACE)
+        {
             return invalid("a cleared range with rows of the database's own".to_owned());
         }
         last_end = end.as_ref();

@@ -196,7 +196,9 @@ impl Change {
             + match self {
                 Change::Key(key) => key.len(),
                 // Each bound stands in the steps of the cleared ranges too.
-                Change::Range(start, end) => 2 * start.len() + end.as_ref().map_or(0, |end| 2 * end.len()),
+                Change::Range(start, end) => {
+                    2 * start.len() + end.as_ref().map_or(0, |end| 2 * end.len())
+                }
             }
     }
 }

@@ -1,8 +1,12 @@
 //! Tests of validation: forgetting, floors and the two ways to check ranges.
 
+use std::collections::VecDeque;
+use std::ops::Bound;
+
 use bytes::Bytes;
 use sixfold_log_format::Lsn;
 
+use crate::cleared::ClearedRanges;
 use crate::conflict::RecentCommits;
 use crate::event::{CommitError, CommitRequest, ReadRange};
 
@@ -140,4 +144,55 @@ fn long_keys_are_forgotten_by_their_bytes_and_raise_the_floor() {
     recent.trim(Lsn::new(1_100));
     recent.changed(long(1), Lsn::new(1_101));
     assert_eq!(recent.len(), 1, "what was forgotten takes no room");
+}
+
+/// What is remembered of clears, against a list of them.
+#[test]
+fn cleared_ranges_agree_with_a_list_of_clears_and_do_not_grow() {
+    let remembered = 40;
+    let mut steps = ClearedRanges::default();
+    let mut list: VecDeque<(u32, Option<u32>, Lsn)> = VecDeque::new();
+    let mut forgotten = Lsn::NONE;
+    let mut state = 7_u32;
+    let mut draw = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    for number in 1..=3_000 {
+        let start = draw(60);
+        let end = (draw(12) > 0).then(|| start + 1 + draw(20));
+        let lsn = Lsn::new(number);
+        steps.clear(key(start), end.map(key), lsn);
+        list.push_back((start, end, lsn));
+        if list.len() > remembered {
+            let (_, _, oldest) = list.pop_front().unwrap();
+            steps.forget(oldest);
+            forgotten = oldest;
+        }
+        assert!(steps.len() <= 4 * remembered + 4, "{} steps", steps.len());
+        let at = draw(90);
+        let holds = |&&(start, end, _): &&(u32, Option<u32>, Lsn)| {
+            start <= at && end.is_none_or(|end| at < end)
+        };
+        let wanted = list.iter().rev().find(holds).map(|&(_, _, lsn)| lsn);
+        let found = steps.last_at(&key(at)).filter(|&lsn| lsn > forgotten);
+        assert_eq!(found, wanted, "key {at} after {number} clears");
+        let (low, high, after) = (
+            at,
+            at + 1 + draw(9),
+            Lsn::new(number - u64::from(draw(30)) % number),
+        );
+        let after = after.max(forgotten);
+        let touches = |&(start, end, lsn): &(u32, Option<u32>, Lsn)| {
+            lsn > after && start < high && end.is_none_or(|end| low < end)
+        };
+        // A later clear may hide an earlier one, but only where it says more.
+        let (first, last) = (key(low), key(high));
+        let bounds = (Bound::Included(&first[..]), Bound::Excluded(&last[..]));
+        assert_eq!(
+            steps.last_within(bounds, after).is_some(),
+            list.iter().any(touches),
+            "keys {low}..{high} above {after}"
+        );
+    }
 }

@@ -328,7 +328,10 @@ impl Fetches {
         let mut came = false;
         let answers = split_answer(answer, count);
         for (wanted, answer) in ask.wanted.into_iter().zip(answers) {
-            let asks = self.pending.get_mut(&wanted).map(|pending| &mut pending.asks);
+            let asks = self
+                .pending
+                .get_mut(&wanted)
+                .map(|pending| &mut pending.asks);
             let Some((asks, at)) = asks.and_then(|asks| {
                 let at = asks.iter().position(|&other| other == fetch)?;
                 Some((asks, at))

@@ -15,6 +15,7 @@ pub mod shared;
 
 pub mod page_cache;
 mod read_points;
+mod spare;
 
 pub mod event;
 pub mod write_set;
@@ -65,11 +66,11 @@ pub use event::{
 };
 pub use shared::{PageView, ReadPoint, Shared};
 pub use sixfold_kv::modify::{Modify, ModifyError};
-pub use write_set::{KeyWrite, Token, WriteSet, WriteValue};
 pub use watch::cursor::Watcher;
 pub use watch::ring::{WatchSeat, WatchShared};
 pub use watch::{
     Change, ChangeValue, CommitChanges, LogAnswer, LogError, LogWant, WatchError, WatchRange,
     WatchStep,
 };
+pub use write_set::{KeyWrite, Token, WriteSet, WriteValue};
 pub use writer::{WriterBounds, WriterCore};

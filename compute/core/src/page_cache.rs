@@ -12,6 +12,7 @@ use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, Page, PageId};
 
 use crate::shared::Shared;
+use crate::spare::SparePages;
 use crate::tip::TipPage;
 
 const SHARD_COUNT: usize = 256;
@@ -121,9 +122,10 @@ impl Entry {
     }
 
     /// Takes out the versions for which `goes` holds; how many.
-    fn drop_versions(&mut self, goes: impl Fn(&Version) -> bool) -> usize {
+    fn drop_versions(&mut self, spare: &mut SparePages, goes: impl Fn(&Version) -> bool) -> usize {
         let before = self.versions.len();
-        self.versions.retain(|version| !goes(version));
+        let gone = self.versions.extract_if(.., |version| goes(version));
+        gone.for_each(|version| spare.give(version.page));
         before - self.versions.len()
     }
 }
@@ -146,6 +148,7 @@ pub(crate) struct CacheKeeper {
     /// Second-chance order: each page with an entry once.
     clock: VecDeque<PageId>,
     pins: BTreeMap<PageId, usize>,
+    spare: SparePages,
 }
 
 impl CacheKeeper {
@@ -165,6 +168,7 @@ impl CacheKeeper {
             closed: VecDeque::new(),
             clock: VecDeque::new(),
             pins: BTreeMap::new(),
+            spare: SparePages::default(),
         }
     }
 
@@ -223,7 +227,7 @@ impl CacheKeeper {
         // A long snapshot keeps versions of a hot page, but only the ones that somebody reads.
         if entry.versions.len() > VERSIONS_MAX {
             let announced = announced.get_or_insert_with(|| self.shared.announced());
-            self.charged_count -= entry.drop_versions(|version| {
+            self.charged_count -= entry.drop_versions(&mut self.spare, |version| {
                 let Some(end) = version.end.filter(|&end| end < self.vdl) else {
                     return false;
                 };
@@ -311,8 +315,9 @@ impl CacheKeeper {
             let Some(entry) = shard.get_mut(&id) else {
                 continue;
             };
-            self.charged_count -=
-                entry.drop_versions(|version| version.end.is_some_and(|end| end < read_point_min));
+            self.charged_count -= entry.drop_versions(&mut self.spare, |version| {
+                version.end.is_some_and(|end| end < read_point_min)
+            });
         }
     }
 
@@ -331,8 +336,8 @@ impl CacheKeeper {
             let referenced = entry.referenced.swap(false, Ordering::Relaxed);
             if !referenced && !self.pins.contains_key(&id) {
                 let all = planted(Mutant::EvictionAboveVdl);
-                self.charged_count -=
-                    entry.drop_versions(|version| version.start <= self.vdl || all);
+                self.charged_count -= entry
+                    .drop_versions(&mut self.spare, |version| version.start <= self.vdl || all);
             }
             if entry.versions.is_empty() {
                 shard.remove(&id);
@@ -340,6 +345,11 @@ impl CacheKeeper {
                 self.clock.push_back(id);
             }
         }
+    }
+
+    /// Memory of versions that have gone.
+    pub(crate) fn spare(&mut self) -> &mut SparePages {
+        &mut self.spare
     }
 
     /// An operation that waits for pages keeps what it has (R30).

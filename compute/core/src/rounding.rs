@@ -268,7 +268,10 @@ impl Rounding {
         self.asks.clear();
         self.due.clear();
         let walks = std::mem::take(&mut self.walks);
-        walks.into_values().map(|walk| (walk.ticket, walk.lsn)).collect()
+        walks
+            .into_values()
+            .map(|walk| (walk.ticket, walk.lsn))
+            .collect()
     }
 
     /// When to look again.

@@ -72,7 +72,12 @@ fn one_time(
     last: Bound<&Bytes>,
     direction: Direction,
 ) -> Result<Option<TimePoint>, KvError> {
-    let row = first_row(source, Bound::Included(first), last.map(|key| &key[..]), direction)?;
+    let row = first_row(
+        source,
+        Bound::Included(first),
+        last.map(|key| &key[..]),
+        direction,
+    )?;
     Ok(row.and_then(|(key, lsn)| {
         let unix_ms = u64::from_be_bytes(key.get(2..10)?.try_into().ok()?);
         Some(TimePoint { unix_ms, lsn })
@@ -163,12 +168,6 @@ pub(crate) fn tokens_from(birth: Lsn) -> Bytes {
     row(TOKEN_MADE, &[&birth.get().to_be_bytes()])
 }
 
-/// Birth of the token of a row.
-pub(crate) fn read_token_birth(row: &[u8]) -> Option<Lsn> {
-    let birth = row.get(2..10)?.try_into().ok()?;
-    Some(Lsn::new(u64::from_be_bytes(birth)))
-}
-
 /// The row of the token horizon.
 pub(crate) fn horizon_row() -> Bytes {
     row(HORIZON, &[])
@@ -177,11 +176,6 @@ pub(crate) fn horizon_row() -> Bytes {
 /// The end of the expiry index.
 pub(crate) fn expiry_end() -> Bytes {
     after(EXPIRY)
-}
-
-/// The end of the tokens made by the database.
-pub(crate) fn tokens_end() -> Bytes {
-    after(TOKEN_MADE)
 }
 
 fn after(table: u8) -> Bytes {

@@ -10,6 +10,7 @@ use sixfold_kv::PageSource;
 use sixfold_log_format::{Lsn, Page, PageId, Record, apply};
 
 use crate::page_cache::PageCache;
+use crate::spare::SparePages;
 
 /// A page changed since the last seal.
 #[derive(Debug)]
@@ -32,7 +33,13 @@ impl Tip {
     /// # Panics
     /// When it cannot be applied: the page is not at hand although planning has just used it, or the tree planned something
     /// impossible.
-    pub(crate) fn apply(&mut self, cache: &PageCache, record: &mut Record<'_>, page_bytes: usize) {
+    pub(crate) fn apply(
+        &mut self,
+        cache: &PageCache,
+        spare: &mut SparePages,
+        record: &mut Record<'_>,
+        page_bytes: usize,
+    ) {
         let tip = self.pages.entry(record.page).or_insert_with(|| {
             let page = if record.op.starts_chain() {
                 Arc::new(Page::new(record.page, page_bytes))
@@ -54,7 +61,11 @@ impl Tip {
             record.page_prev = tip.page.lsn();
         }
         // Copies the page when the cache or a reader holds it too, which is at the first touch after a seal.
-        if let Err(error) = apply(Arc::make_mut(&mut tip.page), record) {
+        if Arc::get_mut(&mut tip.page).is_none() {
+            tip.page = spare.copy(&tip.page);
+        }
+        let page = Arc::get_mut(&mut tip.page).expect("it was copied when others held it");
+        if let Err(error) = apply(page, record) {
             panic!("the tree planned a record that does not apply: {error}");
         }
     }

@@ -133,16 +133,15 @@ impl WriteSet {
         if end.as_ref().is_some_and(|end| *end <= start) {
             return;
         }
-        let is_inside =
-            |key: &Bytes| *key >= start && end.as_ref().is_none_or(|end| *key < *end);
+        let is_inside = |key: &Bytes| *key >= start && end.as_ref().is_none_or(|end| *key < *end);
         self.keys.retain(|key, _| !is_inside(key));
         // It becomes one with every range that it touches.
         let first = self
             .clears
             .partition_point(|(_, other)| other.as_ref().is_some_and(|other| *other < start));
-        let behind = self.clears[first..].partition_point(|(other, _)| {
-            end.as_ref().is_none_or(|end| other <= end)
-        }) + first;
+        let behind = self.clears[first..]
+            .partition_point(|(other, _)| end.as_ref().is_none_or(|end| other <= end))
+            + first;
         let mut joined = (start, end);
         for (other_start, other_end) in self.clears.drain(first..behind) {
             joined.0 = joined.0.min(other_start);

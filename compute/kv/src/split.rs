@@ -1,7 +1,8 @@
 //! Splits: a full page gives its upper cells to a new one.
 //!
 //! Records of a split: format the new page, insert the moved cells there with the stamps that they had, truncate the old
-//! page, insert the new cell, insert the separator in the parent, which may split in turn. There are no full images (F3). Where the full page is cut:
+//! page, insert the new cell, insert the separator in the parent, which may split in turn. There are no full images (F3).
+//! Where the full page is cut:
 //!
 //! | the new cell goes | cut | separator |
 //! |---|---|---|

@@ -255,7 +255,7 @@ fn left(until: Duration) -> Duration {
 
 /// Runs the core until it takes commits: a fresh volume's first MTR must be durable.
 async fn until_open(bridge: &Rc<Bridge>, limit: Duration, state: &State) -> Result<(), Error> {
-    let until = clock::now() + limit;
+    let until = clock::now().saturating_add(limit);
     let mut alarm = Alarm::new();
     loop {
         // Before the core acts: a task's panic may have left it half changed.
@@ -311,7 +311,7 @@ async fn serve(
         for command in commands.drain(..) {
             if bridge.command(now, command) && close_until.is_none() {
                 state.close("it was closed");
-                close_until = Some(now + close_limit);
+                close_until = Some(now.saturating_add(close_limit));
             }
         }
         bridge.tick();

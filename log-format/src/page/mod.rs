@@ -77,9 +77,22 @@ impl PageKind {
 }
 
 /// A page in memory. Its checksum is only computed for wire and disk.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Page {
     bytes: Box<[u8]>,
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Page {
+        Page {
+            bytes: self.bytes.clone(),
+        }
+    }
+
+    /// Takes the memory that is there, when it has the same size.
+    fn clone_from(&mut self, other: &Page) {
+        self.bytes.clone_from(&other.bytes);
+    }
 }
 
 /// A cell as it stands in a page.

@@ -26,7 +26,9 @@ pub use fence::{
 };
 pub use hello::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
 pub use log_stream::{Ack, Append, Attach, Attached, Heartbeat};
-pub use node::{CreateSegment, DropSegment, NodeMemory, NodeStatus, SegmentStatus, Wish, WishVerb};
+pub use node::{
+    CreateSegment, DropSegment, NodeMemory, NodeStatus, NodeUpkeep, SegmentStatus, Wish, WishVerb,
+};
 pub use peer::{Gossip, GossipAnswer, LayerPiece, LogPiece, ReadLayer, ReadLog};
 pub use read::{PageAnswer, PageRequest, Pages, ReadPages};
 

@@ -47,23 +47,9 @@ pub struct NodeMemory {
     pub work_bytes: u64,
 }
 
-/// How a node is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeStatus {
-    /// The node.
-    pub node: NodeId,
-    /// Its availability zone.
-    pub az: String,
-    /// Bytes of the hot log that are in use.
-    pub hot_log_bytes: u64,
-    /// Writes to the hot log since the start.
-    pub group_writes: u64,
-    /// Bytes of redo appended since the start.
-    pub redo_bytes: u64,
-    /// Messages refused since the start.
-    pub refused: u64,
-    /// Batches that gossip brought since the start.
-    pub gossip_batches: u64,
+/// What a node did for itself, and what its memory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeUpkeep {
     /// Runs of layers frozen since the start.
     pub freezes: u64,
     /// Merges of runs since the start.
@@ -84,6 +70,27 @@ pub struct NodeStatus {
     pub pressed: bool,
     /// What its memory holds.
     pub memory: NodeMemory,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Its availability zone.
+    pub az: String,
+    /// Bytes of the hot log that are in use.
+    pub hot_log_bytes: u64,
+    /// Writes to the hot log since the start.
+    pub group_writes: u64,
+    /// Bytes of redo appended since the start.
+    pub redo_bytes: u64,
+    /// Messages refused since the start.
+    pub refused: u64,
+    /// Batches that gossip brought since the start.
+    pub gossip_batches: u64,
+    /// What the node did for itself, and what its memory holds.
+    pub upkeep: Box<NodeUpkeep>,
     /// Its segments.
     pub segments: Vec<SegmentStatus>,
 }
@@ -166,6 +173,10 @@ struct_field!(NodeStatus {
     redo_bytes,
     refused,
     gossip_batches,
+    upkeep,
+    segments,
+});
+struct_field!(NodeUpkeep {
     freezes,
     merges,
     files_freed,
@@ -176,7 +187,6 @@ struct_field!(NodeStatus {
     full,
     pressed,
     memory,
-    segments,
 });
 struct_field!(DropSegment { segment, volume });
 struct_field!(NodeMemory {

@@ -196,6 +196,7 @@ fn tags_and_refusals_are_as_the_page_says() {
         tag::ASK_STATUS,
         tag::NODE_STATUS,
         tag::WISH,
+        tag::DROP_SEGMENT,
     ];
     let page = numbers("| tag | message | fields |", 1, 0);
     assert_eq!(page, tags);

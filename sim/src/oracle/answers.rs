@@ -135,7 +135,11 @@ impl Oracle {
         let asked = self.asked.get(&transaction).ok_or("answered twice")?;
         let stands = self.commits.get(&lsn);
         let own = stands.is_some_and(|commit| commit.transaction == Some(transaction));
-        let puts = asked.writes.keys.values().any(|write| put_of(write).is_some());
+        let puts = asked
+            .writes
+            .keys
+            .values()
+            .any(|write| put_of(write).is_some());
         if puts && !own {
             return Err(format!(
                 "transaction {transaction} was answered at {lsn}, where it does not stand"

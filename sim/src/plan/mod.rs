@@ -83,7 +83,7 @@ impl Plan {
             2 => {
                 // Nothing else: the moment is short, and what else goes wrong passes it by.
                 self.shape.keep_busy();
-                self.shape.lal = 64;
+                self.shape.lal = 128;
                 self.failovers.clear();
                 self.faults.clear();
                 self.end = 3_000 * MS;

@@ -44,7 +44,8 @@ impl Shape {
         let page_bytes = rng.pick(&[512, 512, 1_024]);
         Shape {
             pg_count: u32::try_from(pg_count).expect("a few"),
-            lal: rng.pick(&[64, 64, 100, 128, 256, 1_000]),
+            // One put may need 27 records, and an MTR may have a quarter of it.
+            lal: rng.pick(&[128, 128, 160, 200, 256, 1_000]),
             page_bytes,
             pages_per_pg: if pg_count == 1 {
                 4_096

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    CreateSegment, Message, NodeStatus, PageRequest, ReadLog, ReadPages,
+    CreateSegment, Message, NodeStatus, PageRequest, ReadLog, ReadPages, Refusal,
 };
 use sixfold_log_format::{Batch, Lsn, PageId, PgId, SegmentId};
 
@@ -45,6 +45,8 @@ enum Question {
     },
     Log {
         segment: SegmentId,
+        /// What lies at or below went into layers; its pages are compared all the same.
+        after: Lsn,
         scl: Lsn,
         batches: Vec<Bytes>,
     },
@@ -276,23 +278,7 @@ impl World {
             if self.nodes[node].suspect || history_epoch != newest {
                 continue;
             }
-            let read = ReadLog {
-                segment,
-                history_epoch,
-                after: Lsn::NONE,
-                through: scl,
-                bytes_max: 16 << 20,
-            };
-            let batches = Vec::new();
-            self.ask(
-                node,
-                Question::Log {
-                    segment,
-                    scl,
-                    batches,
-                },
-                Message::ReadLog(read),
-            );
+            self.ask_log(node, segment, Lsn::NONE, scl);
             let pages: Vec<PageId> = self
                 .oracle
                 .pages
@@ -318,6 +304,24 @@ impl World {
         }
     }
 
+    /// Asks for the log of a segment in `(after, scl]`.
+    fn ask_log(&mut self, node: usize, segment: SegmentId, after: Lsn, scl: Lsn) {
+        let read = ReadLog {
+            segment,
+            history_epoch: self.oracle.newest(),
+            after,
+            through: scl,
+            bytes_max: 16 << 20,
+        };
+        let question = Question::Log {
+            segment,
+            after,
+            scl,
+            batches: Vec::new(),
+        };
+        self.ask(node, question, Message::ReadLog(read));
+    }
+
     pub(super) fn audit_answer(&mut self, node: usize, question: u64, message: Message) {
         let Some(asked) = self.finish.questions.get_mut(&question) else {
             return;
@@ -335,9 +339,24 @@ impl World {
             (Question::Log { batches, .. }, Message::LogPiece(piece)) => {
                 batches.extend(piece.batches);
             }
+            (
+                Question::Log {
+                    segment,
+                    after,
+                    scl,
+                    ..
+                },
+                Message::Refused(Refusal::Forgotten { horizon }),
+            ) if *after < horizon => {
+                let (segment, scl) = (*segment, *scl);
+                self.finish.questions.remove(&question);
+                if horizon < scl {
+                    self.ask_log(node, segment, horizon, scl);
+                }
+            }
             (Question::Log { .. } | Question::Pages, Message::Refused(refusal)) => {
                 // Too many reads at once: the rest is looked at elsewhere.
-                let busy = matches!(refusal, sixfold_log_format::wire::Refusal::Overloaded);
+                let busy = matches!(refusal, Refusal::Overloaded);
                 self.finish.questions.remove(&question);
                 if !busy {
                     self.fail(format!(
@@ -356,6 +375,7 @@ impl World {
         };
         let Question::Log {
             segment,
+            after,
             scl,
             batches,
         } = asked
@@ -382,11 +402,12 @@ impl World {
                 lsns.extend(
                     (start.get()..end.get())
                         .map(Lsn::new)
-                        .filter(|lsn| *lsn <= scl && !history.annuls(*lsn)),
+                        .filter(|lsn| after < *lsn && *lsn <= scl && !history.annuls(*lsn)),
                 );
             }
         }
-        let wanted = self.oracle.pg_lsns.get(&pg).cloned().unwrap_or_default();
+        let mut wanted = self.oracle.pg_lsns.get(&pg).cloned().unwrap_or_default();
+        wanted.retain(|lsn| after < *lsn);
         if lsns != wanted {
             let differ = lsns.iter().zip(&wanted).find(|(one, other)| one != other);
             self.fail(format!(

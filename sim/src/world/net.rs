@@ -48,6 +48,10 @@ pub(crate) enum Kind {
 
 /// What travels on a stream.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are messages; a box for each would be slower"
+)]
 pub(crate) enum Item {
     Message(Message),
     End,

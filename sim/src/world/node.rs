@@ -289,7 +289,7 @@ impl World {
                 };
                 self.queue.push(self.now + wait, event);
             }
-            Action::Delete { file } => match file {
+            Action::Delete { file } | Action::SetAside { file } => match file {
                 FileName::HotLog(file) => {
                     self.nodes[node].disk.delete(file.0);
                 }
@@ -387,6 +387,11 @@ impl World {
         }
         if severity != Severity::Error {
             return;
+        }
+        if text.contains("is damaged at offset") {
+            // It does not guess: it says what it lacks, and counts for nothing until peers have healed it (R12).
+            self.nodes[node].disk.noticed_damage();
+            self.nodes[node].owes_proof = false;
         }
         let misread = self.misreads_planned && text.contains("hot-log file");
         if text.contains("acknowledged records are lost") || text.contains("acknowledged") {

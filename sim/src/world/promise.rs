@@ -116,7 +116,7 @@ impl World {
     }
 
     /// A node that has started knows what it ever promised, unless its disk may have lost it without a trace. Where something is
-    /// damaged in the middle of its log it refuses to start; it does not guess (R12).
+    /// damaged in the middle of its log it refuses to start, or says so; it does not guess (R12).
     pub(super) fn check_start(&mut self, node: usize) {
         let state = &self.nodes[node];
         let is_ready = state.core.as_ref().is_some_and(NodeCore::is_ready);

@@ -72,6 +72,11 @@ pub enum Action {
         /// The file.
         file: FileName,
     },
+    /// Moves a damaged file out of the way and keeps it for whoever wants to look at it. Not answered.
+    SetAside {
+        /// The file.
+        file: FileName,
+    },
     /// Makes the next hot-log file: preallocated and zeroed, so that an append commits no file-system metadata. What a
     /// crash left of an earlier attempt at the same number is thrown away. Answered by [`crate::Event::Prepared`].
     Prepare {

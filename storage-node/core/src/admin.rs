@@ -5,7 +5,7 @@ use std::time::Duration;
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
 use sixfold_log_format::wire::{
-    CreateSegment, DropSegment, Message, NodeMemory, NodeStatus, Refusal, SegmentStatus,
+    CreateSegment, DropSegment, Message, NodeMemory, NodeStatus, NodeUpkeep, Refusal, SegmentStatus,
 };
 use sixfold_log_format::{NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
 
@@ -124,13 +124,14 @@ impl NodeCore {
             self.end_stream(stream, Refusal::UnknownSegment);
         }
         self.cancel_work(id);
+        self.end_copy(id, "it was dropped");
         self.cache.clear(id);
         let Some(segment) = self.segments.remove(&id) else {
             return;
         };
         if self.is_ready() {
             let layers = &segment.layers.catalog().layers;
-            let layers: Vec<_> = layers.iter().map(|layer| layer.number).collect();
+            let layers: Vec<_> = layers.iter().map(|layer| (layer.number, false)).collect();
             self.layers_gone(id, &layers);
         }
     }
@@ -185,16 +186,18 @@ impl NodeCore {
             redo_bytes: self.counters.redo_bytes,
             refused: self.counters.refused,
             gossip_batches: self.counters.gossip_batches,
-            freezes: self.upkeep.freezes,
-            merges: self.upkeep.merges,
-            files_freed: self.upkeep.files_freed,
-            scrub_bytes: self.scrub.bytes,
-            scrub_rounds: self.scrub.rounds,
-            damage_found: self.scrub.damage_found,
-            damage_healed: self.scrub.healed,
-            full: !self.log.takes_batches(),
-            pressed: self.pressed,
-            memory: self.memory(),
+            upkeep: Box::new(NodeUpkeep {
+                freezes: self.upkeep.freezes,
+                merges: self.upkeep.merges,
+                files_freed: self.upkeep.files_freed,
+                scrub_bytes: self.scrub.bytes,
+                scrub_rounds: self.scrub.rounds,
+                damage_found: self.scrub.damage_found,
+                damage_healed: self.scrub.healed,
+                full: !self.log.takes_batches(),
+                pressed: self.pressed,
+                memory: self.memory(),
+            }),
             segments: self.segments.iter().map(status).collect(),
         };
         self.answer(stream, Message::NodeStatus(answer));

@@ -45,6 +45,8 @@ pub struct Bounds {
     pub log_window: Duration,
     /// Hot-log files altogether, bytes; half of it frees what can be freed, all of it refuses batches.
     pub log_bytes_max: u64,
+    /// What freezes and merges read and write while no bound is near, bytes a second, each; 0 for no limit.
+    pub background_bytes_per_second: u64,
     /// What the scrub verifies each round of gossip, bytes; 0 for none.
     pub scrub_bytes: usize,
 }
@@ -87,6 +89,7 @@ impl Default for Bounds {
             log_window_bytes: 512 << 20,
             log_window: Duration::from_secs(60),
             log_bytes_max: 2 << 30,
+            background_bytes_per_second: 128 << 20,
             scrub_bytes: 1 << 20,
         }
     }
@@ -95,11 +98,13 @@ impl Default for Bounds {
 /// What a freeze or a merge holds beside the batches of a freeze, bytes, about: chunks, blocks, the index in the making.
 const BACKGROUND_BYTES: u64 = 16 << 20;
 /// Entries that a background job walks in one go, about: a fraction of a millisecond.
-pub(crate) const BACKGROUND_STEP_RECORDS: usize = 2 << 10;
+pub(crate) const BACKGROUND_STEP_RECORDS: usize = 512;
 /// Redo after which a node looks whether something is due, bytes.
 pub(crate) const CHECK_REDO_BYTES: usize = 256 << 10;
 /// Entries of a page index that are swept in one go.
-pub(crate) const SWEEP_ENTRIES: usize = 4 << 10;
+pub(crate) const SWEEP_ENTRIES: usize = 1 << 10;
+/// Batches that pin a file and are looked at in one go.
+pub(crate) const PINNED_MAX: usize = 4 << 10;
 /// Redo of a pinned file that is written again at once, bytes.
 pub(crate) const MOVE_BYTES_MAX: usize = 4 << 20;
 /// No group is longer, whatever is configured: the scan relies on it when it looks for something valid behind damage.

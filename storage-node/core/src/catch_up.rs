@@ -139,7 +139,10 @@ impl NodeCore {
         let file_bytes = file.layer.summary.file_bytes;
         let end = file.offset + piece.bytes.len() as u64;
         let is_whole = end == file_bytes || end.is_multiple_of(block);
-        if piece.bytes.is_empty() || end > file_bytes || !is_whole || piece.layer_bytes != file_bytes
+        if piece.bytes.is_empty()
+            || end > file_bytes
+            || !is_whole
+            || piece.layer_bytes != file_bytes
         {
             return self.end_copy(id, "a piece makes no sense");
         }
@@ -151,9 +154,10 @@ impl NodeCore {
         bytes.as_mut()[..piece.bytes.len()].copy_from_slice(&piece.bytes);
         let offset = file.offset;
         file.offset = end;
-        let name = FileName::Layer(id, file.layer.number);
+        let layer = file.layer.number;
+        let name = FileName::Layer(id, layer);
         let token = self.reads.next_write_token();
-        self.copy_writes.insert(token, id);
+        self.copy_writes.insert(token, (id, layer));
         self.actions.push_back(Action::Write {
             token,
             file: name,
@@ -215,6 +219,7 @@ impl NodeCore {
         &mut self,
         now: Duration,
         id: SegmentId,
+        layer: LayerNumber,
         result: Result<(), DiskError>,
     ) {
         match result {
@@ -224,15 +229,18 @@ impl NodeCore {
                 return self.stop(format!("write to a layer of segment {id} failed"));
             }
         }
-        let Some(segment) = self.segments.get_mut(&id) else {
-            return;
+        let segment = self.segments.get_mut(&id);
+        let current = segment.and_then(|segment| segment.copy.as_mut());
+        let current = current.filter(|copy| {
+            let file = copy.current.as_ref();
+            file.is_some_and(|file| file.layer.number == layer)
+        });
+        let Some(copy) = current else {
+            // The copy was given up meanwhile.
+            let file = FileName::Layer(id, layer);
+            return self.actions.push_back(Action::Delete { file });
         };
-        let Some(copy) = &mut segment.copy else {
-            return;
-        };
-        let Some(file) = &mut copy.current else {
-            return;
-        };
+        let file = copy.current.as_mut().expect("looked at just now");
         if file.syncing {
             copy.done.push(file.layer.clone());
             copy.current = None;
@@ -241,7 +249,7 @@ impl NodeCore {
             file.syncing = true;
             let layer = file.layer.number;
             let token = self.reads.next_write_token();
-            self.copy_writes.insert(token, id);
+            self.copy_writes.insert(token, (id, layer));
             self.actions.push_back(Action::Sync {
                 token,
                 segment: id,
@@ -261,7 +269,9 @@ impl NodeCore {
     fn publish_copy(&mut self, id: SegmentId) {
         self.cancel_background(id);
         let segment = self.segments.get_mut(&id).expect("named by the caller");
-        let is_publishing = segment.publishing.is_some_and(|ticket| ticket > self.log.durable());
+        let is_publishing = segment
+            .publishing
+            .is_some_and(|ticket| ticket > self.log.durable());
         let Some(copy) = &mut segment.copy else {
             return;
         };
@@ -273,7 +283,9 @@ impl NodeCore {
         let mut layers = copy.done.clone();
         layers.sort_by_key(|layer| layer.number);
         let folded_through = theirs.folded_through;
-        let next = layers.last().map_or(LayerNumber::FIRST, |last| last.number.next());
+        let next = layers
+            .last()
+            .map_or(LayerNumber::FIRST, |last| last.number.next());
         let catalog = LayerCatalog {
             folded_through,
             horizon: theirs.horizon.max(segment.layers.horizon()),
@@ -322,7 +334,10 @@ impl NodeCore {
         }
         self.log_line(
             Severity::Info,
-            format!("segment {id} copies no layers from {}: {why}", copy.peer.segment),
+            format!(
+                "segment {id} copies no layers from {}: {why}",
+                copy.peer.segment
+            ),
         );
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct Held {
     pub(crate) resident: Option<Batch>,
     /// What is on disk was damaged when it was read last.
     pub(crate) bad: bool,
+    /// It was written again, behind batches that came later.
+    moved: bool,
 }
 
 /// What to do with a batch that arrives.
@@ -219,6 +221,7 @@ impl Chain {
             place: None,
             resident: Some(batch),
             bad: false,
+            moved: false,
         };
         let before = self.by_first.insert(held.identity(), id);
         assert!(before.is_none(), "a batch is held once (R13)");
@@ -245,6 +248,7 @@ impl Chain {
         let slot = self.slot(id);
         if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
             held.place = Some(place);
+            held.moved = true;
             held.bad = false;
         }
     }
@@ -272,7 +276,10 @@ impl Chain {
                 let id = BatchId(self.front.0.wrapping_add(at));
                 held.as_ref().map(|held| (id, held))
             })
-            .take_while(move |(_, held)| held.place.is_some())
+            .take_while(move |(_, held)| {
+                let is_in = held.place.is_some_and(|place| place.file <= file);
+                is_in || held.moved
+            })
             .filter(move |(_, held)| held.place.is_some_and(|place| place.file <= file))
     }
 
@@ -322,11 +329,14 @@ impl Chain {
         self.log_start = start;
     }
 
-    /// Bytes of durable batches above the base.
-    pub(crate) fn unfolded_bytes(&self) -> u64 {
+    /// Bytes of durable batches above the base that are not annulled.
+    pub(crate) fn unfolded_bytes(&self, history: &History) -> u64 {
         let start = (self.base.next(), VolumeEpoch::new(0), 0);
         let above = self.by_first.range(start..).map(|(_, id)| self.get(*id));
-        above.map(|held| u64::from(held.bytes)).sum()
+        above
+            .filter(|held| held.place.is_some() && !wholly_annulled(&held.runs, history))
+            .map(|held| u64::from(held.bytes))
+            .sum()
     }
 
     /// The batches of the chain above the base, in LSN order, while what is valid of them lies at or below `limit` and until they

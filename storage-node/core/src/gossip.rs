@@ -255,10 +255,9 @@ impl NodeCore {
             );
             self.log_line(Severity::Error, text);
         }
-        let segment = self.segments.get_mut(&id).expect("checked by the caller");
         self.take_proof(id, &peer, answer.scl);
-        let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let epoch = answer.history_epoch;
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let ahead = if segment.gossip.ahead.0 == epoch {
             segment.gossip.ahead.1
         } else {
@@ -316,6 +315,7 @@ impl NodeCore {
             && segment.is_folded(held)
         {
             segment.chain.forget(batch, &segment.history);
+            segment.doubts.remove(&crate::parts::Part::Batch(batch));
             segment.parts_generation += 1;
             self.scrub.healed += 1;
         }

@@ -125,7 +125,7 @@ impl PageIndex {
 
     /// Layers hold more than before: what is in them is to be swept out.
     pub(crate) fn begin_sweep(&mut self) {
-        self.sweep = Some(PageId::NONE);
+        self.sweep = (!self.pages.is_empty()).then_some(PageId::NONE);
         self.longest = 0;
     }
 
@@ -134,7 +134,8 @@ impl PageIndex {
         self.sweep.is_none()
     }
 
-    /// Sweeps about `count` entries: those at or below `folded`, and those that are annulled for good, at or below `settled`.
+    /// Sweeps about `count` entries: those at or below `folded`, and those at or below `settled`
+    /// that are annulled, which is for good.
     pub(crate) fn sweep(&mut self, folded: Lsn, settled: Lsn, history: &History, count: usize) {
         let Some(from) = self.sweep else { return };
         let mut empty = Vec::new();

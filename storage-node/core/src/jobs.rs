@@ -124,7 +124,7 @@ pub(crate) struct Jobs {
     in_flight: BTreeMap<DiskToken, DiskRead>,
     queue: VecDeque<DiskRead>,
     /// Writes and syncs of layers, by the job that waits.
-    writes: BTreeMap<DiskToken, (u64, FileName)>,
+    writes: BTreeMap<DiskToken, (u64, FileName, usize)>,
     pub(crate) in_flight_max: usize,
     last_token: u64,
     last_write: u64,
@@ -374,7 +374,7 @@ impl NodeCore {
 
     fn run_background(&mut self, mut job: Job, key: Option<u64>) {
         let Some(segment) = self.segments.get_mut(&job.segment) else {
-            return;
+            return self.background_ended(&job);
         };
         let mut budget = BACKGROUND_STEP_RECORDS;
         let (fetched, cache) = (&mut job.fetched, &mut self.layer_cache);
@@ -392,7 +392,7 @@ impl NodeCore {
             Ok(BackgroundStep::Pause) => self.reads.pause(job, key),
             Ok(BackgroundStep::Write(layer, offset, bytes)) => {
                 let file = FileName::Layer(job.segment, layer);
-                let token = self.wait_for_write(job, key, file);
+                let token = self.wait_for_write(job, key, file, bytes.as_ref().len());
                 self.actions.push_back(Action::Write {
                     token,
                     file,
@@ -403,7 +403,7 @@ impl NodeCore {
             Ok(BackgroundStep::Sync(layer)) => {
                 let segment = job.segment;
                 let file = FileName::Layer(segment, layer);
-                let token = self.wait_for_write(job, key, file);
+                let token = self.wait_for_write(job, key, file, 0);
                 self.actions.push_back(Action::Sync {
                     token,
                     segment,
@@ -412,8 +412,10 @@ impl NodeCore {
             }
             Ok(BackgroundStep::Publish) => self.publish_job(job, key),
             Ok(BackgroundStep::End) => {
-                if let Work::Move(_) = job.work {
-                    self.move_batches(&job);
+                match &job.work {
+                    Work::Move(_) => self.move_batches(&job),
+                    Work::Scrub(scrub) => self.scrub_ended(job.segment, scrub),
+                    _ => {}
                 }
                 self.background_ended(&job);
             }
@@ -423,7 +425,7 @@ impl NodeCore {
                     place: format!("segment {}", job.segment),
                     what: error.to_string(),
                 };
-                self.abandon(job, &damage);
+                self.abandon(&job, &damage);
             }
         }
     }
@@ -433,12 +435,38 @@ impl NodeCore {
         self.reads.pause_until(at, job, key);
     }
 
-    fn wait_for_write(&mut self, mut job: Job, key: Option<u64>, file: FileName) -> DiskToken {
+    /// When a job of the node's own goes on after it moved `bytes` bytes: it keeps its pace, unless a bound is near.
+    fn next_slice(&self, bytes: usize) -> Duration {
+        match self.bounds.background_bytes_per_second {
+            rate if rate > 0 && !self.pressed => {
+                let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
+                self.now + Duration::from_nanos(nanos)
+            }
+            _ => self.now,
+        }
+    }
+
+    fn go_on(&mut self, bytes: usize, job: Job, key: Option<u64>) {
+        let at = self.next_slice(bytes);
+        if at > self.now {
+            self.reads.pause_until(at, job, key);
+        } else {
+            self.reads.pause(job, key);
+        }
+    }
+
+    fn wait_for_write(
+        &mut self,
+        mut job: Job,
+        key: Option<u64>,
+        file: FileName,
+        bytes: usize,
+    ) -> DiskToken {
         let number = self.reads.number(key);
         let token = self.reads.next_write_token();
         job.waiting = 1;
         self.reads.jobs.insert(number, job);
-        self.reads.writes.insert(token, (number, file));
+        self.reads.writes.insert(token, (number, file, bytes));
         token
     }
 
@@ -448,7 +476,7 @@ impl NodeCore {
         token: DiskToken,
         result: Result<(), DiskError>,
     ) -> bool {
-        let Some((number, file)) = self.reads.writes.remove(&token) else {
+        let Some((number, file, bytes)) = self.reads.writes.remove(&token) else {
             return false;
         };
         let job = self.reads.jobs.remove(&number);
@@ -456,14 +484,14 @@ impl NodeCore {
             (Ok(()), Some(mut job)) => {
                 job.waiting = 0;
                 job.work.written();
-                self.reads.pause(job, Some(number));
+                self.go_on(bytes, job, Some(number));
             }
             // The job was cancelled meanwhile: whatever it wrote is nobody's.
             (Ok(()), None) => self.actions.push_back(Action::Delete { file }),
             (Err(DiskError::Full), job) => {
                 self.actions.push_back(Action::Delete { file });
                 if let Some(job) = job {
-                    self.disk_full_for(job);
+                    self.disk_full_for(&job);
                 }
             }
             (Err(DiskError::Failed), _) => {
@@ -562,9 +590,9 @@ impl NodeCore {
         match job.damage.take() {
             None => match job.owner {
                 Owner::Stream(..) => self.run_job(job, Some(read.job)),
-                Owner::Node => self.reads.pause(job, Some(read.job)),
+                Owner::Node => self.go_on(read.bytes as usize, job, Some(read.job)),
             },
-            Some(damage) => self.abandon(job, &damage),
+            Some(damage) => self.abandon(&job, &damage),
         }
     }
 
@@ -591,15 +619,15 @@ impl NodeCore {
     }
 
     /// Damage was found: it is said once, remembered until it is healed, and the job ends.
-    fn abandon(&mut self, job: Job, damage: &Damage) {
+    fn abandon(&mut self, job: &Job, damage: &Damage) {
         self.damaged(job.segment, damage);
         if let Owner::Stream(_, stream) = job.owner {
             let reason = damage.to_string();
             self.refuse(stream, Refusal::Corrupt { reason });
             return;
         }
-        self.clean_up(&job);
-        self.background_ended(&job);
+        self.clean_up(job);
+        self.background_ended(job);
     }
 
     /// What a job has written and nobody published is garbage.
@@ -607,7 +635,9 @@ impl NodeCore {
         let output = match &job.work {
             Work::Freeze(freeze) => &freeze.output,
             Work::Merge(merge) => &merge.output,
-            Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => return,
+            Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => {
+                return;
+            }
         };
         for layer in &output.numbers {
             let file = FileName::Layer(job.segment, *layer);
@@ -615,13 +645,16 @@ impl NodeCore {
         }
     }
 
-    fn disk_full_for(&mut self, job: Job) {
+    fn disk_full_for(&mut self, job: &Job) {
         self.log_line(
             Severity::Warning,
-            format!("segment {}: the disk is full, a layer is not written", job.segment),
+            format!(
+                "segment {}: the disk is full, a layer is not written",
+                job.segment
+            ),
         );
-        self.clean_up(&job);
-        self.background_ended(&job);
+        self.clean_up(job);
+        self.background_ended(job);
         self.upkeep.wait_for_space(self.now);
     }
 }
@@ -638,7 +671,9 @@ impl Work {
         let output = match self {
             Work::Freeze(freeze) => &mut freeze.output,
             Work::Merge(merge) => &mut merge.output,
-            Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => return,
+            Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => {
+                return;
+            }
         };
         output.completed();
     }

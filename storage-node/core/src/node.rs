@@ -86,7 +86,7 @@ pub struct NodeCore {
     pub(crate) upkeep: Upkeep,
     pub(crate) scrub: Scrubbing,
     /// Writes and syncs of copies, by segment.
-    pub(crate) copy_writes: BTreeMap<DiskToken, SegmentId>,
+    pub(crate) copy_writes: BTreeMap<DiskToken, (SegmentId, LayerNumber)>,
     /// Layer files that were there at the start.
     found_layers: Vec<(SegmentId, LayerNumber, u64)>,
     /// While scanning: segments whose state has yet to be found at the head of this file.
@@ -332,8 +332,8 @@ impl NodeCore {
     }
 
     fn on_written(&mut self, now: Duration, token: DiskToken, result: Result<(), DiskError>) {
-        if let Some(id) = self.copy_writes.remove(&token) {
-            return self.on_copy_written(now, id, result);
+        if let Some((id, layer)) = self.copy_writes.remove(&token) {
+            return self.on_copy_written(now, id, layer, result);
         }
         if self.on_layer_written(token, result) {
             return;
@@ -394,9 +394,13 @@ impl NodeCore {
                 self.keep_resident(id, batch, bytes);
             }
             Applied::History => self.cache.clear(id),
-            Applied::Layers(gone) if self.is_ready() => self.layers_gone(id, &gone),
-            // A start looks at the files when it has read everything.
-            Applied::Layers(_) => {}
+            Applied::Layers(gone) => {
+                self.upkeep.unswept.insert(id);
+                // A start looks at the files when it has read everything.
+                if self.is_ready() {
+                    self.layers_gone(id, &gone);
+                }
+            }
             Applied::Other => {}
         }
     }
@@ -462,7 +466,11 @@ impl NodeCore {
             let dropped = &self.dropped;
             let states = || {
                 let gone = dropped.iter().map(|id| Entry::Dropped { segment: *id });
-                segments.values().map(Segment::state_entry).chain(gone).collect()
+                segments
+                    .values()
+                    .map(Segment::state_entry)
+                    .chain(gone)
+                    .collect()
             };
             self.log.pump(now, &states, &mut self.actions);
         }
@@ -611,9 +619,7 @@ impl NodeCore {
             Entry::Created { .. }
             | Entry::Claim { .. }
             | Entry::Install { .. }
-            | Entry::Catalog { .. } => {
-                segment.apply(entry, place)
-            }
+            | Entry::Catalog { .. } => segment.apply(entry, place),
         };
         self.applied(id, applied);
         Ok(())
@@ -639,7 +645,9 @@ impl NodeCore {
         let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
         let last = tail.current.as_ref().map(|header| header.file);
         let heads = missing.iter().filter(|_| last == Some(file));
-        let heads = heads.filter_map(|id| self.segments.get(id)).map(Segment::state_entry);
+        let heads = heads
+            .filter_map(|id| self.segments.get(id))
+            .map(Segment::state_entry);
         let heads = heads.collect();
         self.log.resume(tail, heads);
         self.ack_due.clear();

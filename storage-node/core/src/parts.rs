@@ -56,7 +56,8 @@ impl Located {
             part: Part::Layer(layer.number, LayerPart::Index),
             file: FileName::Layer(segment, layer.number),
             offset: range.start,
-            bytes: u32::try_from(range.end - range.start).expect("two 32-bit lengths, bounded by the file"),
+            bytes: u32::try_from(range.end - range.start)
+                .expect("two 32-bit lengths, bounded by the file"),
         }
     }
 
@@ -160,7 +161,7 @@ impl Sources<'_> {
 #[error("{place}: {what}")]
 pub(crate) struct Damage {
     /// What is damaged; `None` when a read failed altogether.
-    pub(crate) part: Option<Part>,
+    pub(crate) part: Option<Located>,
     /// File and offset.
     pub(crate) place: String,
     /// What is wrong.
@@ -188,7 +189,7 @@ pub(crate) fn verify(
         let at = usize::try_from(part.offset - read.offset).expect("bounded by the read");
         let end = at + part.bytes as usize;
         let damage = |what: String| Damage {
-            part: Some(part.part),
+            part: Some(*part),
             place: format!("{} at offset {}", shown(read.file), part.offset),
             what,
         };

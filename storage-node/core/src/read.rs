@@ -174,7 +174,8 @@ impl NodeCore {
         let block = u64::from(self.block_bytes);
         let end = (read.offset + bytes_max).min(layer_bytes);
         let start = read.offset / block * block;
-        let bytes = u32::try_from(whole_blocks(end, block) - start).expect("a megabyte and a block");
+        let bytes =
+            u32::try_from(whole_blocks(end, block) - start).expect("a megabyte and a block");
         let size = |bytes: u64| usize::try_from(bytes).expect("bounded by a piece");
         let work = FileWork {
             layer_bytes,
@@ -390,7 +391,13 @@ fn begin(
         &segment.history,
     );
     let page_bytes = segment.manifest.parameters.page_bytes as usize;
-    let fold = |page: Page| Ok(Stage::Fold(Fold::new(page, records.clone(), settled(segment))));
+    let fold = |page: Page| {
+        Ok(Stage::Fold(Fold::new(
+            page,
+            records.clone(),
+            settled(segment),
+        )))
+    };
     match image {
         _ if starts => fold(Page::new(request.page, page_bytes)),
         Some(image) if image_lsn >= folded.min(through) && records.is_empty() => {

@@ -106,9 +106,14 @@ impl NodeCore {
         self.start_background(id, Work::Scrub(work));
     }
 
-    /// A turn ended. What was read again and was sound was misread before.
-    pub(crate) fn scrub_ended(&mut self, id: SegmentId, work: &ScrubWork) {
+    /// A turn found damage, or was cut short.
+    pub(crate) fn scrub_stopped(&mut self) {
         self.scrub.running = false;
+    }
+
+    /// A turn ended well. What was read again and was sound was misread before.
+    pub(crate) fn scrub_ended(&mut self, id: SegmentId, work: &ScrubWork) {
+        self.scrub_stopped();
         let Some(segment) = self.segments.get_mut(&id) else {
             return;
         };
@@ -127,13 +132,13 @@ impl NodeCore {
         };
         let is_known = match damage.part {
             None => std::mem::replace(&mut segment.unreadable, true),
-            Some(part) if !segment.doubts.remove(&part) && !segment.is_bad(part) => {
-                segment.doubts.insert(part);
+            Some(at) if segment.doubts.remove(&at.part).is_none() && !segment.is_bad(at.part) => {
+                segment.doubts.insert(at.part, at);
                 false
             }
-            Some(part) => {
-                let known = segment.is_bad(part);
-                match part {
+            Some(at) => {
+                let known = segment.is_bad(at.part);
+                match at.part {
                     Part::Batch(batch) => segment.chain.set_bad(batch),
                     Part::Layer(layer, _) => {
                         segment.bad_layers.insert(layer);
@@ -151,17 +156,13 @@ impl NodeCore {
 
 /// Parts that were found damaged once.
 fn doubted(segment: &Segment) -> Vec<Located> {
-    let parts = segment.doubts.iter().filter_map(|part| match part {
+    let parts = segment.doubts.values().filter_map(|at| match at.part {
+        // It may have been written again since.
         Part::Batch(id) => {
-            let held = segment.chain.find_held(*id)?;
-            held.place.map(|_| Located::batch(&segment.chain, *id))
+            let held = segment.chain.find_held(id)?;
+            held.place.map(|_| Located::batch(&segment.chain, id))
         }
-        Part::Layer(layer, LayerPart::Index) => {
-            let layer = segment.layers.layer(*layer)?;
-            Some(Located::index(segment.id, layer))
-        }
-        // Its place is not known without the index: the round comes by.
-        Part::Layer(_, LayerPart::Block(_)) => None,
+        Part::Layer(layer, _) => segment.layers.layer(layer).map(|_| *at),
     });
     parts.collect()
 }

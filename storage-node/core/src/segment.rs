@@ -14,7 +14,7 @@ use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
-    Batch, History, Lsn, Manifest, Member, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
+    Batch, History, Lsn, Manifest, Member, PageId, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
 };
 use sixfold_recovery::epoch::EpochGuard;
 use sixfold_recovery::lease::GrantedLease;
@@ -26,9 +26,10 @@ use crate::event::StreamKey;
 use crate::gossip::GossipState;
 use crate::hot_log::{Place, Ticket};
 use crate::index::PageIndex;
+use crate::layers::compose::Depth;
 use crate::layers::retention::Retention;
 use crate::layers::set::LayerSet;
-use crate::parts::Part;
+use crate::parts::{Located, Part};
 
 /// What a batch is taken under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +62,8 @@ pub(crate) enum Applied {
     Batch(BatchId, usize),
     /// History or manifest were replaced.
     History,
-    /// The layers are others; these are gone.
-    Layers(Vec<LayerNumber>),
+    /// The layers are others; these are gone, and were damaged where it says so.
+    Layers(Vec<(LayerNumber, bool)>),
     /// Nothing that concerns anybody else.
     Other,
 }
@@ -82,6 +83,8 @@ pub(crate) struct Segment {
     pub(crate) chain: Chain,
     pub(crate) index: PageIndex,
     pub(crate) layers: LayerSet,
+    /// Chains of pages over all runs, as far as they are known: none after a start, and none when there were too many.
+    pub(crate) depths: BTreeMap<PageId, Depth>,
     pub(crate) retention: Retention,
     /// Changes whenever batches or layers went away: whoever holds on to some begins again.
     pub(crate) parts_generation: u64,
@@ -107,7 +110,7 @@ pub(crate) struct Segment {
     /// Something durable could not be read back.
     pub(crate) unreadable: bool,
     /// Parts that were damaged when they were read last; read once more, they may not be.
-    pub(crate) doubts: BTreeSet<Part>,
+    pub(crate) doubts: BTreeMap<Part, Located>,
     /// Layers that are damaged.
     pub(crate) bad_layers: BTreeSet<LayerNumber>,
     /// The hot log was damaged at the start: so many peers must say how far they are, and all of that be held here, before
@@ -117,6 +120,8 @@ pub(crate) struct Segment {
     pub(crate) proofs: BTreeMap<SegmentId, Lsn>,
     /// Batches that the log took and that are not durable, oldest first.
     pub(crate) pending: VecDeque<BatchId>,
+    /// Their bytes.
+    pub(crate) pending_bytes: usize,
     /// Batches with other bytes at a held LSN, since the start (R13).
     pub(crate) conflicts: u64,
 }
@@ -144,6 +149,7 @@ impl Segment {
             chain: Chain::default(),
             index: PageIndex::default(),
             layers: LayerSet::default(),
+            depths: BTreeMap::new(),
             retention: Retention::new(now),
             parts_generation: 0,
             unfolded_bytes: 0,
@@ -159,11 +165,12 @@ impl Segment {
             copy: None,
             missing_below: None,
             unreadable: false,
-            doubts: BTreeSet::new(),
+            doubts: BTreeMap::new(),
             bad_layers: BTreeSet::new(),
             unproven: 0,
             proofs: BTreeMap::new(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
             conflicts: 0,
         }
     }
@@ -261,6 +268,7 @@ impl Segment {
 
     /// The log took a new batch: it is pending, in the order in which it will become durable.
     pub(crate) fn accept(&mut self, batch: Batch) {
+        self.pending_bytes += batch.len_bytes();
         let id = self.chain.insert(batch);
         self.pending.push_back(id);
     }
@@ -275,6 +283,7 @@ impl Segment {
             .chain
             .take_resident(id)
             .expect("pending batches are in memory");
+        self.pending_bytes -= batch.len_bytes();
         self.chain.set_durable(id, place);
         self.saw_vdl(batch.header().vdl);
         self.unsettled.add(&batch, self.vdl_seen);
@@ -377,8 +386,11 @@ impl Segment {
 
     /// A catalog is durable: from here on the layers are these.
     fn apply_catalog(&mut self, catalog: &sixfold_log_format::layer::LayerCatalog) -> Applied {
-        let gone = match self.layers.apply(catalog) {
-            Ok(gone) => gone,
+        let gone: Vec<(LayerNumber, bool)> = match self.layers.apply(catalog) {
+            Ok(gone) => gone
+                .into_iter()
+                .map(|layer| (layer, self.bad_layers.contains(&layer)))
+                .collect(),
             Err(_) => {
                 self.unreadable = true;
                 return Applied::Other;
@@ -388,10 +400,14 @@ impl Segment {
         let folded = catalog.folded_through;
         self.saw_vdl(folded);
         self.chain.raise_base(folded, &self.history);
-        self.unfolded_bytes = self.chain.unfolded_bytes();
+        self.unfolded_bytes = self.chain.unfolded_bytes(&self.history);
         self.index.begin_sweep();
         self.bad_layers
             .retain(|layer| catalog.layer(*layer).is_some());
+        self.doubts.retain(|part, _| match part {
+            Part::Batch(_) => true,
+            Part::Layer(layer, _) => catalog.layer(*layer).is_some(),
+        });
         self.parts_generation += 1;
         self.freeze_wanted &= self.foldable_through() > folded;
         Applied::Layers(gone)

@@ -102,6 +102,13 @@ impl NodeCore {
         }
         log_stream.open = true;
         segment.stream = Some(stream);
+        // What its history annuls is annulled for good from here on.
+        segment.index.begin_sweep();
+        segment.unfolded_bytes = segment.chain.unfolded_bytes(&segment.history);
+        if !segment.index.is_swept() {
+            self.upkeep.unswept.insert(id);
+        }
+        self.upkeep.look();
         // Only a writer that has opened attaches: the end of its history's last range is the VDL of its reopening (R1).
         segment.saw_vdl(segment.history.highest_end());
         segment.writer_heard = Some(now);
@@ -163,7 +170,7 @@ impl NodeCore {
                 .retention
                 .heard(now, append.pgmrpl, append.pgmrpl_lease_ms);
         }
-        match self.take_batch(id, append.batch, sender) {
+        match self.take_batch_of(id, append.batch, sender, true) {
             Ok(taken) if taken.new && !planted(Mutant::AckBeforeSync) => {}
             // Held already, or on its way to the disk: the ack says how far.
             Ok(_) => {
@@ -198,6 +205,18 @@ impl NodeCore {
         bytes: bytes::Bytes,
         sender: VolumeEpoch,
     ) -> Result<Taken, Refusal> {
+        self.take_batch_of(id, bytes, sender, false)
+    }
+
+    /// The same; with `bounded`, for the writer, it is refused when a bound is near. What closes a hole is taken all the same: without
+    /// it nothing behind the hole could ever go into a layer.
+    fn take_batch_of(
+        &mut self,
+        id: SegmentId,
+        bytes: bytes::Bytes,
+        sender: VolumeEpoch,
+        bounded: bool,
+    ) -> Result<Taken, Refusal> {
         let segment = self.segments.get_mut(&id).expect("the caller found it");
         let batch = match segment.ingest(bytes, sender) {
             Ok(Ingested::New(batch)) => batch,
@@ -210,7 +229,10 @@ impl NodeCore {
             }
         };
         let last = batch.header().last;
-        if self.at_bound {
+        let segment = &self.segments[&id];
+        let closes_hole =
+            segment.chain.highest() > segment.scl() && batch.header().prev == segment.scl();
+        if bounded && !closes_hole && self.is_crowded(segment) {
             return Err(Refusal::Overloaded);
         }
         self.append(Entry::Batch {

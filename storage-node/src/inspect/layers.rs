@@ -4,22 +4,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
+use sixfold_log_format::DecodeError;
 use sixfold_log_format::checksum::checksum;
 use sixfold_log_format::layer::{
-    Block, LAYER_FOOTER_BYTES, LayerEntry, LayerHeader, LayerIndex, LayerNumber, LayerSummary,
+    Block, LAYER_FOOTER_BYTES, LayerEntry, LayerHeader, LayerIndex, LayerSummary,
 };
-use sixfold_log_format::{DecodeError, SegmentId};
 
 use super::{Inspection, Layer};
-use crate::layers::path_of;
+use crate::layers::{FoundLayer, path_of};
 use crate::mmap::map;
 
 impl Inspection {
-    pub(super) fn read_layers(
-        &mut self,
-        directory: &Path,
-        found: &[(SegmentId, LayerNumber, u64)],
-    ) {
+    pub(super) fn read_layers(&mut self, directory: &Path, found: &[FoundLayer]) {
         let mut left: BTreeSet<_> = found.iter().map(|(id, number, _)| (*id, *number)).collect();
         let mut listed = Vec::new();
         for (id, segment) in &self.segments {

@@ -69,8 +69,8 @@ impl Inspection {
     ) -> Result<PageHistory, InspectError> {
         let segment = self.segment(asked)?;
         let mut known = BTreeMap::new();
-        let mut flaw = self.from_layers(segment, page, lsn, &mut known).err();
-        self.from_hot_log(segment, page, lsn, &mut known);
+        let mut flaw = self.add_layers(segment, page, lsn, &mut known).err();
+        self.add_hot_log(segment, page, lsn, &mut known);
         let mut version: Option<Page> = None;
         let page_bytes = self.segments[&segment].manifest.parameters.page_bytes as usize;
         let mut entries = Vec::new();
@@ -102,7 +102,7 @@ impl Inspection {
         })
     }
 
-    fn from_hot_log(
+    fn add_hot_log(
         &self,
         segment: SegmentId,
         page: PageId,
@@ -124,7 +124,7 @@ impl Inspection {
         }
     }
 
-    fn from_layers(
+    fn add_layers(
         &self,
         id: SegmentId,
         page: PageId,

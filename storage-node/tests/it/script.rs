@@ -110,24 +110,27 @@ impl Script {
         }
     }
 
-    /// Appends until the node says that its disk is full. Returns the SCL then.
+    /// Appends until the node takes nothing more, because its disk is full or because what it holds cannot be folded for want of space.
+    /// Returns the SCL then.
     pub async fn append_until_full(&self, client: &Client) -> Lsn {
-        loop {
+        let (mut last, mut refused) = (Lsn::NONE, 0);
+        while refused < 200 {
             let mut stream = client.attach().await;
-            let scl = stream.scl;
-            let batch = self
-                .after(scl)
-                .first()
-                .expect("a script longer than the disk");
+            if stream.scl > last {
+                (last, refused) = (stream.scl, 0);
+            }
+            let batch = self.after(last).first();
+            let batch = batch.expect("a script longer than the disk");
             if !stream.try_append(batch).await {
                 continue;
             }
             match stream.receiver.recv().await.unwrap() {
-                Some(Message::Refused(Refusal::DiskFull)) => return scl,
-                Some(Message::Ack(_) | Message::Refused(Refusal::Overloaded)) | None => {}
+                Some(Message::Refused(Refusal::DiskFull | Refusal::Overloaded)) => refused += 1,
+                Some(Message::Ack(_)) | None => {}
                 other => panic!("{other:?}"),
             }
         }
+        last
     }
 
     /// A page at an LSN; one that was never written is fresh.
@@ -160,8 +163,13 @@ impl Script {
                     pages: some.iter().map(request).collect(),
                 }))
                 .await;
-            let Message::Pages(answer) = answer else {
-                panic!("{answer:?}")
+            let answer = match answer {
+                Message::Pages(answer) => answer,
+                Message::Refused(refusal) => {
+                    refusals.push(refusal);
+                    continue;
+                }
+                other => panic!("{other:?}"),
             };
             assert_eq!(answer.pages.len(), some.len());
             for (id, answer) in some.iter().zip(answer.pages) {

@@ -1,4 +1,5 @@
 //! For tests: a volume's log, as a writer and its successors would leave it, and the commits that are in it.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 use std::borrow::Cow;
 

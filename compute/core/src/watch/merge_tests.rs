@@ -1,4 +1,5 @@
 //! The merge against every odd shape that a log can have.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 use sixfold_log_format::{Batch, Lsn, PgId};
 
@@ -257,7 +258,7 @@ fn any_log_of_any_writers_gives_exactly_the_commits_that_survived() {
             let cpls: Vec<Lsn> = maker.commits.iter().map(|commit| commit.lsn).collect();
             let recent = cpls.iter().rev().take(5);
             let floor = maker.history.highest_end();
-            let cut = recent.copied().filter(|&lsn| lsn > floor).last();
+            let cut = recent.copied().take_while(|&lsn| lsn > floor).min();
             if dice.below(2) == 0 {
                 maker.torn(0, &put("torn", "away"));
             }

@@ -1,4 +1,5 @@
 //! Watchers over ring and log: where they begin, how they go over from one to the other, what they ask for.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 use std::sync::Arc;
 

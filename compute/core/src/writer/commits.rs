@@ -27,7 +27,7 @@ enum Turn {
     /// It left the line: the next one's turn.
     Done,
     /// It waits at its place, and all behind it.
-    Blocked(Waiting),
+    Blocked(Box<Waiting>),
 }
 
 impl WriterCore {
@@ -55,7 +55,7 @@ impl WriterCore {
                 break;
             };
             if let Turn::Blocked(waiting) = self.take_turn(waiting) {
-                self.line.keep_first(waiting);
+                self.line.keep_first(*waiting);
                 break;
             }
         }
@@ -67,7 +67,7 @@ impl WriterCore {
             .need
             .is_some_and(|need| self.judge(need) == Verdict::Waits)
         {
-            return Turn::Blocked(waiting);
+            return Turn::Blocked(Box::new(waiting));
         }
         // The token first: what conflicts with its own first try is done, not refused (T3).
         if let Some(token) = waiting.request.token {
@@ -105,7 +105,7 @@ impl WriterCore {
             tip: &self.tip,
             cache: &self.shared.cache,
         };
-        let volume_ms = clock_ms(&tip);
+        let volume_ms = self.clock.volume_ms().unwrap_or_else(|| clock_ms(&tip));
         let ticks = self.clock.tick_is_due(self.now);
         let tick_ms = ticks.then(|| self.clock.stamp(self.now, volume_ms));
         let clock_ms = if planted(Mutant::ExpiryByWritersClock) {
@@ -181,7 +181,7 @@ impl WriterCore {
                     }
                     Verdict::Waits => {
                         waiting.need = Some(need);
-                        return Turn::Blocked(waiting);
+                        return Turn::Blocked(Box::new(waiting));
                     }
                     // Whether it is too large must not depend on when it comes: the tick goes alone, and it once more.
                     Verdict::TooLarge { records_max }
@@ -247,7 +247,8 @@ impl WriterCore {
     pub(super) fn mint(&mut self, planned: Planned<'_>, preface: Preface) -> Lsn {
         let source = self.tip_source();
         let image = preface.image.then(|| meta_image(&source));
-        let clock_ms = preface.clock_ms.unwrap_or_else(|| clock_ms(&source));
+        let known_ms = preface.clock_ms.or(self.clock.volume_ms());
+        let clock_ms = known_ms.unwrap_or_else(|| clock_ms(&source));
         self.clock.recorded(clock_ms);
         if preface.clock_ms.is_some() {
             self.clock.ticked(self.now);
@@ -269,8 +270,12 @@ impl WriterCore {
             .manifest
             .pg_of(record.page)
             .expect("the tree stays within the volume");
-        self.tip
-            .apply(&self.shared.cache, &mut record, self.page_bytes);
+        self.tip.apply(
+            &self.shared.cache,
+            self.cache.spare(),
+            &mut record,
+            self.page_bytes,
+        );
         if record.page == PageId::META {
             let starts_chain = record.op.starts_chain();
             self.meta_chain = if starts_chain { 0 } else { self.meta_chain + 1 };

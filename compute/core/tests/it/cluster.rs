@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sixfold_compute_core::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
-    LogAnswer, LogError, LogWant, RoundError, WriteValue, WriterAction, WriterBounds, WriterCore, WriterEvent, stream_bytes,
+    LogAnswer, LogError, LogWant, PageView, ReadPoint, RoundError, WriteValue, WriterAction,
+    WriterBounds, WriterCore, WriterEvent, stream_bytes,
 };
 use sixfold_kv::PageSource;
 use sixfold_log_format::wire::{
@@ -212,6 +213,19 @@ pub fn put(at: &str, value: &str) -> CommitRequest {
         writes: [(key(at), Some(value))].into_iter().collect(),
         ..CommitRequest::default()
     }
+}
+
+/// A put that expires.
+pub fn put_until(at: &str, value: &str, deadline_ms: u64) -> CommitRequest {
+    let mut request = CommitRequest::default();
+    request.writes.put(
+        key(at),
+        WriteValue {
+            bytes: key(value),
+            deadline_ms: Some(deadline_ms),
+        },
+    );
+    request
 }
 
 impl Cluster {
@@ -455,12 +469,71 @@ impl Cluster {
                     let ticket = self.fetch_all(pages, point.lsn());
                     self.run();
                     let fetched = self.fetched_all(ticket).expect("the pages are there");
-                    fetched.unwrap().into_iter().for_each(|page| view.hold(page));
+                    fetched
+                        .unwrap()
+                        .into_iter()
+                        .for_each(|page| view.hold(page));
                 }
                 Err(error) => panic!("{error}"),
             }
         }
         panic!("a read does not end");
+    }
+
+    /// Runs a tree operation at a read point, through misses.
+    pub fn read<T>(
+        &mut self,
+        point: &ReadPoint,
+        operation: impl Fn(&PageView) -> Result<T, sixfold_kv::KvError>,
+    ) -> T {
+        let mut view = point.view();
+        for _ in 0..1_000 {
+            match operation(&view) {
+                Ok(result) => return result,
+                Err(sixfold_kv::KvError::Miss(pages)) => {
+                    let ticket = self.fetch_all(pages, point.lsn());
+                    self.run();
+                    let fetched = self.fetched_all(ticket).expect("the pages are there");
+                    fetched
+                        .unwrap()
+                        .into_iter()
+                        .for_each(|page| view.hold(page));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("a read does not end");
+    }
+
+    /// How many internal rows of a table the volume holds at VDL.
+    pub fn row_count(&mut self, table: u8) -> usize {
+        use std::ops::Bound;
+        let point = self.core.shared().announce();
+        let (mut start, end) = (Bound::Included(vec![0, table]), [0, table + 1]);
+        let mut count = 0;
+        loop {
+            let lower = start.clone();
+            let chunk = self.read(&point, |view| {
+                let lower = lower.as_ref().map(|key| &key[..]);
+                let forward = sixfold_kv::Direction::Forward;
+                sixfold_kv::range_chunk(view, lower, Bound::Excluded(&end), forward, 1_000, 1 << 20)
+            });
+            count += chunk.items.len();
+            match chunk.next {
+                Some(next) => start = next,
+                None => return count,
+            }
+        }
+    }
+
+    /// The clock as of VDL.
+    pub fn clock_ms(&mut self) -> u64 {
+        let point = self.core.shared().announce();
+        let meta = |view: &PageView| {
+            let page = view.page(PageId::META);
+            page.ok_or_else(|| sixfold_kv::KvError::Miss(vec![PageId::META]))
+        };
+        self.read(&point, meta).clock_ms()
     }
 
     /// Whether the cache has the page at VDL.
@@ -493,7 +566,10 @@ impl Cluster {
                 let Message::Attach(hello) = message else {
                     panic!("{message:?}")
                 };
-                assert_eq!((hello.segment, hello.volume_epoch), (segment, self.volume_epoch));
+                assert_eq!(
+                    (hello.segment, hello.volume_epoch),
+                    (segment, self.volume_epoch)
+                );
                 self.attach(index, attach);
             }
             WriterAction::Detach { attach } => {
@@ -521,7 +597,10 @@ impl Cluster {
                     _ => panic!("{message:?}"),
                 };
                 let index = self.index_of(read.segment);
-                assert_eq!((node, read.history_epoch), (node_id(index), self.volume_epoch));
+                assert_eq!(
+                    (node, read.history_epoch),
+                    (node_id(index), self.volume_epoch)
+                );
                 self.segments[index].reads.push(read.clone());
                 if self.segments[index].silent {
                     self.held_reads.push_back((fetch, index, read));
@@ -684,7 +763,8 @@ impl Cluster {
         }
         let holds = |batch: &&Batch| {
             let runs = &batch.header().runs;
-            let inside = |&(start, end): &(Lsn, Lsn)| start <= read.through && end > read.after.next();
+            let inside =
+                |&(start, end): &(Lsn, Lsn)| start <= read.through && end > read.after.next();
             runs.iter().any(inside)
         };
         let found = segment.batches.values().filter(holds);

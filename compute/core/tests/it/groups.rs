@@ -29,7 +29,8 @@ fn many(count: u32, value: &str) -> CommitRequest {
     for number in 0..count {
         request
             .writes
-            .keys.extend(put(&format!("key {number:03}"), value).writes.keys);
+            .keys
+            .extend(put(&format!("key {number:03}"), value).writes.keys);
     }
     request
 }

@@ -9,7 +9,8 @@ fn many_puts(start: u32, count: u32, value: &str) -> CommitRequest {
     for number in start..start + count {
         request
             .writes
-            .keys.extend(put(&format!("key {number:06}"), value).writes.keys);
+            .keys
+            .extend(put(&format!("key {number:06}"), value).writes.keys);
     }
     request
 }
@@ -196,7 +197,8 @@ fn a_transaction_larger_than_the_cache_commits_without_deadlock() {
         for number in (offset..3_000).step_by(6) {
             request
                 .writes
-                .keys.extend(put(&format!("key {number:06}"), "new").writes.keys);
+                .keys
+                .extend(put(&format!("key {number:06}"), "new").writes.keys);
         }
         request
     };

@@ -9,6 +9,11 @@
 
 mod cluster;
 
+mod expiry;
+mod past;
+mod tokens;
+mod writes;
+
 mod commits;
 mod conflicts;
 mod groups;

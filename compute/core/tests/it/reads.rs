@@ -473,3 +473,62 @@ fn a_view_finds_what_it_holds_although_the_cache_has_no_room() {
     view.release();
     assert!(view.page(PageId::new(99)).is_none());
 }
+
+#[test]
+fn the_pages_of_one_reader_travel_in_one_request() {
+    let mut cluster = cold();
+    let vdl = cluster.core.shared().vdl();
+    let missing: Vec<PageId> = (2..60)
+        .map(PageId::new)
+        .filter(|&page| !cluster.is_cached(page))
+        .collect();
+    assert!(missing.len() > 3);
+    cluster.each(|segment| segment.reads.clear());
+    let ticket = cluster.fetch_all(missing.clone(), vdl);
+    cluster.run();
+    let pages = cluster.fetched_all(ticket).unwrap().unwrap();
+    let mut got: Vec<PageId> = pages.iter().map(|page| page.id()).collect();
+    got.sort_unstable();
+    assert_eq!(got, missing);
+    let requests = cluster.segments.iter().map(|segment| segment.reads.len());
+    assert_eq!(requests.sum::<usize>(), 1);
+}
+
+#[test]
+fn one_answer_stays_within_a_frame_and_one_page_that_fails_fails_the_reader_alone() {
+    let mut cluster = cold();
+    let vdl = cluster.core.shared().vdl();
+    let many: Vec<PageId> = (2..402).map(PageId::new).collect();
+    cluster.each(|segment| segment.reads.clear());
+    let ticket = cluster.fetch_all(many, vdl);
+    cluster.run();
+    assert!(cluster.fetched_all(ticket).unwrap().is_ok());
+    let counts: Vec<usize> = cluster
+        .segments
+        .iter()
+        .flat_map(|segment| segment.reads.iter().map(|read| read.pages.len()))
+        .collect();
+    assert!(
+        counts.len() >= 3 && counts.iter().all(|&count| count <= 128),
+        "{counts:?}"
+    );
+    cluster.each(|segment| segment.silent = true);
+    let page = (2..60)
+        .map(PageId::new)
+        .find(|&page| !cluster.is_cached(page))
+        .unwrap();
+    let both = cluster.fetch_all(vec![page, PageId::new(500)], vdl);
+    let alone = cluster.fetch(page, vdl);
+    cluster.run();
+    let (fetch, _, read) = cluster.held_reads.pop_front().unwrap();
+    assert_eq!(read.pages.len(), 2, "the second reader waits for the same");
+    let good = cluster.segments[0].page(page, vdl, PAGE_BYTES).encode();
+    let pages = vec![
+        PageAnswer::Page(good.into()),
+        PageAnswer::Refused(Refusal::Forgotten { horizon: vdl }),
+    ];
+    cluster.answer_read(fetch, Some(Message::Pages(Pages { pages })));
+    cluster.run();
+    assert!(cluster.fetched(alone).unwrap().is_ok());
+    assert!(cluster.fetched_all(both).unwrap().is_err());
+}

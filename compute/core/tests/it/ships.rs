@@ -354,7 +354,8 @@ fn a_large_mtr_spans_batches_and_is_visible_whole() {
     for number in 1..200 {
         request
             .writes
-            .keys.extend(put(&format!("k{number:03}"), &value).writes.keys);
+            .keys
+            .extend(put(&format!("k{number:03}"), &value).writes.keys);
     }
     cluster.each(|segment| segment.mute = true);
     let before = batch_count(&cluster);
@@ -393,7 +394,8 @@ fn an_unfinished_mtr_is_never_durable() {
     for number in 1..40 {
         request
             .writes
-            .keys.extend(put(&format!("k{number:03}"), &value).writes.keys);
+            .keys
+            .extend(put(&format!("k{number:03}"), &value).writes.keys);
     }
     let ticket = cluster.submit(request);
     cluster.run();

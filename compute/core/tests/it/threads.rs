@@ -47,7 +47,8 @@ fn readers_beside_the_writer_see_whole_transactions_and_hold_back_what_they_anno
         let mut request = put("one", &number.to_string());
         request
             .writes
-            .keys.extend(put("other", &number.to_string()).writes.keys);
+            .keys
+            .extend(put("other", &number.to_string()).writes.keys);
         request
     };
     cluster.commit(both(0)).unwrap();

@@ -247,3 +247,34 @@ fn pages_of_cleared_and_deleted_keys_are_used_again() {
     assert!(fill(&walk.leaves) > 0.9);
     assert!(volume.meta().next_page.get() <= pages.get() + 10);
 }
+
+#[test]
+fn what_earlier_clears_left_of_a_leaf_is_what_writes_meet() {
+    let mut volume = numbered(512, 900, 30);
+    let key = |number: u32| number.to_be_bytes();
+    let bounds: Vec<[[u8; 4]; 2]> = [(0, 3), (200, 203), (400, 403), (600, 603), (800, 803)]
+        .map(|(start, end)| [key(start), key(end)])
+        .to_vec();
+    let clears: Vec<(&[u8], Option<&[u8]>)> = bounds
+        .iter()
+        .map(|[start, end]| (&start[..], Some(&end[..])))
+        .collect();
+    // The leaves of the first clears are met again, after those of the last ones.
+    let keys: Vec<[u8; 4]> = (0..900).step_by(5).map(key).collect();
+    let writes: Vec<Write<'_>> = keys.iter().map(|key| put(key, b"new")).collect();
+    let changes = Changes {
+        clears: &clears,
+        writes: &writes,
+    };
+    let planned = plan(&volume, &changes, 0, volume.pages_max).unwrap();
+    volume.apply(&planned);
+    volume.check();
+    for number in 0..900 {
+        let expected = match number {
+            _ if number % 5 == 0 => Some(b"new".to_vec()),
+            _ if number % 200 < 3 => None,
+            _ => Some(vec![5; 30]),
+        };
+        assert_eq!(volume.get(&key(number)), expected, "{number}");
+    }
+}

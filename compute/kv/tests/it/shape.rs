@@ -301,6 +301,33 @@ fn underfull_pages_join_their_siblings() {
 }
 
 #[test]
+fn a_leaf_joins_its_neighbor_as_the_mtr_has_left_that() {
+    let mut volume = load(512, (0..16_u8).map(|n| vec![n]), 30);
+    let leaves = volume.leaves();
+    assert_eq!(leaves.len(), 2);
+    let keys = |leaf: usize| -> Vec<Vec<u8>> {
+        let cells = leaves[leaf].cells();
+        cells.map(|cell| cell.key.to_vec()).collect()
+    };
+    let (first, second) = (keys(0), keys(1));
+    for key in &first[4..] {
+        volume.delete(key);
+    }
+    // One record on the first leaf, of which no copy is made; then the second becomes underfull and joins it.
+    let mut writes = vec![Write::Delete { key: &first[1] }];
+    writes.extend(second[1..].iter().map(|key| Write::Delete { key }));
+    let planned = plan(&volume, &writes, volume.pages_max).unwrap();
+    volume.apply(&planned);
+    assert_eq!(volume.check().leaves.len(), 1);
+    let left: Vec<Vec<u8>> = volume.leaves()[0]
+        .cells()
+        .map(|cell| cell.key.to_vec())
+        .collect();
+    let expected = [&first[0], &first[2], &first[3], &second[0]];
+    assert!(left.iter().eq(expected), "{left:?}");
+}
+
+#[test]
 fn a_join_keeps_stamps_and_is_not_user_visible() {
     let mut volume = Volume::new(512);
     let mut stamps = std::collections::BTreeMap::new();

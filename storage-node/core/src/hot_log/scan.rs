@@ -220,12 +220,7 @@ impl Scan {
         Next::Done(Box::new(tail))
     }
 
-    fn take_head(
-        &mut self,
-        asked: usize,
-        bytes: &Bytes,
-        sink: Sink<'_>,
-    ) -> Next {
+    fn take_head(&mut self, asked: usize, bytes: &Bytes, sink: Sink<'_>) -> Next {
         let file = self.file();
         let block = self.block_bytes as usize;
         if bytes.len() < block {

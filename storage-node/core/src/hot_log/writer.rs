@@ -202,6 +202,11 @@ impl HotLog {
         self.queued_bytes > self.queued_bytes_max / 2
     }
 
+    /// Bytes of a file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
     /// Bytes that wait.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued_bytes
@@ -220,7 +225,11 @@ impl HotLog {
     /// Bytes of files in use.
     pub(crate) fn used_bytes(&self) -> u64 {
         let full = self.begun.len().saturating_sub(1) as u64 * self.file_bytes;
-        full + if self.current.is_some() { self.offset } else { 0 }
+        full + if self.current.is_some() {
+            self.offset
+        } else {
+            0
+        }
     }
 
     /// Bytes that the files take that were begun.

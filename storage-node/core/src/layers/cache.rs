@@ -133,7 +133,11 @@ impl LayerCache {
     pub(crate) fn forget(&mut self, segment: SegmentId, layer: LayerNumber) {
         let from = (segment, layer, LayerPart::Index);
         let through = (segment, layer, LayerPart::Block(u32::MAX));
-        let keys: Vec<Key> = self.parts.range(from..=through).map(|(key, _)| *key).collect();
+        let keys: Vec<Key> = self
+            .parts
+            .range(from..=through)
+            .map(|(key, _)| *key)
+            .collect();
         keys.into_iter().for_each(|key| self.remove(key));
     }
 }

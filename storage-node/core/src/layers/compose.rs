@@ -15,6 +15,13 @@ pub(crate) struct ChainBound {
     pub(crate) bytes_max: usize,
 }
 
+/// How long the chain of a page is: records since its newest image, over all runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Depth {
+    pub(crate) records: u32,
+    pub(crate) bytes: u32,
+}
+
 /// What came of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Composed {
@@ -88,7 +95,7 @@ impl Composer {
     pub(crate) fn set_base(&mut self, page: Page) {
         let at = self.at.as_mut().expect("a base is for the page at hand");
         assert!(
-            at.id == page.id() && at.last == page.lsn(),
+            at.id == page.id() && (at.last == page.lsn() || at.last.is_none()),
             "{page:?} is no base for page {} at {}",
             at.id,
             at.last
@@ -96,25 +103,30 @@ impl Composer {
         at.page = Some(page);
     }
 
-    /// Begins a page, before its first entry; the one before is complete.
-    pub(crate) fn begin(&mut self, id: PageId, builder: &mut LayerBuilder) {
-        self.end_page(builder);
+    /// Begins a page, before its first entry; the one before was ended. `depth` is what its chain has below, as far as that is
+    /// known.
+    pub(crate) fn begin(&mut self, id: PageId, depth: Depth) {
+        assert!(self.at.is_none(), "one page at a time");
         let fresh = self.is_bottom.then(|| Page::new(id, self.page_bytes));
         self.at = Some(Composing {
             id,
             page: fresh,
             held: false,
             last: Lsn::NONE,
-            records: 0,
-            bytes: 0,
+            records: depth.records as usize,
+            bytes: depth.bytes as usize,
         });
     }
 
-    /// Ends the page at hand.
-    pub(crate) fn end_page(&mut self, builder: &mut LayerBuilder) {
-        if let Some(mut at) = self.at.take() {
-            at.put_held(builder);
-        }
+    /// Ends the page at hand, if there is one; how long its chain is now.
+    pub(crate) fn end_page(&mut self, builder: &mut LayerBuilder) -> Option<(PageId, Depth)> {
+        let mut at = self.at.take()?;
+        at.put_held(builder);
+        let depth = Depth {
+            records: u32::try_from(at.records).unwrap_or(u32::MAX),
+            bytes: u32::try_from(at.bytes).unwrap_or(u32::MAX),
+        };
+        Some((at.id, depth))
     }
 
     /// Takes the next entry of the page at hand.

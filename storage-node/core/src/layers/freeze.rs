@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use sixfold_log_format::layer::LayerEntry;
 use sixfold_log_format::{Batch, Lsn, Page, PageId, apply};
 
-use super::compose::{ChainBound, Composed, Composer, redo_bytes};
+use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering};
 use super::output::{Output, Wanted};
 use crate::bounds::JOB_BYTES_MAX;
@@ -44,6 +44,8 @@ pub(crate) struct FreezeWork {
     taken: Lsn,
     base: Option<(u64, Gather)>,
     walked: bool,
+    /// How long the chains of its pages are when it is published.
+    pub(crate) depths: Vec<(PageId, Depth)>,
 }
 
 impl FreezeWork {
@@ -69,12 +71,14 @@ impl FreezeWork {
             taken: Lsn::NONE,
             base: None,
             walked: false,
+            depths: Vec::new(),
         }
     }
 
     /// Bytes of memory that it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.loaded_bytes + self.output.memory_bytes()
+        let depths = self.depths.len() * size_of::<(PageId, Depth)>();
+        self.loaded_bytes + depths + self.output.memory_bytes()
     }
 
     /// Goes on until something is needed or about `budget` records were walked.
@@ -131,7 +135,11 @@ impl FreezeWork {
         });
         let mut next: Vec<Located> = next.map(|id| Located::batch(&segment.chain, id)).collect();
         if next.is_empty() {
-            next.extend(self.missing.front().map(|id| Located::batch(&segment.chain, *id)));
+            next.extend(
+                self.missing
+                    .front()
+                    .map(|id| Located::batch(&segment.chain, *id)),
+            );
         }
         next
     }
@@ -185,6 +193,7 @@ impl FreezeWork {
             index,
             layers,
             history,
+            depths,
             ..
         } = segment;
         while let Some((page, entries)) = index.page_from(self.page) {
@@ -207,12 +216,15 @@ impl FreezeWork {
                 }
                 if self.composer.page() != Some(page) {
                     if self.output.is_long() {
-                        self.composer.end_page(self.output.builder(|| layers.take_number()));
+                        let builder = self.output.builder(|| layers.take_number());
+                        self.depths.extend(self.composer.end_page(builder));
                         self.output.finish_layer();
                         return Ok(());
                     }
                     let builder = self.output.builder(|| layers.take_number());
-                    self.composer.begin(page, builder);
+                    self.depths.extend(self.composer.end_page(builder));
+                    let depth = depths.get(&page).copied().unwrap_or_default();
+                    self.composer.begin(page, depth);
                 }
                 *budget -= 1;
                 let offset = loaded.offsets[entry.ordinal()] as usize;
@@ -236,19 +248,14 @@ impl FreezeWork {
         self.walked = true;
         if self.composer.page().is_some() {
             let builder = self.output.builder(|| layers.take_number());
-            self.composer.end_page(builder);
+            self.depths.extend(self.composer.end_page(builder));
         }
         self.output.finish_layer();
         Ok(())
     }
 }
 
-fn apply_entry(
-    page: &mut Page,
-    loaded: &Loaded,
-    ordinal: usize,
-    lsn: Lsn,
-) -> Result<(), JobError> {
+fn apply_entry(page: &mut Page, loaded: &Loaded, ordinal: usize, lsn: Lsn) -> Result<(), JobError> {
     let offset = loaded.offsets[ordinal] as usize;
     let record = loaded.batch.record_at(offset, lsn, page.id());
     Ok(apply(page, &record)?)

@@ -80,9 +80,7 @@ impl Gather {
             if run.through <= self.floor_lsn() {
                 break;
             }
-            let layer = run
-                .layer_of(self.page)
-                .filter(|_| run.after < self.through);
+            let layer = run.layer_of(self.page).filter(|_| run.after < self.through);
             let Some(layer) = layer else {
                 self.run -= 1;
                 continue;
@@ -113,9 +111,9 @@ impl Gather {
     /// The indexes that this search may want, of all runs: one wait for all of them.
     fn missing_indexes(&self, runs: &[Run], sources: &mut Sources<'_>) -> Vec<Located> {
         let segment = sources.segment;
-        let wanted = runs[..self.run].iter().filter(|run| {
-            run.through > self.floor_lsn() && run.after < self.through
-        });
+        let wanted = runs[..self.run]
+            .iter()
+            .filter(|run| run.through > self.floor_lsn() && run.after < self.through);
         let layers: Vec<_> = wanted.filter_map(|run| run.layer_of(self.page)).collect();
         layers
             .into_iter()
@@ -151,7 +149,6 @@ impl Gather {
         self.start = start;
         Ok(())
     }
-
 
     /// The page as the layers have it.
     ///

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sixfold_log_format::Lsn;
 use sixfold_log_format::layer::{Block, CatalogLayer, LayerEntry, LayerIndex, LayerNumber};
 
-use super::compose::{ChainBound, Composed, Composer, redo_bytes};
+use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering};
 use super::output::{Output, Wanted};
 use super::set::Run;
@@ -65,9 +65,7 @@ impl Cursor {
             }
             if next == self.next_block {
                 let missing = (next..end).map(|number| index.block(number));
-                needs.extend(
-                    missing.map(|at| Located::block(sources.segment, layer.number, &at)),
-                );
+                needs.extend(missing.map(|at| Located::block(sources.segment, layer.number, &at)));
                 self.index = Some(index);
                 return;
             }
@@ -178,7 +176,9 @@ impl MergeWork {
             if !needs.is_empty() {
                 return Ok(BackgroundStep::Fetch(needs));
             }
-            fetched.layers.retain(|(_, part), _| *part == LayerPart::Index);
+            fetched
+                .layers
+                .retain(|(_, part), _| *part == LayerPart::Index);
             self.merge(segment, budget)?;
         }
     }
@@ -255,7 +255,8 @@ impl MergeWork {
                     output.finish_layer();
                     break Ok(false);
                 }
-                composer.begin(page, output.builder(|| layers.take_number()));
+                composer.end_page(output.builder(|| layers.take_number()));
+                composer.begin(page, Depth::default());
             }
             let Some(Ok(entry)) = heads[at].peek() else {
                 unreachable!("looked at just now");

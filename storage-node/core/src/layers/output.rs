@@ -131,7 +131,8 @@ impl Output {
     pub(crate) fn completed(&mut self) {
         if std::mem::take(&mut self.syncing) {
             let layer = self.finishing.take();
-            self.done.push(layer.expect("a sync follows the end of a layer"));
+            self.done
+                .push(layer.expect("a sync follows the end of a layer"));
         }
     }
 

@@ -110,9 +110,8 @@ impl Retention {
         if now < self.wait_until {
             return None;
         }
-        let by_time = self.newest(|mark| {
-            mark.unix_ms.saturating_add(parameters.retention_ms) <= self.stamp
-        });
+        let by_time =
+            self.newest(|mark| mark.unix_ms.saturating_add(parameters.retention_ms) <= self.stamp);
         let by_bytes = match parameters.retention_bytes {
             0 => Lsn::NONE,
             bytes => self.newest(|mark| mark.redo_bytes.saturating_add(bytes) <= self.redo_bytes),

@@ -9,29 +9,32 @@
 //! One freeze and one merge run at a time; both go in small steps behind everything else. Where they do not keep up, batches are
 //! refused before a bound is broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::{Entry, FileNumber};
-use sixfold_log_format::layer::{CATALOG_LAYERS_MAX, LayerNumber};
+use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, CATALOG_LAYERS_MAX, LayerNumber};
 use sixfold_log_format::mutant::{Mutant, planted};
-use sixfold_log_format::{Lsn, SegmentId};
+use sixfold_log_format::{Lsn, PageId, SegmentId};
 
-use super::compose::ChainBound;
+use super::compose::{ChainBound, Depth};
 use super::freeze::FreezeWork;
 use super::merge::{MergeWork, choose};
 use super::output::Output;
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, SWEEP_ENTRIES};
+use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, PINNED_MAX, SWEEP_ENTRIES};
 use crate::chain::BatchId;
 use crate::hot_log::{Place, Ticket};
 use crate::jobs::{BackgroundStep, Job, Work};
 use crate::node::NodeCore;
-use crate::parts::{Fetched, Located};
+use crate::parts::{Fetched, Located, Part};
 use crate::segment::Segment;
 
 /// Pause before something that could not be published is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_millis(2);
+
+/// What a remembered chain takes in memory, bytes, about.
+const DEPTH_BYTES: usize = 32;
 
 /// What the node does for itself.
 #[derive(Debug, Default)]
@@ -45,6 +48,8 @@ pub(crate) struct Upkeep {
     /// Batches that are written again, by the ticket of the copy.
     moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
     moving_bytes: usize,
+    /// Segments whose index holds records that are in layers now.
+    pub(crate) unswept: BTreeSet<SegmentId>,
     /// Counts since the start.
     pub(crate) freezes: u64,
     pub(crate) merges: u64,
@@ -77,7 +82,9 @@ impl Upkeep {
     }
 
     fn is_moving(&self, segment: SegmentId, batch: BatchId) -> bool {
-        self.moving.values().any(|moving| *moving == (segment, batch))
+        self.moving
+            .values()
+            .any(|moving| *moving == (segment, batch))
     }
 }
 
@@ -127,29 +134,37 @@ impl NodeCore {
 
     /// When something that waits for space goes on.
     pub(crate) fn upkeep_timeout(&self) -> Option<Duration> {
-        let unswept = self.segments.values().any(|segment| !segment.index.is_swept());
+        let unswept = self
+            .segments
+            .values()
+            .any(|segment| !segment.index.is_swept());
         unswept.then_some(self.now).or(self.upkeep.no_space_until)
     }
 
     /// A step of sweeping an index, when one has to be swept.
     pub(crate) fn sweep_step(&mut self) {
-        let unswept = self
-            .segments
-            .values_mut()
-            .find(|segment| !segment.index.is_swept());
-        if let Some(segment) = unswept {
-            let settled = segment.scl().min(segment.vdl_seen);
+        let Some(id) = self.upkeep.unswept.first().copied() else {
+            return;
+        };
+        let segment = self.segments.get_mut(&id);
+        let is_swept = segment.is_none_or(|segment| {
             let folded = segment.layers.folded_through();
             segment
                 .index
-                .sweep(folded, settled, &segment.history, SWEEP_ENTRIES);
+                .sweep(folded, segment.vdl_seen, &segment.history, SWEEP_ENTRIES);
+            segment.index.is_swept()
+        });
+        if is_swept {
+            self.upkeep.unswept.remove(&id);
         }
     }
 
     /// Bytes of all page indexes.
     pub(crate) fn index_bytes(&self) -> usize {
         let indexes = self.segments.values().map(|segment| &segment.index);
-        indexes.map(crate::index::PageIndex::memory_bytes).sum()
+        let indexes: usize = indexes.map(crate::index::PageIndex::memory_bytes).sum();
+        let depths = self.segments.values().map(|segment| segment.depths.len());
+        indexes + depths.sum::<usize>() * DEPTH_BYTES
     }
 
     /// Bytes of redo that no layer holds.
@@ -179,6 +194,15 @@ impl NodeCore {
         ticket.is_some_and(|ticket| ticket > self.log.durable())
     }
 
+    /// Whether a batch of this segment is refused so that no bound breaks: any at a bound, and near one those of a segment that takes
+    /// more than half of it, so that there is room left for others.
+    pub(crate) fn is_crowded(&self, segment: &Segment) -> bool {
+        let hogs = segment.unfolded_bytes > self.bounds.unfolded_bytes_max / 2
+            || segment.index.memory_bytes() > self.bounds.index_bytes_max / 2;
+        let waits = segment.pending_bytes > self.bounds.queued_bytes_max / 4 * 3;
+        self.at_bound || self.pressed && hogs || waits
+    }
+
     fn chain_bound(&self) -> ChainBound {
         ChainBound {
             records_max: self.bounds.chain_records_max.max(1),
@@ -196,6 +220,9 @@ impl NodeCore {
         let near = self.index_bytes() > self.bounds.index_bytes_max / 2
             || self.unfolded_bytes() > self.bounds.unfolded_bytes_max / 2
             || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
+        // A catalog stands at the head of every hot-log file.
+        let room = self.log.file_bytes() / 8 / CATALOG_LAYER_BYTES as u64;
+        let layers_max = (CATALOG_LAYERS_MAX / 2).min(usize::try_from(room).unwrap_or(usize::MAX));
         let is_due = |segment: &&Segment| {
             let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max
                 && segment.unfolded_bytes >= self.bounds.freeze_bytes_max / 16;
@@ -205,7 +232,7 @@ impl NodeCore {
                 && segment.foldable_through() > segment.layers.folded_through()
                 && segment.unfolded_bytes > 0
                 && segment.layers.runs().len() < self.bounds.runs_max * 2
-                && segment.layers.catalog().layers.len() < CATALOG_LAYERS_MAX / 2
+                && segment.layers.catalog().layers.len() < layers_max
         };
         let weight = |segment: &&Segment| {
             (
@@ -315,9 +342,34 @@ impl NodeCore {
             Ok(ticket) => {
                 let segment = self.segments.get_mut(&id).expect("looked at just now");
                 segment.publishing = Some(ticket);
+                if let Work::Freeze(freeze) = &job.work {
+                    self.keep_depths(id, &freeze.depths);
+                }
                 self.background_ended(&job);
             }
             Err(_) => self.retry_job(now + FULL_RETRY, job, key),
+        }
+    }
+
+    /// Remembers how long chains are, within an eighth of the index's budget. What is not known counts as nothing: then only the
+    /// chain within each run is bounded.
+    fn keep_depths(&mut self, id: SegmentId, depths: &[(PageId, Depth)]) {
+        let known: usize = self
+            .segments
+            .values()
+            .map(|segment| segment.depths.len())
+            .sum();
+        let most = self.bounds.index_bytes_max / 8 / DEPTH_BYTES;
+        let segment = self.segments.get_mut(&id).expect("looked at just now");
+        if known + depths.len() > most {
+            segment.depths.clear();
+        }
+        for (page, depth) in depths {
+            if depth.records == 0 {
+                segment.depths.remove(page);
+            } else if segment.depths.len() < most {
+                segment.depths.insert(*page, *depth);
+            }
         }
     }
 
@@ -332,7 +384,7 @@ impl NodeCore {
                 self.upkeep.merging = None;
                 self.upkeep.merges += 1;
             }
-            Work::Scrub(scrub) => self.scrub_ended(job.segment, scrub),
+            Work::Scrub(_) => self.scrub_stopped(),
             Work::Move(_) => self.upkeep.moving_bytes = 0,
             Work::Pages(_) | Work::Log(_) | Work::File(_) => {}
         }
@@ -364,11 +416,15 @@ impl NodeCore {
     }
 
     /// A catalog is durable: files that it does not name go.
-    pub(crate) fn layers_gone(&mut self, id: SegmentId, gone: &[LayerNumber]) {
-        for layer in gone {
+    pub(crate) fn layers_gone(&mut self, id: SegmentId, gone: &[(LayerNumber, bool)]) {
+        for (layer, was_damaged) in gone {
             self.layer_cache.forget(id, *layer);
             let file = FileName::Layer(id, *layer);
-            self.actions.push_back(Action::Delete { file });
+            self.actions.push_back(if *was_damaged {
+                Action::SetAside { file }
+            } else {
+                Action::Delete { file }
+            });
         }
         self.upkeep.due = true;
     }
@@ -381,23 +437,9 @@ impl NodeCore {
             let is_tight =
                 self.log.is_full() || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
             let window = self.log.files_bytes() > self.bounds.log_window_bytes;
-            let (mut pinned, mut inside) = (Vec::new(), false);
-            for segment in self.segments.values() {
-                let retention_ms = segment.manifest.parameters.retention_ms;
-                let keep = self
-                    .bounds
-                    .log_window
-                    .max(Duration::from_millis(retention_ms));
-                for (batch, held) in segment.chain.in_file(file) {
-                    inside |= !segment.retention.is_older(held.unix_ms, keep);
-                    if !segment.is_folded(held) && !planted(Mutant::TrimUnfolded) {
-                        pinned.push((segment.id, batch));
-                    }
-                }
-            }
-            if inside && !window && !is_tight {
+            let Some(pinned) = self.pinned(file, is_tight || window) else {
                 return;
-            }
+            };
             if !pinned.is_empty() {
                 if is_tight || window {
                     self.unpin(&pinned);
@@ -406,6 +448,29 @@ impl NodeCore {
             }
             self.free_file(file);
         }
+    }
+
+    /// What pins a file, as far as it is worth knowing; `None` when the file is kept for a while in any case. `must_go` says that
+    /// it is not.
+    fn pinned(&self, file: FileNumber, must_go: bool) -> Option<Vec<(SegmentId, BatchId)>> {
+        let mut pinned = Vec::new();
+        for segment in self.segments.values() {
+            let retention = Duration::from_millis(segment.manifest.parameters.retention_ms);
+            let keep = self.bounds.log_window.max(retention);
+            for (batch, held) in segment.chain.in_file(file) {
+                if !must_go && !segment.retention.is_older(held.unix_ms, keep) {
+                    return None;
+                }
+                if segment.is_folded(held) || planted(Mutant::TrimUnfolded) {
+                    continue;
+                }
+                pinned.push((segment.id, batch));
+                if !must_go || pinned.len() >= PINNED_MAX {
+                    return Some(pinned);
+                }
+            }
+        }
+        Some(pinned)
     }
 
     /// What pins a file is frozen where it can be, and written again where it cannot.
@@ -449,7 +514,10 @@ impl NodeCore {
             let Some(held) = segment.chain.find_held(*batch) else {
                 continue;
             };
-            let bytes = held.resident.as_ref().or_else(|| job.fetched.batches.get(batch));
+            let bytes = held
+                .resident
+                .as_ref()
+                .or_else(|| job.fetched.batches.get(batch));
             let Some(bytes) = bytes.map(|batch| batch.bytes().clone()) else {
                 continue;
             };
@@ -477,12 +545,17 @@ impl NodeCore {
 
     fn free_file(&mut self, file: FileNumber) {
         for segment in self.segments.values_mut() {
-            let gone: Vec<BatchId> = segment.chain.in_file(file).map(|(batch, _)| batch).collect();
+            let gone: Vec<BatchId> = segment
+                .chain
+                .in_file(file)
+                .map(|(batch, _)| batch)
+                .collect();
             if gone.is_empty() {
                 continue;
             }
             for batch in gone {
                 segment.chain.forget(batch, &segment.history);
+                segment.doubts.remove(&Part::Batch(batch));
             }
             segment.parts_generation += 1;
         }
@@ -540,9 +613,10 @@ impl MoveWork {
     pub(crate) fn step(&mut self, segment: &Segment, fetched: &Fetched) -> BackgroundStep {
         let chain = &segment.chain;
         self.batches.retain(|id| chain.find_held(*id).is_some());
-        let missing = self.batches.iter().filter(|id| {
-            chain.get(**id).resident.is_none() && !fetched.batches.contains_key(id)
-        });
+        let missing = self
+            .batches
+            .iter()
+            .filter(|id| chain.get(**id).resident.is_none() && !fetched.batches.contains_key(id));
         let missing: Vec<Located> = missing.map(|id| Located::batch(chain, *id)).collect();
         if missing.is_empty() {
             BackgroundStep::End

@@ -68,10 +68,15 @@ impl Life {
             };
             let append = self.writer.append(batch);
             self.shell.say(self.stream, append);
-            self.shell.work();
+            self.shell.pass(std::time::Duration::from_millis(3));
         }
         let status = self.shell.status();
-        assert!(self.scl() >= self.writer.prev, "{status:?} {:?} {:?}", self.shell.logged, self.shell.files.keys());
+        assert!(
+            self.scl() >= self.writer.prev,
+            "{status:?} {:?} {:?}",
+            self.shell.logged,
+            self.shell.files.keys()
+        );
     }
 
     fn settle(&mut self, pick: u64) {
@@ -90,7 +95,8 @@ impl Life {
 
     fn background(&mut self, pick: u64) {
         for _ in 0..pick % 40 {
-            let _ = self.shell.turn() || self.shell.complete_layer_op() || self.shell.complete_write();
+            let _ =
+                self.shell.turn() || self.shell.complete_layer_op() || self.shell.complete_write();
         }
     }
 

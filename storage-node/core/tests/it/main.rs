@@ -7,6 +7,7 @@
 )]
 
 mod append;
+mod catch_up;
 mod fence;
 mod gossip;
 mod hostile;
@@ -14,6 +15,7 @@ mod hot_log;
 mod layers;
 mod layers_model;
 mod model;
+mod planted;
 mod reads;
 mod reopen;
 mod restart;

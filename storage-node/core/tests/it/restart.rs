@@ -6,7 +6,7 @@ use std::time::Duration;
 use sixfold_log_format::Lsn;
 use sixfold_log_format::hot_log::FileNumber;
 
-use crate::shell::{Layers, BLOCK, Shell, found};
+use crate::shell::{BLOCK, Layers, Shell, found};
 use crate::writer::{Writer, node};
 
 type Files = BTreeMap<FileNumber, Vec<u8>>;
@@ -51,7 +51,12 @@ fn story(batches: usize) -> Story {
 }
 
 fn restart(files: &Files) -> Shell {
-    let mut shell = Shell::start(found(0), files.clone(), Layers::new(), Duration::from_secs(9));
+    let mut shell = Shell::start(
+        found(0),
+        files.clone(),
+        Layers::new(),
+        Duration::from_secs(9),
+    );
     shell.settle();
     shell
 }
@@ -319,7 +324,12 @@ fn a_file_that_was_being_made_is_made_again() {
 #[test]
 fn a_directory_of_another_node_is_not_touched_and_a_missing_file_is_damage() {
     let story = story(150);
-    let shell = Shell::start(found(3), story.shell.files.clone(), Layers::new(), Duration::ZERO);
+    let shell = Shell::start(
+        found(3),
+        story.shell.files.clone(),
+        Layers::new(),
+        Duration::ZERO,
+    );
     assert!(shell.stopped.unwrap().contains("belongs to node"));
     assert!(shell.writes.is_empty());
     let mut files = story.shell.files;
@@ -328,12 +338,21 @@ fn a_directory_of_another_node_is_not_touched_and_a_missing_file_is_damage() {
     let status = shell.status();
     assert!(status.segments[0].damaged);
     assert!(status.segments[0].scl < story.writer.prev);
-    assert!(shell.errors()[0].contains("acknowledged"), "{:?}", shell.logged);
+    assert!(
+        shell.errors()[0].contains("acknowledged"),
+        "{:?}",
+        shell.logged
+    );
 }
 
 /// A node that scans and gets nothing from its disk yet.
 fn scanning(story: &Story) -> Shell {
-    let mut early = Shell::start(found(0), BTreeMap::new(), Layers::new(), Duration::from_secs(1));
+    let mut early = Shell::start(
+        found(0),
+        BTreeMap::new(),
+        Layers::new(),
+        Duration::from_secs(1),
+    );
     early.hold_reads = true;
     early.files = story.shell.files.clone();
     let files = story

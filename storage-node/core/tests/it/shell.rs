@@ -56,6 +56,7 @@ pub struct Shell {
     pub layer_ops: VecDeque<LayerOp>,
     pub layer_ops_done: usize,
     pub deleted: Vec<FileName>,
+    pub set_aside: Vec<FileName>,
     /// Layers cannot be written.
     pub layers_full: bool,
     pub asks: VecDeque<Ask>,
@@ -140,6 +141,7 @@ impl Shell {
             layer_ops: VecDeque::new(),
             layer_ops_done: 0,
             deleted: Vec::new(),
+            set_aside: Vec::new(),
             layers_full: false,
             asks: VecDeque::new(),
             sent: VecDeque::new(),
@@ -233,11 +235,20 @@ impl Shell {
                     self.deleted.push(file);
                     match file {
                         FileName::HotLog(file) => {
-                            assert!(self.files.remove(&file).is_some(), "{file:?} is deleted twice");
+                            assert!(
+                                self.files.remove(&file).is_some(),
+                                "{file:?} is deleted twice"
+                            );
                         }
                         FileName::Layer(segment, layer) => {
                             self.layers.remove(&(segment, layer));
                         }
+                    }
+                }
+                Action::SetAside { file } => {
+                    self.set_aside.push(file);
+                    if let FileName::Layer(segment, layer) = file {
+                        self.layers.remove(&(segment, layer));
                     }
                 }
                 Action::Prepare { file, bytes } => {
@@ -334,7 +345,7 @@ impl Shell {
 
     /// Everything that is due is done, the node's own work too.
     pub fn work(&mut self) {
-        for _ in 0..1_000_000 {
+        for _ in 0..30_000 {
             if !(self.complete_write() || self.complete_layer_op() || self.turn()) {
                 return;
             }

@@ -1,0 +1,98 @@
+//! Bugs planted into the work on layers, each of which one and the same story must find.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use sixfold_log_format::Lsn;
+use sixfold_log_format::mutant::{Mutant, plant};
+use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
+
+use crate::layers::{PAGES, check_all, check_at, load, node_with, say_heartbeat, small};
+use crate::shell::Shell;
+use crate::writer::Writer;
+
+/// What a layer's life must survive: unsettled redo that is annulled later, a power cut, rot.
+fn story() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    load(&mut shell, &mut writer, stream, 250);
+    check_all(&mut shell, &writer, Lsn::NONE);
+    let cut = writer.prev;
+    // Nobody says that this is durable.
+    for number in 0..150_u64 {
+        let batch = writer.batch(&[2 + number % 8, 2, 3]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.work();
+    }
+    let scl = shell.status().segments[0].scl;
+    shell.settle();
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert_eq!(shell.status().segments[0].scl, scl);
+    // And it is not: the next writer cuts before it.
+    let mut writer = writer.reopen(cut, 3);
+    let stream = writer.attach(&mut shell, 0);
+    say_heartbeat(&mut shell, &mut writer, stream);
+    check_all(&mut shell, &writer, Lsn::NONE);
+    load(&mut shell, &mut writer, stream, 60);
+    let mut shell = shell.power_cut(&mut || false);
+    shell.work();
+    assert!(shell.errors().is_empty(), "{:?}", shell.logged);
+    assert_eq!(shell.status().segments[0].scl, writer.prev);
+    check_all(&mut shell, &writer, Lsn::NONE);
+    rot(&shell, &writer);
+}
+
+/// Every layer with a flipped bit: its pages are right or refused.
+fn rot(shell: &Shell, writer: &Writer) {
+    let folded = writer.prev;
+    for key in shell.layers.keys() {
+        for at in [140, 700, 1_500] {
+            let mut layers = shell.layers.clone();
+            let bytes = &mut layers.get_mut(key).unwrap().bytes;
+            let at = at.min(bytes.len() - 1);
+            bytes[at] ^= 0x10;
+            let mut shell = Shell::start(
+                shell.found.clone(),
+                shell.files.clone(),
+                layers,
+                shell.now + std::time::Duration::from_secs(1),
+            );
+            shell.settle();
+            let Message::Pages(answer) = shell.ask(writer.read(0, &PAGES, folded, writer.prev))
+            else {
+                continue;
+            };
+            let refused = answer
+                .pages
+                .iter()
+                .any(|page| matches!(page, PageAnswer::Refused(Refusal::Corrupt { .. })));
+            if !refused {
+                check_at(&mut shell, writer, folded).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_story_is_whole_without_a_bug() {
+    story();
+}
+
+#[test]
+fn each_planted_bug_of_the_layers_breaks_the_story() {
+    for mutant in [
+        Mutant::LayerAboveVdl,
+        Mutant::CatalogBeforeSync,
+        Mutant::CollectedEarly,
+        Mutant::PgmrplIgnored,
+        Mutant::TrimUnfolded,
+        Mutant::StaleBlockAccepted,
+    ] {
+        plant(Some(mutant));
+        let outcome = catch_unwind(AssertUnwindSafe(story));
+        plant(None);
+        assert!(outcome.is_err(), "{mutant:?} was not found");
+    }
+}
