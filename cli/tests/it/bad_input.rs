@@ -286,7 +286,7 @@ fn a_directory_that_is_not_the_nodes_is_refused() {
         copy[..4].copy_from_slice(&sum.to_le_bytes());
     }
     std::fs::write(data.join("superblock"), newer).unwrap();
-    assert_node_refused(&cluster, 0, "has format version 2, this build reads 1");
+    assert_node_refused(&cluster, 0, "has format version 3, this build reads 2");
     // Both copies damaged.
     let mut damaged = superblock.clone();
     damaged[100] ^= 1;

@@ -113,7 +113,20 @@ impl World {
                 page_cache_bytes_max: shape.node_cache_bytes,
                 reads_in_flight_max: shape.reads_in_flight,
                 gossip_interval: Duration::from_millis(shape.gossip_ms),
-                ..Bounds::default()
+                index_bytes_max: 4 << 20,
+                unfolded_bytes_max: 1 << 20,
+                freeze_bytes_max: 16 << 10,
+                layer_cache_bytes_max: 64 << 10,
+                layer_bytes_max: 64 << 10,
+                chain_records_max: 8,
+                chain_bytes_max: 1 << 10,
+                memory_chain_records_max: 64,
+                runs_max: 8,
+                log_window_bytes: 4 * shape.file_bytes,
+                log_window: Duration::ZERO,
+                log_bytes_max: 32 * shape.file_bytes,
+                background_bytes_per_second: 0,
+                scrub_bytes: 8 << 10,
             },
             seed,
         }
@@ -393,7 +406,8 @@ impl World {
             self.nodes[node].disk.noticed_damage();
             self.nodes[node].owes_proof = false;
         }
-        let misread = self.misreads_planned && text.contains("hot-log file");
+        let of_disk = text.contains("hot-log file") || text.contains("layer ");
+        let misread = self.misreads_planned && of_disk;
         if text.contains("acknowledged records are lost") || text.contains("acknowledged") {
             self.oracle.reached.hit(Reached::ForgottenNoticed);
             if !self.nodes[node].suspect {
@@ -409,7 +423,7 @@ impl World {
 
     fn node_stops(&mut self, node: usize, reason: &str) {
         self.tell(|| format!("{} stops: {reason}", node_name(node)));
-        if reason.starts_with("write to hot-log") {
+        if reason.starts_with("write to ") {
             self.oracle.reached.hit(Reached::WriteErrorEndedNode);
             self.crash_node(node, false);
             self.restart_node(node, 50 * MS);

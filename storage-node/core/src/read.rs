@@ -162,7 +162,9 @@ impl NodeCore {
         }
         let number = LayerNumber(read.layer);
         let Some(layer) = segment.layers.layer(number) else {
-            return self.refuse_malformed(stream, "no such layer");
+            // It was merged away since the catalog was read: a newer one names what took its place.
+            let horizon = segment.layers.horizon();
+            return self.refuse(stream, Refusal::Forgotten { horizon });
         };
         let layer_bytes = layer.summary.file_bytes;
         if read.offset >= layer_bytes || bytes_max == 0 {

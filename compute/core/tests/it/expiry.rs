@@ -1,6 +1,6 @@
 //! Keys with a deadline: gone by the volume's clock record, never by a process's clock (T5).
 
-use sixfold_compute_core::{CommitError, CommitRequest, Modify};
+use sixfold_compute_core::{CommitError, CommitRequest, Modify, WriteValue};
 
 use crate::cluster::{Cluster, UNIX_MS, bounds, key, opened, put, put_until};
 
@@ -126,6 +126,28 @@ fn modify_takes_an_expired_number_for_absent_by_the_clock_at_its_place() {
     assert_eq!(add(&mut cluster), 42);
     cluster.pass_ms(5_000);
     assert_eq!(add(&mut cluster), 43, "what it made has no deadline");
+}
+
+#[test]
+fn between_two_clock_records_a_key_lives_on_whatever_the_writers_clock_says() {
+    let mut cluster = Cluster::new();
+    let mut number = CommitRequest::default();
+    number.writes.put(
+        key("n"),
+        WriteValue {
+            bytes: 41_i64.to_le_bytes().to_vec().into(),
+            deadline_ms: Some(UNIX_MS + 30),
+        },
+    );
+    cluster.commit(number).unwrap();
+    // The next record is due after 100 ms.
+    cluster.now += std::time::Duration::from_millis(50);
+    assert_eq!(cluster.get("n").unwrap().as_bytes(), 41_i64.to_le_bytes());
+    let mut request = CommitRequest::default();
+    request.writes.modify(key("n"), Modify::Add(1)).unwrap();
+    cluster.commit(request).unwrap();
+    assert_eq!(cluster.clock_ms(), UNIX_MS);
+    assert_eq!(cluster.get("n").unwrap().as_bytes(), 42_i64.to_le_bytes());
 }
 
 #[test]

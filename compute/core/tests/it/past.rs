@@ -6,7 +6,7 @@ use sixfold_compute_core::{CommitError, CommitRequest, RoundError, rows};
 use sixfold_log_format::Lsn;
 use sixfold_log_format::wire::Refusal;
 
-use crate::cluster::{Cluster, PATIENCE, UNIX_MS, bounds, opened_with_pgs, put};
+use crate::cluster::{Cluster, PATIENCE, UNIX_MS, bounds, opened, put};
 
 fn several(count: u32, value: &str) -> CommitRequest {
     let mut request = CommitRequest::default();
@@ -58,38 +58,26 @@ fn an_lsn_inside_a_transaction_is_rounded_down_to_the_one_before() {
 
 #[test]
 fn before_a_failover_it_is_told_from_the_log_and_in_an_annulled_range_from_the_history() {
-    for pg_count in [1, 3] {
-        let mut cluster = Cluster::with(bounds(), opened_with_pgs(512, 10_000, pg_count, 8));
-        let mut ends = vec![cluster.core.shared().vdl()];
-        for number in 1..8 {
-            ends.push(
-                cluster
-                    .commit(several(number * 4, "xxxxxxxxxxxxxxxxxxxx"))
-                    .unwrap(),
-            );
-        }
-        let cut = cluster.core.shared().vdl();
-        if pg_count > 1 {
-            // The test's failover knows one group; here only what is forgotten in memory counts.
-            continue;
-        }
-        cluster.fail_over(UNIX_MS);
-        let base = cluster.core.shared().vdl();
-        for lsn in (ends[0].get()..=cut.get()).rev() {
-            let lsn = Lsn::new(lsn);
-            assert_eq!(
-                rounded(&mut cluster, lsn),
-                Ok(expected(&ends, lsn)),
-                "{lsn}"
-            );
-        }
-        assert_eq!(rounded(&mut cluster, cut.next()), Ok(cut));
-        assert_eq!(rounded(&mut cluster, base), Ok(base));
-        let end = cluster.commit(several(5, "y")).unwrap();
-        assert_eq!(rounded(&mut cluster, end), Ok(end));
-        let inside = Lsn::new(end.get() - 1);
-        assert_eq!(rounded(&mut cluster, inside), Ok(base));
+    let mut cluster = Cluster::with(bounds(), opened(512, 10_000));
+    let mut ends = vec![cluster.core.shared().vdl()];
+    for number in 1..8 {
+        let request = several(number * 4, "xxxxxxxxxxxxxxxxxxxx");
+        ends.push(cluster.commit(request).unwrap());
     }
+    let cut = cluster.core.shared().vdl();
+    cluster.fail_over(UNIX_MS);
+    let base = cluster.core.shared().vdl();
+    for lsn in (ends[0].get()..=cut.get()).rev() {
+        let lsn = Lsn::new(lsn);
+        let wanted = expected(&ends, lsn);
+        assert_eq!(rounded(&mut cluster, lsn), Ok(wanted), "{lsn}");
+    }
+    assert_eq!(rounded(&mut cluster, cut.next()), Ok(cut));
+    assert_eq!(rounded(&mut cluster, base), Ok(base));
+    let end = cluster.commit(several(5, "y")).unwrap();
+    assert_eq!(rounded(&mut cluster, end), Ok(end));
+    let inside = Lsn::new(end.get() - 1);
+    assert_eq!(rounded(&mut cluster, inside), Ok(base));
 }
 
 #[test]
@@ -169,7 +157,7 @@ fn times_beyond_the_retention_go() {
         token_retention: Duration::from_secs(5),
         ..bounds()
     };
-    let mut cluster = Cluster::with(brief, crate::cluster::opened(8_192, 1_000_000));
+    let mut cluster = Cluster::with(brief, opened(8_192, 1_000_000));
     for _ in 0..400 {
         cluster.pass_ms(100);
         cluster.commit(put("a", "1")).unwrap();

@@ -4,10 +4,11 @@
 //! new run: memory does not depend on how much is merged. Where the oldest run is among them, every page begins in them.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::Arc;
 
-use sixfold_log_format::Lsn;
 use sixfold_log_format::layer::{Block, CatalogLayer, LayerEntry, LayerIndex, LayerNumber};
+use sixfold_log_format::{DecodeError, Lsn, PageId};
 
 use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering};
@@ -74,9 +75,7 @@ impl Cursor {
         }
     }
 
-    fn entries(
-        &self,
-    ) -> impl Iterator<Item = Result<LayerEntry<'_>, sixfold_log_format::DecodeError>> {
+    fn entries(&self) -> impl Iterator<Item = Result<LayerEntry<'_>, DecodeError>> {
         self.blocks.iter().flat_map(Block::entries).skip(self.taken)
     }
 
@@ -230,24 +229,10 @@ impl MergeWork {
             if output.has_chunk() || *budget == 0 {
                 break Ok(false);
             }
-            let mut first = None;
-            let mut stops = false;
-            for (at, head) in heads.iter_mut().enumerate() {
-                match head.peek() {
-                    Some(Ok(entry)) => {
-                        let image = matches!(entry, LayerEntry::Image(_));
-                        let key = (entry.page(), entry.lsn(), image);
-                        if first.is_none_or(|(least, _)| key < least) {
-                            first = Some((key, at));
-                        }
-                    }
-                    Some(Err(error)) => return Err(JobError::Block(error.clone())),
-                    // It has to be read on before anything else is taken.
-                    None => stops |= !cursors[at].is_at_end(),
-                }
-            }
-            let Some(((page, ..), at)) = first.filter(|_| !stops) else {
-                break Ok(!stops);
+            let (page, at) = match least(&mut heads, cursors)? {
+                Least::Entry(page, at) => (page, at),
+                Least::ReadOn => break Ok(false),
+                Least::End => break Ok(true),
             };
             if composer.page() != Some(page) {
                 if output.is_long() {
@@ -294,6 +279,39 @@ impl MergeWork {
         }
         Ok(())
     }
+}
+
+/// What a merge takes next.
+enum Least {
+    /// The next entry of this run, of this page.
+    Entry(PageId, usize),
+    /// A run has to be read on before anything else is taken.
+    ReadOn,
+    /// Nothing is left.
+    End,
+}
+
+/// The least of the next entries of all runs.
+fn least<'a>(
+    heads: &mut [Peekable<impl Iterator<Item = Result<LayerEntry<'a>, DecodeError>>>],
+    cursors: &[Cursor],
+) -> Result<Least, JobError> {
+    let mut first = None;
+    for (at, head) in heads.iter_mut().enumerate() {
+        match head.peek() {
+            Some(Ok(entry)) => {
+                let image = matches!(entry, LayerEntry::Image(_));
+                let key = (entry.page(), entry.lsn(), image);
+                if first.is_none_or(|(least, _)| key < least) {
+                    first = Some((key, at));
+                }
+            }
+            Some(Err(error)) => return Err(JobError::Block(error.clone())),
+            None if cursors[at].is_at_end() => {}
+            None => return Ok(Least::ReadOn),
+        }
+    }
+    Ok(first.map_or(Least::End, |((page, ..), at)| Least::Entry(page, at)))
 }
 
 /// Which neighbors should be merged: their place among the runs.

@@ -263,9 +263,8 @@ fn step(shell: &mut Shell) -> bool {
 }
 
 #[test]
-fn a_cold_segments_records_do_not_pin_the_log() {
+fn records_that_wait_for_their_vdl_do_not_pin_the_log_for_ever() {
     let mut shell = node_with(small());
-    // A second segment, on another volume's group, is never heard of again.
     let mut writer = Writer::first();
     let stream = writer.attach(&mut shell, 0);
     let batch = writer.batch(&[2, 3]);
