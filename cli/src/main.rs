@@ -14,6 +14,7 @@ mod cluster_dir;
 mod demo;
 mod inspect;
 mod local;
+mod node;
 mod shell;
 mod status;
 mod storage_node;
@@ -52,6 +53,9 @@ enum Verb {
     Shell(shell::ShellArgs),
     /// Show how the nodes of a cluster are
     Status(status::StatusArgs),
+    /// List or drop segments of single nodes
+    #[command(subcommand)]
+    Node(node::NodeVerb),
     /// Tell what stands in the data directory of a node that is not running
     Inspect(inspect::InspectArgs),
     /// Measure
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Verb::Local(args) => local::run(&args),
         Verb::Shell(args) => shell::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Node(verb) => node::run(&verb),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::DemoWriter(args) => demo::writer::run(&args),

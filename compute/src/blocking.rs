@@ -56,13 +56,19 @@ fn wait<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
             "a blocking call from inside an async runtime; use the async types there",
         ));
     }
+    let mut future = std::pin::pin!(future);
+    // Mostly what is asked for is at hand, and nobody has to be woken.
+    let mut nobody = Context::from_waker(Waker::noop());
+    if let Poll::Ready(result) = future.as_mut().poll(&mut nobody) {
+        return result;
+    }
+    // Polled again at once, with somebody to wake: what happened in between is seen by this poll.
     let waiting = Arc::new(Waiting {
         thread: std::thread::current(),
         woken: AtomicBool::new(false),
     });
     let waker = Waker::from(Arc::clone(&waiting));
     let mut context = Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
     loop {
         if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
             return result;

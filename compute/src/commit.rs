@@ -32,6 +32,8 @@ pub(crate) struct Attempt {
     /// About what it takes in memory.
     pub(crate) bytes: usize,
     pub(crate) token: Option<Token>,
+    /// Whether the token is closed by a run that wrote nothing, too: no later run with it is applied then.
+    pub(crate) closes_token: bool,
     /// Keyspaces that it writes to and that were not looked up yet.
     pub(crate) keyspaces: Vec<Arc<Named>>,
     pub(crate) limit: ReadLimit,
@@ -50,8 +52,9 @@ impl Attempt {
     pub(crate) async fn prepare(mut self) -> Result<Prepared, Error> {
         let inner = &self.inner;
         // It saw one state, which was the current one when it began: nothing is left to be checked. A token that the user
-        // gave is closed in any case: an earlier try may be on its way still.
-        let is_read_only = self.writes.is_empty() && self.token.is_none_or(|token| token.is_made());
+        // holds is closed in any case: an earlier try may be on its way still.
+        let closes_token = self.closes_token && self.token.is_some();
+        let is_read_only = self.writes.is_empty() && !closes_token;
         if is_read_only {
             inner.state.check_open()?;
         } else {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_compute_core::{ReadPoint, Shared};
-use sixfold_kv::PageSource;
+use sixfold_compute_core::{PageView, Shared};
+use sixfold_kv::{KvError, PageSource};
 use sixfold_log_format::limits::TRANSACTION_BYTES_MAX;
 use sixfold_log_format::{PageId, VolumeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -16,7 +16,7 @@ use crate::driver::{self, Mode, Started};
 use crate::error::Error;
 use crate::options::Options;
 use crate::random;
-use crate::read::ReadLimit;
+use crate::read::{self, Pages, ReadLimit};
 use crate::snapshot::Snapshot;
 use crate::space::Space;
 use crate::stats::{OpenReport, Stats, Status};
@@ -101,7 +101,7 @@ impl Database {
             clock,
             watch_waker,
         } = driver::start(options, mode).await?;
-        let inner = Inner {
+        let mut inner = Inner {
             shared,
             state,
             space: Space::default_of(page_bytes),
@@ -116,9 +116,19 @@ impl Database {
             transact_bytes_max,
             watch_waker,
         };
-        Ok(Database {
-            inner: Arc::new(inner),
-        })
+        let recorded = inner.recorded_ms().await;
+        if let Ok(recorded_ms) = recorded {
+            inner.clock.raise(recorded_ms);
+        }
+        let inner = Arc::new(inner);
+        let database = Database { inner };
+        match recorded {
+            Ok(_) => Ok(database),
+            Err(error) => {
+                database.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// Begins a transaction that sees everything answered before this call, and nothing that is answered later.
@@ -139,7 +149,10 @@ impl Database {
     /// [`Error::Unknown`] is solved: run the transaction again with the same token. (T3)
     ///
     /// [`Database::transact`] does so by itself; a token of one's own is for work that has to survive the process.
-    /// A transaction that writes nothing uses its token up, too.
+    /// A transaction that writes nothing uses its token up, too. An error of a second run speaks of that run alone: when it
+    /// says that nothing was written, an earlier run whose outcome was unknown may have been done, or may still be
+    /// ([`Error::Conflict`], [`Error::TooOld`] and [`Error::Invalid`] of the commit come behind the look at the token: then
+    /// none was).
     ///
     /// ```no_run
     /// # async fn example(database: sixfold::Database) -> Result<(), sixfold::Error> {
@@ -172,8 +185,10 @@ impl Database {
     }
 
     pub(crate) async fn begin_for_transact(&self, token: Token) -> Result<Transaction, Error> {
-        self.begin_as(Some(token), self.inner.transact_bytes_max)
-            .await
+        let bytes_max = self.inner.transact_bytes_max;
+        let txn = self.begin_as(Some(token), bytes_max).await?;
+        txn.leave_token_open();
+        Ok(txn)
     }
 
     async fn begin_as(&self, token: Option<Token>, bytes_max: usize) -> Result<Transaction, Error> {
@@ -287,11 +302,19 @@ impl Inner {
         self.space.engine()
     }
 
-    /// The volume's clock, wall-clock milliseconds: the writer's, never below what it has recorded as of a read point (T5).
-    pub(crate) fn volume_ms(&self, point: &ReadPoint) -> u64 {
-        let meta = point.view().page(PageId::META);
-        let recorded_ms = meta.map_or(0, |meta| meta.clock_ms());
-        self.clock.now_ms().max(recorded_ms)
+    /// The volume's clock, wall-clock milliseconds: the writer's, which was raised to what earlier writers recorded (T5).
+    pub(crate) fn volume_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The clock that the volume has recorded.
+    async fn recorded_ms(&self) -> Result<u64, Error> {
+        let point = self.shared.announce();
+        let meta = |view: &PageView| match view.page(PageId::META) {
+            Some(meta) => Ok(meta.clock_ms()),
+            None => Err(KvError::Miss(vec![PageId::META])),
+        };
+        read::run(self, &mut Pages::new(&point), ReadLimit::default(), meta).await
     }
 
     /// Room for a commit among those that wait for the writer.

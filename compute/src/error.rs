@@ -16,8 +16,8 @@ use sixfold_recovery::machine::RecoveryError;
 /// | [`Corrupt`](Error::Corrupt), [`Full`](Error::Full), [`HistoryFull`](Error::HistoryFull) | call somebody |
 ///
 /// Only [`Error::Unknown`] leaves open whether a commit happened. Every other error of
-/// [`Transaction::commit`](crate::Transaction::commit) says that nothing was written, so that running the transaction
-/// again is safe (T2).
+/// [`Transaction::commit`](crate::Transaction::commit) says that this run wrote nothing, so that running the transaction
+/// again is safe (T2). Of an earlier run with the same token, whose outcome was unknown, it says nothing: run it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sixfold_compute_core::ReadPoint;
+use sixfold_kv::Found;
+use sixfold_log_format::Lsn;
 
 use crate::commit::CommitInfo;
 use crate::database::{Database, Inner};
@@ -213,6 +215,9 @@ impl Database {
 }
 
 /// Makes sure that a keyspace is in the directory as of a read point; its row's stored key.
+///
+/// # Errors
+/// [`Error::TooOld`] when it was made behind the read point, [`Error::Invalid`] when it was dropped; those of a read.
 pub(crate) async fn check(
     inner: &Inner,
     point: &ReadPoint,
@@ -221,12 +226,30 @@ pub(crate) async fn check(
 ) -> Result<Bytes, Error> {
     let row = inner.engine_space().stored(&row_key(&named.name))?;
     let found = read::get(inner, point, limit, &row).await?;
-    let id = found.map(|found| id_of(&found.value)).transpose()?;
-    if id != Some(named.id) {
-        let name = &named.name;
-        return Err(Error::invalid(format!("keyspace {name:?} was dropped")));
+    if is_of(found, named)?.is_some() {
+        return Ok(row);
     }
-    Ok(row)
+    // It is not there yet, or not any more.
+    let now = inner.shared.announce();
+    match is_of(read::get(inner, &now, limit, &row).await?, named)? {
+        Some(made_at) => Err(Error::TooOld {
+            read_point: point.lsn(),
+            oldest: made_at,
+        }),
+        None => {
+            let name = &named.name;
+            Err(Error::invalid(format!("keyspace {name:?} was dropped")))
+        }
+    }
+}
+
+/// The commit that made this very keyspace, if that is what the row says.
+fn is_of(row: Option<Found>, named: &Named) -> Result<Option<Lsn>, Error> {
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let is_it = id_of(&row.value)? == named.id;
+    Ok(is_it.then_some(row.stamp))
 }
 
 fn check_name(name: &str) -> Result<(), Error> {

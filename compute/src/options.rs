@@ -126,8 +126,10 @@ impl Options {
         self
     }
 
-    /// How long the token of a commit is remembered (T3): within this time, a transaction with the same token is answered instead
-    /// of being applied again. 24 hours unless set; a token takes about 40 bytes in the volume.
+    /// How long tokens are good (T3): within this time, a transaction with the token of one that was committed is answered instead
+    /// of being applied again. It counts from when the database drew the token, and for a token of the user's own from its
+    /// commit. 24 hours unless set, at least the deadlines of a commit and of `transact` together; a token takes about 40
+    /// bytes in the volume.
     #[must_use]
     pub fn token_retention(mut self, time: Duration) -> Options {
         self.token_retention = time;
@@ -200,6 +202,13 @@ impl Options {
             return Err(Error::config(format!(
                 "seals_in_flight is {}, it must be 2 to 4",
                 self.seals_in_flight
+            )));
+        }
+        let needed = self.commit_deadline.saturating_add(self.transact_deadline);
+        if self.token_retention < needed {
+            return Err(Error::config(format!(
+                "token_retention is {:?}, it must be at least commit_deadline and transact_deadline together, {needed:?}",
+                self.token_retention
             )));
         }
         if let Some(mtu_bytes) = self

@@ -65,13 +65,7 @@ pub(crate) async fn run<T>(
         let missing = match operation(&pages.view) {
             Ok(result) => return Ok(result),
             Err(KvError::Miss(missing)) => missing,
-            Err(error @ KvError::Invalid(_)) => return Err(Error::invalid(error.to_string())),
-            Err(error @ KvError::Corrupt { .. }) => {
-                return Err(Error::Corrupt {
-                    what: error.to_string(),
-                });
-            }
-            Err(KvError::Full { .. }) => return Err(Error::Full),
+            Err(error) => return Err(failed(&error)),
         };
         let deadline = *deadline.get_or_insert_with(|| inner.read_until(limit));
         let lsn = pages.view.lsn();
@@ -96,8 +90,37 @@ pub(crate) async fn run<T>(
     }
 }
 
+/// What users are told of a tree operation that cannot end.
+fn failed(error: &KvError) -> Error {
+    match error {
+        KvError::Invalid(_) => Error::invalid(error.to_string()),
+        KvError::Corrupt { .. } => Error::Corrupt {
+            what: error.to_string(),
+        },
+        KvError::Full { .. } => Error::Full,
+        KvError::Miss(_) => unreachable!("what is missing is fetched"),
+    }
+}
+
 /// Looks a key up at a read point.
 pub(crate) async fn get(
+    inner: &Inner,
+    point: &ReadPoint,
+    limit: ReadLimit,
+    key: &[u8],
+) -> Result<Option<Found>, Error> {
+    inner.state.check_open()?;
+    // Mostly every page is there: nothing is made that only a fetch needs.
+    match sixfold_kv::get(point, key) {
+        Ok(found) => return Ok(found),
+        Err(KvError::Miss(_)) => {}
+        Err(error) => return Err(failed(&error)),
+    }
+    get_fetching(inner, point, limit, key).await
+}
+
+/// [`get`], when a page is missing.
+async fn get_fetching(
     inner: &Inner,
     point: &ReadPoint,
     limit: ReadLimit,

@@ -86,13 +86,15 @@ impl Scan {
 
     /// Takes the chunk that was read within [`Scan::next_bounds`].
     pub(crate) fn take_chunk(&mut self, chunk: Chunk) {
-        self.stored
-            .extend(chunk.items.into_iter().map(|item| Entry {
-                key: item.key,
-                value: item.found.value,
-                stamp: item.found.stamp,
-                deadline_ms: item.found.deadline_ms,
-            }));
+        assert!(self.needs_chunk(), "nothing was asked for");
+        let entries = chunk.items.into_iter().map(|item| Entry {
+            key: item.key,
+            value: item.found.value,
+            stamp: item.found.stamp,
+            deadline_ms: item.found.deadline_ms,
+        });
+        // In the memory of the items: nothing is moved twice.
+        self.stored = entries.collect::<Vec<_>>().into();
         let bounds = self.rest.pop_front().expect("a chunk was needed");
         if let Some(next) = chunk.next {
             let next = next.map(Bytes::from);

@@ -6,21 +6,17 @@ use sixfold_log_format::Lsn;
 /// Recognizes a commit that was done already. A token is stored with its commit; another transaction with the same token, of this
 /// writer or of one after it, is answered with the LSN of the commit that was done, and is not applied.
 ///
-/// A token that the database made ([`Database::new_token`](crate::Database::new_token)) is refused as
-/// [`Error::TokenTooOld`](crate::Error::TokenTooOld) when it is older than what is remembered: it is never applied twice. One of
-/// the user's own, 16 bytes, is remembered for the retention window after its commit, and applied again behind it: draw it
-/// at random, and do not use it for longer.
+/// A token that the database made ([`Database::new_token`](crate::Database::new_token)) is good for the retention window
+/// ([`Options::token_retention`](crate::Options::token_retention)) from when it was drawn, whenever its commit came; from then on it
+/// may be refused as [`Error::TokenTooOld`](crate::Error::TokenTooOld), and is never applied twice. One of the user's own, 16
+/// bytes, is remembered for the retention window after its commit, and applied again behind it: draw it at random, and do not
+/// use it for longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub(crate) CoreToken);
 
 impl Token {
     pub(crate) fn made(birth: Lsn, id: [u8; 16]) -> Token {
         Token(CoreToken::Made { birth, id })
-    }
-
-    /// Whether the database made it.
-    pub(crate) fn is_made(&self) -> bool {
-        matches!(self.0, CoreToken::Made { .. })
     }
 
     /// Bytes to be kept until the outcome is known: 16 for a token of the user's own, 24 for one that the database made.

@@ -64,6 +64,8 @@ struct Parts {
     overlay: Overlay,
     reads: Reads,
     token: Option<Token>,
+    /// See [`Attempt`].
+    closes_token: bool,
     /// Named keyspaces that it uses, and whether each was found in the directory as of its read point.
     keyspaces: Vec<(Arc<Named>, bool)>,
     /// The last error of a read that running the transaction again may heal.
@@ -82,6 +84,7 @@ impl Transaction {
             overlay: Overlay::new(bytes_max),
             reads: Reads::default(),
             token,
+            closes_token: true,
             keyspaces: Vec::new(),
             hurt: None,
         };
@@ -94,6 +97,11 @@ impl Transaction {
             space,
             limit: ReadLimit::default(),
         }
+    }
+
+    /// A run that writes nothing leaves the token open: nobody else knows it, and no earlier run is on its way.
+    pub(crate) fn leave_token_open(&self) {
+        self.shared.lock().closes_token = false;
     }
 
     /// The same transaction, over the keys of another keyspace: it commits as one, whichever handle is used.
@@ -324,7 +332,7 @@ impl Transaction {
                 "a time to live of {ttl:?} is over before it begins"
             )));
         }
-        let now_ms = self.shared.inner.volume_ms(&*self.shared.point()?);
+        let now_ms = self.shared.inner.volume_ms();
         self.put_until(
             key.as_ref(),
             value.as_ref(),
@@ -476,6 +484,7 @@ impl Transaction {
             reads: std::mem::take(&mut parts.reads),
             bytes,
             token: parts.token,
+            closes_token: parts.closes_token,
             keyspaces: unchecked(&mut parts.keyspaces),
             limit: self.limit,
         })

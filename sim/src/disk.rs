@@ -125,6 +125,19 @@ impl Disk {
         self.forgot = true;
     }
 
+    /// A file becomes another one with the bytes that it has; its first block is zeroed. What was written to it in its earlier life is
+    /// nobody's any more: it lies behind the tail and must never be read as anything.
+    pub(crate) fn recycle(&mut self, from: u64, to: u64, block_bytes: usize) {
+        let Some(mut bytes) = self.files.remove(&from) else {
+            return;
+        };
+        bytes[..block_bytes].fill(0);
+        self.written.retain(|(of, _), _| *of != from);
+        self.undo.retain(|(of, _, _)| *of != from);
+        let before = self.files.insert(to, bytes);
+        assert!(before.is_none(), "a number is given once");
+    }
+
     /// A file is deleted.
     pub(crate) fn delete(&mut self, file: u64) {
         self.files.remove(&file);
@@ -189,6 +202,7 @@ impl Disk {
 
     /// The lying cache was written out.
     pub(crate) fn settle(&mut self) {
+        self.layers.settle();
         self.lies = false;
         self.undo.clear();
     }
@@ -233,15 +247,30 @@ impl Disk {
             }
             1 => read.fill(0),
             2 => {
-                let sectors = self.length_of(file)? / SECTOR_BYTES;
+                let from = self.elsewhere(file, rng);
+                let sectors = self.length_of(from)? / SECTOR_BYTES;
                 let elsewhere = rng.index(sectors.max(1)) * SECTOR_BYTES;
-                let mut other = self.read_file(file, elsewhere, read.len())?;
+                let at = if from == file { elsewhere } else { offset };
+                let mut other = self.read_file(from, at, read.len())?;
                 other.resize(read.len(), 0);
                 read = other;
             }
             _ => return None,
         }
         Some(Bytes::from(read))
+    }
+
+    /// Where a misdirected read goes: the same place of another layer, or somewhere in this file.
+    fn elsewhere(&self, file: FileName, rng: &mut Rng) -> FileName {
+        if let FileName::Layer(..) = file
+            && rng.chance(1, 2)
+        {
+            let others: Vec<_> = self.layers.files.keys().copied().collect();
+            if let Some((segment, layer)) = others.get(rng.index(others.len().max(1))) {
+                return FileName::Layer(*segment, *layer);
+            }
+        }
+        file
     }
 
     fn length_of(&self, file: FileName) -> Option<usize> {
@@ -256,11 +285,13 @@ impl Disk {
 
     /// Flips a bit of something that was written; where.
     pub(crate) fn rot(&mut self, rng: &mut Rng) -> Option<(u64, usize)> {
-        let used: Vec<(u64, usize)> = self
-            .files
-            .iter()
-            .filter_map(|(number, file)| Some((*number, file.iter().rposition(|b| *b != 0)? + 1)))
-            .collect();
+        // Not where the last byte is: behind the tail of a recycled file lies what nobody will miss.
+        let mut used: BTreeMap<u64, usize> = BTreeMap::new();
+        for ((number, _), written) in self.written.iter().filter(|(_, w)| !w.is_zeros) {
+            let end = used.entry(*number).or_default();
+            *end = written.end.max(*end);
+        }
+        let used: Vec<(u64, usize)> = used.into_iter().collect();
         let &(number, end) = used.get(rng.index(used.len().max(1)))?;
         // The newest is what hurts most.
         let at = if rng.chance(1, 2) {

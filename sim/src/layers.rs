@@ -1,7 +1,8 @@
 //! Simulated layer files: writes that a power cut may take back until they are synced.
 //!
 //! An unsynced write survives a loss of power as any subset of its sectors; a file that was never synced may be gone
-//! altogether. A process that dies loses only what was in flight.
+//! altogether. A process that dies loses only what was in flight. Only the forgetful disk of a run lies about a sync, writes a
+//! layer to a wrong place, or lets one rot: checksums must find it, and a peer's layers heal it.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,8 @@ pub(crate) struct LayerFile {
     undo: Vec<(usize, Vec<u8>)>,
     /// Its directory entry is durable.
     entry_synced: bool,
+    /// It was called durable and is not.
+    claimed: bool,
 }
 
 #[derive(Debug)]
@@ -31,11 +34,25 @@ enum Pending {
     Sync(LayerKey),
 }
 
+/// What ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Nothing of a layer.
+    OfTheLog,
+    Write,
+    Sync,
+    Failed,
+}
+
 /// The layer files of a disk.
 #[derive(Debug, Default)]
 pub(crate) struct LayerDisk {
     pub(crate) files: BTreeMap<LayerKey, LayerFile>,
     pending: BTreeMap<DiskToken, Pending>,
+    /// Syncs do nothing.
+    pub(crate) lies: bool,
+    /// What was called durable is damaged or gone.
+    harmed: bool,
 }
 
 impl LayerDisk {
@@ -52,20 +69,79 @@ impl LayerDisk {
         self.files.remove(&key);
     }
 
-    /// An operation ended; false when it is none of a layer.
-    pub(crate) fn end(&mut self, token: DiskToken, is_ok: bool) -> bool {
+    /// An operation ended.
+    pub(crate) fn end(&mut self, token: DiskToken, is_ok: bool) -> Ended {
         match self.pending.remove(&token) {
-            None => return false,
+            None => return Ended::OfTheLog,
             Some(_) if !is_ok => {}
-            Some(Pending::Write(key, offset, bytes)) => self.put(key, offset, &bytes),
+            Some(Pending::Write(key, offset, bytes)) => {
+                self.put(key, offset, &bytes);
+                return Ended::Write;
+            }
             Some(Pending::Sync(key)) => {
                 if let Some(file) = self.files.get_mut(&key) {
-                    file.undo.clear();
-                    file.entry_synced = true;
+                    if self.lies {
+                        file.claimed = true;
+                    } else {
+                        file.undo.clear();
+                        file.entry_synced = true;
+                    }
                 }
+                return Ended::Sync;
             }
         }
+        Ended::Failed
+    }
+
+    /// The next write in flight goes to some other layer in place of its own, if there are both; whether there were.
+    pub(crate) fn misdirect(&mut self, token: DiskToken, rng: &mut Rng) -> bool {
+        let Some(Pending::Write(own, _, bytes)) = self.pending.get(&token) else {
+            return false;
+        };
+        let others = self
+            .files
+            .iter()
+            .filter(|(key, file)| *key != own && file.bytes.len() >= bytes.len());
+        let others: Vec<LayerKey> = others.map(|(key, _)| *key).collect();
+        let Some(&other) = others.get(rng.index(others.len().max(1))) else {
+            return false;
+        };
+        let (own, bytes) = (*own, bytes.clone());
+        let file = self.files.get_mut(&other).expect("listed just now");
+        let room = (file.bytes.len() - bytes.len()) / SECTOR_BYTES;
+        let at = rng.index(room + 1) * SECTOR_BYTES;
+        file.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+        // Its own place stays as it was.
+        let zeros = vec![0; bytes.len()];
+        let offset = match self.pending.remove(&token) {
+            Some(Pending::Write(_, offset, _)) => offset,
+            _ => unreachable!("looked at just now"),
+        };
+        self.pending
+            .insert(token, Pending::Write(own, offset, zeros));
+        self.harmed = true;
         true
+    }
+
+    /// Whether something that was called durable was harmed since this was asked last.
+    pub(crate) fn take_harmed(&mut self) -> bool {
+        std::mem::take(&mut self.harmed)
+    }
+
+    /// The lying cache was written out.
+    pub(crate) fn settle(&mut self) {
+        self.lies = false;
+        for file in self.files.values_mut().filter(|file| file.claimed) {
+            file.undo.clear();
+            file.entry_synced = true;
+            file.claimed = false;
+        }
+    }
+
+    /// Files of one segment.
+    pub(crate) fn count_of(&self, segment: SegmentId) -> usize {
+        let (first, last) = (LayerNumber(0), LayerNumber(u64::MAX));
+        self.files.range((segment, first)..=(segment, last)).count()
     }
 
     fn put(&mut self, key: LayerKey, offset: usize, bytes: &[u8]) {
@@ -92,9 +168,11 @@ impl LayerDisk {
         if !power {
             return;
         }
+        self.harmed |= self.files.values().any(|file| file.claimed);
         self.files
             .retain(|_, file| file.entry_synced || rng.chance(1, 2));
         for file in self.files.values_mut() {
+            file.claimed = false;
             for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
                 for (sector, old) in before.chunks(SECTOR_BYTES).enumerate() {
                     if rng.chance(1, 2) {
@@ -126,6 +204,7 @@ impl LayerDisk {
         let bytes = &mut self.files.get_mut(&key)?.bytes;
         let at = rng.index(bytes.len());
         bytes[at] ^= 1 << rng.below(8);
+        self.harmed = true;
         Some((key, at))
     }
 }

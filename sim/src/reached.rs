@@ -41,7 +41,7 @@ pub enum Reached {
     DamageReadAndRefused,
     DiskFull,
     WriteErrorEndedNode,
-    CorruptLogRefused,
+    StartedDamaged,
     ForgottenNoticed,
     PowerCut,
     ZoneDown,
@@ -50,6 +50,24 @@ pub enum Reached {
     AttachRefusedStale,
     SclFell,
     WallClockBehind,
+    Frozen,
+    MergedAndCollected,
+    Trimmed,
+    ForgottenReadRefused,
+    CaughtUpByLayers,
+    LayerHealed,
+    CrashBeforeCatalog,
+    LayerNotWritten,
+    ReadInThePast,
+    TokenFoundInFlight,
+    TokenFoundAfterFailover,
+    ClearDroppedSubtree,
+    ReclaimResumed,
+    ExpiredUnderAReader,
+    Swept,
+    WatchFellBack,
+    WatchResumed,
+    PastPointRounded,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -110,7 +128,10 @@ const NAMES: &[(Reached, &str)] = &[
     ),
     (Reached::DiskFull, "disk full"),
     (Reached::WriteErrorEndedNode, "write error ended a node"),
-    (Reached::CorruptLogRefused, "corrupt log refused to start"),
+    (
+        Reached::StartedDamaged,
+        "damage in the middle of the log said at the start",
+    ),
     (
         Reached::ForgottenNoticed,
         "peers noticed a forgetful segment",
@@ -131,6 +152,36 @@ const NAMES: &[(Reached, &str)] = &[
         Reached::WallClockBehind,
         "new writer's wall clock behind the volume's",
     ),
+    (Reached::Frozen, "index frozen into layers"),
+    (Reached::MergedAndCollected, "merge that collects"),
+    (Reached::Trimmed, "hot-log file trimmed"),
+    (Reached::ForgottenReadRefused, "read refused: forgotten"),
+    (Reached::CaughtUpByLayers, "caught up by a peer's layers"),
+    (Reached::LayerHealed, "damaged layer healed"),
+    (
+        Reached::CrashBeforeCatalog,
+        "crash between a layer's sync and its catalog",
+    ),
+    (
+        Reached::LayerNotWritten,
+        "disk full while a layer was written",
+    ),
+    (Reached::ReadInThePast, "page read far below VDL"),
+    (Reached::TokenFoundInFlight, "token found in flight"),
+    (
+        Reached::TokenFoundAfterFailover,
+        "token found after a failover",
+    ),
+    (Reached::ClearDroppedSubtree, "clear dropped a subtree"),
+    (Reached::ReclaimResumed, "reclaim resumed by another writer"),
+    (
+        Reached::ExpiredUnderAReader,
+        "value expired under a transaction",
+    ),
+    (Reached::Swept, "expired key removed"),
+    (Reached::WatchFellBack, "watch fell back to the log"),
+    (Reached::WatchResumed, "watch resumed at another writer"),
+    (Reached::PastPointRounded, "past LSN rounded down"),
 ];
 
 /// How often each situation was met.

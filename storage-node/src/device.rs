@@ -4,6 +4,10 @@
 //! its directory synced. Appending to it then changes no file-system metadata, so that a synced write is one write.
 //! Where something is written is the core's decision; the ring does it.
 //!
+//! A file that nobody needs any more becomes the next one as it is: its first block is zeroed and synced, then it is renamed and the
+//! directory synced. That costs one block where a new file costs all of its bytes once more. Its description stays open, and
+//! with it the lock.
+//!
 //! Each file is locked (`flock`) through the very description that is written through. A write that the kernel still has on
 //! its way when a process is killed holds a reference to that description, and the lock goes with the last one: whoever has
 //! the lock knows that nothing from an earlier life will land in the file any more, over what was acknowledged since.
@@ -50,6 +54,7 @@ pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Device {
     directory: Directory,
+    block_bytes: u32,
     file_bytes: u64,
     files: BTreeMap<FileNumber, Rc<File>>,
     /// How far the newest file is filled; 0 until this process writes to it.
@@ -85,6 +90,7 @@ impl Device {
         Ok((
             Device {
                 directory,
+                block_bytes: superblock.block_bytes,
                 file_bytes: superblock.file_bytes,
                 files,
                 filled_bytes: Arc::default(),
@@ -155,6 +161,25 @@ impl Device {
         }
     }
 
+    /// What it takes to make file `number` of file `from`, for a helper thread. Nothing is read from or written to `from` any more.
+    ///
+    /// # Errors
+    /// When no descriptor is left, or `from` is not open.
+    pub(crate) fn recycling(
+        &mut self,
+        number: FileNumber,
+        from: FileNumber,
+    ) -> io::Result<Recycling> {
+        let file = self.files.remove(&from).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Recycling {
+            hot_log: self.directory.hot_log(),
+            number,
+            from,
+            block_bytes: self.block_bytes,
+            file: file.try_clone()?,
+        })
+    }
+
     /// Closes a file that is about to be deleted. Returns its path.
     pub(crate) fn forget(&mut self, number: FileNumber) -> PathBuf {
         self.files.remove(&number);
@@ -171,6 +196,41 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The making of a hot-log file of an old one.
+#[derive(Debug)]
+pub(crate) struct Recycling {
+    hot_log: PathBuf,
+    number: FileNumber,
+    from: FileNumber,
+    block_bytes: u32,
+    /// The same description as before: it holds the lock.
+    file: File,
+}
+
+impl Recycling {
+    /// Does it. Blocks; not for the thread that serves. A crash between any two steps leaves the old file or the new one.
+    pub(crate) fn run(self) -> io::Result<File> {
+        self.behead()?;
+        self.rename()?;
+        File::open(&self.hot_log)?.sync_all()?;
+        Ok(self.file)
+    }
+
+    /// Zeroes the first block and no more: no header of the earlier life is met under the new name, and after a crash the groups can
+    /// still be read under the old one. The file syncs its writes.
+    fn behead(&self) -> io::Result<()> {
+        let block = IoBuf::zeroed(self.block_bytes as usize);
+        self.file.write_all_at(block.as_ref(), 0)
+    }
+
+    fn rename(&self) -> io::Result<()> {
+        let from = file_path(&self.hot_log, self.from);
+        let to = file_path(&self.hot_log, self.number);
+        // Never over a file that is there: it may hold what was acknowledged.
+        Ok(renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE)?)
     }
 }
 

@@ -121,6 +121,7 @@ fn a_partition_has_the_block_sizes_of_its_disk() {
 fn device(hot_log: &Path, files: &[(u64, File)]) -> Device {
     let directory = Directory::open(hot_log, NodeId::from_bytes([1; 16])).unwrap();
     Device {
+        block_bytes: 4096,
         directory,
         file_bytes: 4096,
         files: files
@@ -173,4 +174,41 @@ fn a_start_waits_for_whoever_still_refers_to_the_open_file_of_an_earlier_life() 
     assert!(!try_lock(&open_synced(&path).unwrap()).unwrap());
     drop(new);
     assert!(try_lock(&open_synced(&path).unwrap()).unwrap());
+}
+
+#[test]
+fn a_recycled_file_is_what_it_was_but_for_its_first_block_and_one_of_the_two_is_always_there() {
+    let directory = scratch();
+    let bytes = 4 * 4096;
+    let old = preparation(directory.path(), 3, bytes).run().unwrap();
+    let mut content = IoBuf::zeroed(4 * 4096);
+    content.as_mut().fill(7);
+    old.write_all_at(content.as_ref(), 0).unwrap();
+    let recycling = |number: u64, from: u64, file: &File| Recycling {
+        hot_log: directory.path().to_owned(),
+        number: FileNumber(number),
+        from: FileNumber(from),
+        block_bytes: 4096,
+        file: file.try_clone().unwrap(),
+    };
+    let listed = || list_hot_log(directory.path(), bytes).unwrap().files;
+    // Step by step, as a crash may leave it.
+    let steps = recycling(9, 3, &old);
+    steps.behead().unwrap();
+    assert_eq!(listed(), [(FileNumber(3), bytes)]);
+    steps.rename().unwrap();
+    assert_eq!(listed(), [(FileNumber(9), bytes)]);
+    let read = fs::read(file_path(directory.path(), FileNumber(9))).unwrap();
+    assert!(read[..4096].iter().all(|byte| *byte == 0));
+    assert!(read[4096..].iter().all(|byte| *byte == 7));
+    // As a whole; and never over a file that is there.
+    let same = recycling(10, 9, &old).run().unwrap();
+    assert_eq!(listed(), [(FileNumber(10), bytes)]);
+    preparation(directory.path(), 11, bytes).run().unwrap();
+    recycling(11, 10, &same).run().unwrap_err();
+    assert_eq!(listed().len(), 2);
+    // The lock was never let go.
+    drop(old);
+    let other = open_synced(&file_path(directory.path(), FileNumber(10))).unwrap();
+    assert!(!try_lock(&other).unwrap());
 }

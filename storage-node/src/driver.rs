@@ -96,6 +96,10 @@ enum Outside {
         file: FileNumber,
         bytes: u64,
     },
+    Recycle {
+        file: FileNumber,
+        answer: Answer<File>,
+    },
     Ask {
         token: PeerToken,
         node: sixfold_log_format::NodeId,
@@ -217,6 +221,12 @@ impl Driver {
                         // The runtime is going away.
                         Err(_) => {}
                     }
+                });
+            }
+            Outside::Recycle { file, answer } => {
+                self.failure.spawn(async move {
+                    let result = told(answer).await;
+                    driver.prepared(file, result);
                 });
             }
             Outside::Ask {
@@ -410,7 +420,16 @@ impl State {
                     tracing::error!(file = file.0, "a hot-log file is not set aside");
                 }
             },
-            Action::Prepare { file, bytes } => self.outside.push(Outside::Prepare { file, bytes }),
+            Action::Prepare {
+                file,
+                bytes,
+                from: None,
+            } => self.outside.push(Outside::Prepare { file, bytes }),
+            Action::Prepare {
+                file,
+                from: Some(from),
+                ..
+            } => self.recycle(file, from),
             Action::AskPeer {
                 token,
                 node,
@@ -491,6 +510,21 @@ impl State {
                 token,
                 result: Err(missing(file)),
             }),
+        }
+    }
+
+    /// Makes a file of an old one: behind whatever the core asked to have deleted before.
+    fn recycle(&mut self, file: FileNumber, from: FileNumber) {
+        match self.device.recycling(file, from) {
+            Ok(recycling) => {
+                let answer = self.layers.in_order(move || recycling.run());
+                self.outside.push(Outside::Recycle { file, answer });
+            }
+            Err(error) => {
+                tracing::error!(file = from.0, %error, "cannot recycle a hot-log file");
+                let result = Err(DiskError::Failed);
+                self.ended.push_back(Event::Prepared { file, result });
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   Write / Read of a file that is open ────────────────────────────▶ ring
 //!            of one that is not ─▶ waits here ─▶ helper opens it ─▶ ring
-//!   Sync, Delete, the making of a file ─▶ one lane, in the order in which the core asked
+//!   Sync, Delete, the making of a file, ─▶ one lane, in the order in which the core asked
+//!   the recycling of a hot-log file
 //! ```
 //!
 //! Opening a file may read the file system's metadata, making or deleting one may wait for its journal: none of that may hold up
@@ -203,6 +204,8 @@ impl Layers {
 
     /// Deletes a layer. Returns what waited for it to be open, which has failed.
     pub(crate) fn delete(&mut self, key: LayerKey) -> Vec<Waiting> {
+        // Closed first: whoever lets go of it last frees its blocks, and that is not for the thread that acknowledges.
+        let waiting = self.forget(key);
         let path = path_of(&self.path, key);
         self.lane
             .send(Box::new(move || match fs::remove_file(&path) {
@@ -211,7 +214,7 @@ impl Layers {
                 }
                 _ => {}
             }));
-        self.forget(key)
+        waiting
     }
 
     /// Moves a damaged layer out of the way and keeps it. Returns what waited for it to be open, which has failed.
@@ -231,6 +234,14 @@ impl Layers {
             Some(Slot::Opening(waiting)) => waiting,
             Some(Slot::Open { .. }) | None => Vec::new(),
         }
+    }
+
+    /// Does something else behind everything that was asked for so far.
+    pub(crate) fn in_order<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        self.lane.run(work)
     }
 
     /// Deletes another file, which nobody writes any more.
@@ -287,11 +298,16 @@ pub(crate) fn list_layers(path: &Path) -> Result<Vec<FoundLayer>, NodeError> {
     Ok(found)
 }
 
-/// Moves a damaged file to where somebody can look at it; a few are kept, later ones are deleted.
+/// Moves a damaged file to where somebody can look at it; a few are kept, later ones are deleted. The file is nobody's any more, so
+/// that its move need not be durable; but the directory is, before anything is moved there, or a power cut could lose both.
 fn keep_aside(path: &Path, aside: &Path) -> io::Result<()> {
     match fs::create_dir(aside) {
+        Ok(()) => {
+            let beside = aside.parent().expect("it is a directory of the node's");
+            File::open(beside)?.sync_all()?;
+        }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        Err(_) => {}
     }
     let name = path.file_name().expect("a layer's path has a name");
     let moved = if fs::read_dir(aside)?.count() < DAMAGED_MAX {
@@ -300,8 +316,9 @@ fn keep_aside(path: &Path, aside: &Path) -> io::Result<()> {
         fs::remove_file(path)
     };
     match moved {
+        Ok(()) => File::open(aside)?.sync_all(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) => Err(error),
     }
 }
 

@@ -17,7 +17,7 @@ use sixfold_log_format::wire::{Message, Role};
 use sixfold_storage_node::open_synced;
 use sixfold_storage_node::uring::{Completion, Ring, Watch};
 use sixfold_storage_node_core::{
-    Action, Bounds, ConnectionKey, Event, FileName, FoundDirectory, NodeCore, StreamKey,
+    Action, Bounds, ConnectionKey, Event, FileName, FoundDirectory, IoBuf, NodeCore, StreamKey,
 };
 use tokio::sync::mpsc;
 
@@ -352,10 +352,20 @@ impl LocalNode {
                 self.files.remove(&file);
                 fs::remove_file(path_of(&self.dir, file))?;
             }
-            Action::Prepare { file, bytes } => {
+            Action::Prepare { file, bytes, from } => {
                 let name = FileName::HotLog(file);
-                let made = make_file(&path_of(&self.dir, name), bytes)?;
-                self.files.insert(name, Rc::new(made));
+                let made = match from.map(FileName::HotLog) {
+                    Some(from) => {
+                        let made = self.file(from)?;
+                        let head = IoBuf::zeroed(BLOCK_BYTES as usize);
+                        made.write_all_at(head.as_ref(), 0)?;
+                        self.files.remove(&from);
+                        fs::rename(path_of(&self.dir, from), path_of(&self.dir, name))?;
+                        made
+                    }
+                    None => Rc::new(make_file(&path_of(&self.dir, name), bytes)?),
+                };
+                self.files.insert(name, made);
                 self.told.push_back(Event::Prepared {
                     file,
                     result: Ok(()),

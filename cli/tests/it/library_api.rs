@@ -417,6 +417,23 @@ async fn a_keyspace_that_was_dropped_takes_nothing_any_more() {
 }
 
 #[tokio::test]
+async fn a_transaction_from_before_a_keyspace_was_made_may_run_again() {
+    with_database(async |database| {
+        let (reader, blind) = (begin(&database).await, begin(&database).await);
+        let users = database.create_keyspace("users").await.unwrap();
+        let error = reader.within(&users).get("1").await.unwrap_err();
+        assert!(
+            matches!(error, Error::TooOld { .. }) && error.is_retryable(),
+            "{error:?}"
+        );
+        blind.within(&users).put("1", "alice").unwrap();
+        let error = blind.commit().await.unwrap_err();
+        assert!(matches!(error, Error::TooOld { .. }), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_range_is_a_stream() {
     with_database(async |database| {
         for key in ["a", "b", "c"] {

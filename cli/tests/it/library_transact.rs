@@ -175,6 +175,21 @@ async fn a_token_is_applied_once_by_this_writer_and_by_the_next() {
 }
 
 #[tokio::test]
+async fn a_run_that_writes_nothing_closes_its_token() {
+    with_database(async |database| {
+        for token in [database.new_token(), Token::from([3; 16])] {
+            let empty = database.begin_with_token(token).await.unwrap();
+            let late = database.begin_with_token(token).await.unwrap();
+            late.put("late", "x").unwrap();
+            let closed = empty.commit().await.unwrap();
+            assert_eq!(late.commit().await.unwrap(), closed);
+            assert_eq!(text(&database, "late").await, None);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_commit_that_lost_its_writer_is_found_by_its_token_or_done_then() {
     let cluster = LocalCluster::start();
     limited(async {

@@ -279,3 +279,42 @@ fn a_node_of_a_local_cluster_that_is_killed_is_started_again() {
         "sixfold: node 1 ended with signal: 9 (SIGKILL); starting it again\n"
     );
 }
+
+#[test]
+fn an_operator_lists_segments_and_drops_one_of_a_single_node() {
+    let dir = scratch();
+    let _local = local(dir.path());
+    shell(dir.path(), "put key value\n").well();
+    let at = dir.path().to_str().unwrap();
+    let list = || run(&["node", "list", "--dir", at], "").well().output;
+    let lines = list();
+    assert_eq!(lines.len(), 6, "{lines:?}");
+    let words: Vec<&str> = lines[5].split(' ').collect();
+    let (node, segment, volume) = (words[1], words[3], words[5]);
+    let drop = |volume: &str| {
+        let args = [
+            "node",
+            "drop",
+            "--dir",
+            at,
+            "--node",
+            node,
+            "--segment",
+            segment,
+        ];
+        run(&[&args[..], &["--volume", volume]].concat(), "")
+    };
+    let other = "0".repeat(32);
+    assert!(drop(&other).one_line().contains("refused: "));
+    assert!(
+        drop("x")
+            .one_line()
+            .contains("is not 32 hexadecimal digits")
+    );
+    drop(volume).well();
+    assert_eq!(list(), lines[..5]);
+    assert!(drop(volume).one_line().contains("holds no segment"));
+    // Five of six are enough.
+    let finished = shell(dir.path(), "put key other\nget key\n").well();
+    assert_eq!(said(&finished).last().unwrap(), "other");
+}

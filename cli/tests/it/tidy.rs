@@ -126,7 +126,9 @@ fn unsafe_code_is_in_the_doors_of_ring_and_mmap_alone() {
         let used = code_lines(text)
             .any(|line| line.contains("unsafe {") || line.contains("allow(unsafe_code)"));
         assert!(
-            !used || ["storage-node/src/uring.rs", "storage-node/src/mmap.rs"].contains(&path.as_str()),
+            !used
+                || ["storage-node/src/uring.rs", "storage-node/src/mmap.rs"]
+                    .contains(&path.as_str()),
             "{path} holds unsafe code"
         );
     }

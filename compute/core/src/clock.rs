@@ -74,8 +74,18 @@ impl WallClock {
         self.tick_at
     }
 
+    /// When a key with this deadline can be removed: at once when the volume's clock has reached it, else with the clock record
+    /// that does, which is not minted before it is due.
+    pub(crate) fn expires_at(&self, deadline_ms: u64) -> Duration {
+        if deadline_ms <= self.recorded_ms {
+            Duration::ZERO
+        } else {
+            self.reaches_at(deadline_ms).max(self.tick_at)
+        }
+    }
+
     /// When the stamp reaches `unix_ms`.
-    pub(crate) fn reaches_at(&self, unix_ms: u64) -> Duration {
+    fn reaches_at(&self, unix_ms: u64) -> Duration {
         if unix_ms <= self.last_ms {
             return Duration::ZERO;
         }

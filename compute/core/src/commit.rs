@@ -150,11 +150,19 @@ impl Rows {
 }
 
 /// All that one MTR changes, as the tree takes it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Work<'a> {
     clears: Vec<Clear<'a>>,
     writes: Vec<Write<'a>>,
+    /// Whether a user's value is put, for which the spare pages are not meant.
+    puts_values: bool,
 }
+
+/// This part of a volume's pages is spare, up to [`SPARE_PAGES_MAX`]: an MTR that puts a user's value leaves it alone, so that
+/// the rows beside deletions have room in a full volume. The tree keeps some more for its lists.
+const SPARE_SHARE: u64 = 16;
+/// Room for the rows of about 200,000 tokens.
+const SPARE_PAGES_MAX: u64 = 1_024;
 
 impl<'a> Work<'a> {
     /// A transaction's writes and the rows beside them.
@@ -166,6 +174,7 @@ impl<'a> Work<'a> {
                 .map(|(start, end)| (&start[..], end.as_deref()))
                 .collect(),
             writes: Vec::with_capacity(set.keys.len() + rows.rows.len()),
+            puts_values: !set.keys.values().all(|write| *write == KeyWrite::Delete),
         };
         work.writes.extend(rows.writes());
         work.writes
@@ -200,11 +209,12 @@ impl<'a> Work<'a> {
         Work {
             clears: clears.collect(),
             writes,
+            puts_values: false,
         }
     }
 
     /// Adds rows.
-    pub(crate) fn add(&mut self, rows: &'a Rows) {
+    fn add(&mut self, rows: &'a Rows) {
         self.writes.extend(rows.writes());
         self.writes
             .sort_unstable_by(|one, other| one.key().cmp(other.key()));
@@ -233,8 +243,36 @@ impl Place<'_> {
             clears: &work.clears,
             writes: &work.writes,
         };
-        let planned = sixfold_kv::plan(&self.tip, &changes, self.clock_ms, self.pages_max);
+        let spare = (self.pages_max / SPARE_SHARE).min(SPARE_PAGES_MAX);
+        let spare = if work.puts_values { spare } else { 0 };
+        let planned = sixfold_kv::plan(&self.tip, &changes, self.clock_ms, self.pages_max - spare);
         self.verdict(planned)
+    }
+
+    /// Plans an MTR with the time row of its tick, if there is one. In a full volume that row is left out: the moment is not
+    /// remembered, but the clock record is there all the same.
+    pub(crate) fn plan_with_tick<'a>(&self, work: &Work<'a>, tick: &'a Rows) -> PlanVerdict<'a> {
+        if tick.rows.is_empty() {
+            return self.plan(work);
+        }
+        let mut ticking = work.clone();
+        ticking.add(tick);
+        match self.plan(&ticking) {
+            PlanVerdict::Failed(CommitError::Full) => self.plan(work),
+            verdict => verdict,
+        }
+    }
+
+    /// An MTR of nothing but the clock record that is due.
+    pub(crate) fn clock_alone(&self) -> PlanVerdict<'static> {
+        if self.preface.clock_ms.is_none() {
+            return PlanVerdict::Nothing;
+        }
+        if self.tip.page(PageId::META).is_none() {
+            return PlanVerdict::Miss(vec![PageId::META]);
+        }
+        let plan = Plan::default();
+        PlanVerdict::Ready(Planned::new(plan, self.page_bytes, self.preface))
     }
 
     /// What a plan of the tree means for the writer.

@@ -13,7 +13,8 @@ use sixfold_log_format::mutant::{Mutant, planted};
 use crate::cleared::ClearedRanges;
 use crate::event::{CommitError, CommitRequest, ReadRange};
 
-/// Up to this many changes since the read point, ranges are checked change by change; beyond, range by range.
+/// Up to this many changes since the read point, each is looked up among the ranges; beyond, the ranges are walked. Either
+/// way the work grows with the ranges and the changes, not with their product.
 const CHANGES_SCANNED_MAX: usize = 4_096;
 
 /// What a remembered change takes beside its key, about: its places in both collections.
@@ -163,8 +164,9 @@ impl RecentCommits {
         if ranges.is_empty() || planted(Mutant::RangesNotValidated) {
             return None;
         }
-        let mut read = ranges.iter().filter(|range| !range.is_empty());
-        let cleared = read.find_map(|range| self.cleared.last_within(range.bounds(), read_point));
+        let read = Disjoint::of(ranges);
+        let mut each = read.bounds();
+        let cleared = each.find_map(|bounds| self.cleared.last_within(bounds, read_point));
         if cleared.is_some() {
             return cleared;
         }
@@ -172,21 +174,18 @@ impl RecentCommits {
         if self.changes.len() - start <= CHANGES_SCANNED_MAX {
             let mut since = self.changes.range(start..);
             let is_read = |change: &Change| match change {
-                Change::Key(key) => ranges.iter().any(|range| range.contains(key)),
+                Change::Key(key) => read.contains(key),
                 Change::Range(..) => false,
             };
             return since
                 .find(|(_, change)| is_read(change))
                 .map(|(lsn, _)| *lsn);
         }
-        ranges
-            .iter()
-            .filter(|range| !range.is_empty())
-            .find_map(|range| {
-                let mut keys = self.last.range::<[u8], _>(range.bounds());
-                keys.find(|&(_, &lsn)| lsn > read_point)
-                    .map(|(_, &lsn)| lsn)
-            })
+        read.bounds().find_map(|bounds| {
+            let mut keys = self.last.range::<[u8], _>(bounds);
+            keys.find(|&(_, &lsn)| lsn > read_point)
+                .map(|(_, &lsn)| lsn)
+        })
     }
 }
 
@@ -203,26 +202,59 @@ impl Change {
     }
 }
 
-impl ReadRange {
-    fn contains(&self, key: &[u8]) -> bool {
-        let below_end = match &self.end {
-            None => true,
-            Some(end) => key < &end[..] || (self.end_included && key == &end[..]),
-        };
-        key >= &self.start[..] && below_end
+/// Where a range ends: a key, and whether that one is read too; `None` = nowhere.
+type End<'r> = Option<(&'r [u8], bool)>;
+
+/// Ranges that were read, sorted, those that meet made one.
+struct Disjoint<'r>(Vec<(&'r [u8], End<'r>)>);
+
+impl<'r> Disjoint<'r> {
+    fn of(ranges: &'r [ReadRange]) -> Disjoint<'r> {
+        let read = ranges.iter().filter(|range| !range.is_empty());
+        let mut sorted: Vec<_> = read.map(|range| (&range.start[..], range.end())).collect();
+        // Ranges mostly come in ascending order: a stable sort finds the runs.
+        sorted.sort_by_key(|(start, _)| *start);
+        sorted.dedup_by(|next, joined| {
+            let meets = joined.1.is_none_or(|(end, _)| next.0 <= end);
+            if meets {
+                joined.1 = match (joined.1, next.1) {
+                    (Some(one), Some(other)) => Some(one.max(other)),
+                    _ => None,
+                };
+            }
+            meets
+        });
+        Disjoint(sorted)
     }
 
+    fn contains(&self, key: &[u8]) -> bool {
+        let behind = self.0.partition_point(|(start, _)| *start <= key);
+        let before = behind.checked_sub(1).map(|at| self.0[at]);
+        before.is_some_and(|(_, end)| {
+            end.is_none_or(|(end, included)| key < end || (included && key == end))
+        })
+    }
+
+    fn bounds(&self) -> impl Iterator<Item = (Bound<&'r [u8]>, Bound<&'r [u8]>)> {
+        self.0.iter().map(|&(start, end)| {
+            let end = match end {
+                None => Bound::Unbounded,
+                Some((end, true)) => Bound::Included(end),
+                Some((end, false)) => Bound::Excluded(end),
+            };
+            (Bound::Included(start), end)
+        })
+    }
+}
+
+impl ReadRange {
     fn is_empty(&self) -> bool {
         let reaches = |end: &Bytes| self.start < *end || (self.end_included && self.start == *end);
         !self.end.as_ref().is_none_or(reaches)
     }
 
-    fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
-        let end = match &self.end {
-            None => Bound::Unbounded,
-            Some(end) if self.end_included => Bound::Included(&end[..]),
-            Some(end) => Bound::Excluded(&end[..]),
-        };
-        (Bound::Included(&self.start[..]), end)
+    fn end(&self) -> End<'_> {
+        let end = self.end.as_ref()?;
+        Some((&end[..], self.end_included))
     }
 }

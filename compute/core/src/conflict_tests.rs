@@ -196,3 +196,46 @@ fn cleared_ranges_agree_with_a_list_of_clears_and_do_not_grow() {
         );
     }
 }
+
+#[test]
+fn ranges_that_meet_overlap_or_come_unsorted_are_checked_as_each_alone_would_be() {
+    let mut recent = RecentCommits::new(Lsn::new(100), 10_000, usize::MAX);
+    let ranges = [
+        (40, Some(50), false),
+        (10, Some(30), false),
+        (20, Some(25), true),
+        (30, Some(35), true),
+        (60, Some(60), true),
+        (70, Some(70), false),
+        (15, Some(30), true),
+        (90, None, false),
+        (95, Some(97), false),
+    ];
+    let mut request = reads(100, &[]);
+    for (start, end, end_included) in ranges {
+        let one = reads_range(100, start, end, end_included);
+        request.read_ranges.extend(one.read_ranges);
+    }
+    // Both ways: each change among the ranges, and, behind many changes, each range.
+    for round in 0..2u64 {
+        for number in 0..100 {
+            let lsn = Lsn::new(10_000 * round + 201 + u64::from(number));
+            let read_point = Lsn::new(lsn.get() - 1);
+            let mut recent = RecentCommits::new(Lsn::new(100), 10_000, usize::MAX);
+            recent.changed(key(number), lsn);
+            (0..round * 5_000).for_each(|_| recent.changed(key(55), lsn.next()));
+            let inside = [10..36, 40..50, 60..61, 90..100];
+            let is_read = inside.iter().any(|range| range.contains(&number));
+            let request = CommitRequest {
+                read_point,
+                ..request.clone()
+            };
+            let valid = recent.validate(&request);
+            assert_eq!(valid.is_err(), is_read, "{number}: {valid:?}");
+        }
+    }
+    recent.range_cleared(key(61), Some(key(70)), Lsn::new(110));
+    assert_eq!(recent.validate(&request), Ok(()));
+    recent.range_cleared(key(69), Some(key(91)), Lsn::new(120));
+    assert!(recent.validate(&request).is_err());
+}

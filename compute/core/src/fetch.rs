@@ -30,6 +30,8 @@ const WAITERS_MAX: usize = 65_536;
 const LATE_MAX: usize = 256;
 /// A request for so many pages may take as long again; smaller ones tell how fast a segment is.
 const PAGES_PER_PATIENCE: usize = 8;
+/// Segments that must say that a version is forgotten, or all that there are: one alone may have collected more than it should.
+const FORGOTTEN_COUNT: usize = 3;
 /// Before the segments are asked again after all have failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -57,7 +59,27 @@ struct Pending {
     asks: Vec<FetchKey>,
     tried: Vec<LinkIndex>,
     pause_until: Option<Duration>,
+    /// Who said that the version is forgotten, and the oldest one each has.
+    forgotten: Vec<(LinkIndex, Lsn)>,
+    /// So many make it so.
+    forgotten_needed: usize,
     failure: Failure,
+}
+
+impl Pending {
+    /// The oldest version that any of those has who forgot this one, once enough of them say so.
+    fn forgotten_by_enough(&self) -> Option<Lsn> {
+        let oldest = self.forgotten.iter().map(|&(_, oldest)| oldest).min();
+        oldest.filter(|_| self.forgotten.len() >= self.forgotten_needed)
+    }
+
+    /// What whoever waited too long hears.
+    fn overdue_error(&self, page: PageId, lsn: Lsn) -> FetchError {
+        match self.forgotten.iter().map(|&(_, oldest)| oldest).min() {
+            Some(oldest) => FetchError::Forgotten { lsn, oldest },
+            None => self.failure.error(page, lsn),
+        }
+    }
 }
 
 /// Why the last segment asked did not give the page.
@@ -163,6 +185,8 @@ impl Fetches {
                 asks: Vec::new(),
                 tried: Vec::new(),
                 pause_until: None,
+                forgotten: Vec::new(),
+                forgotten_needed: FORGOTTEN_COUNT,
                 failure: Failure::None,
             }
         });
@@ -233,11 +257,14 @@ impl Fetches {
         let fetch = self.next_key();
         let mut pages = Vec::with_capacity(group.len());
         let mut rounds = 0;
+        let pg = segments.links[link].pg;
+        let members = segments.links.iter().filter(|link| link.pg == pg).count();
         for wanted in &group {
             let pending = self.pending.get_mut(wanted).expect("it was looked at");
             rounds = rounds.max(pending.asks.len());
             pending.tried.push(link);
             pending.asks.push(fetch);
+            pending.forgotten_needed = members.min(FORGOTTEN_COUNT);
             pages.push(PageRequest {
                 page: wanted.0,
                 lsn: wanted.1,
@@ -355,10 +382,18 @@ impl Fetches {
                 }
                 Err(Refused::Forgotten(oldest)) => {
                     came = true;
-                    outcomes.push(Outcome::Failed {
-                        error: FetchError::Forgotten { lsn, oldest },
-                        waiters: self.finish(wanted),
-                    });
+                    let pending = self.pending.get_mut(&wanted).expect("it was looked at");
+                    if !pending.forgotten.iter().any(|&(said, _)| said == ask.link) {
+                        pending.forgotten.push((ask.link, oldest));
+                    }
+                    if let Some(oldest) = pending.forgotten_by_enough() {
+                        outcomes.push(Outcome::Failed {
+                            error: FetchError::Forgotten { lsn, oldest },
+                            waiters: self.finish(wanted),
+                        });
+                    } else if is_last {
+                        self.ready.push_back(wanted);
+                    }
                 }
                 page => {
                     let failure = match page {
@@ -455,11 +490,11 @@ impl Fetches {
             ..
         } = self;
         pending.retain(|&(page, lsn), pending| {
-            for (waiter, _) in pending
+            let over = pending
                 .waiters
-                .extract_if(.., |&mut (_, deadline)| deadline <= now)
-            {
-                expired.push((pending.failure.error(page, lsn), waiter));
+                .extract_if(.., |&mut (_, deadline)| deadline <= now);
+            for (waiter, _) in over.collect::<Vec<_>>() {
+                expired.push((pending.overdue_error(page, lsn), waiter));
             }
             pending
                 .waiters

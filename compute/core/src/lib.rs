@@ -14,6 +14,7 @@
 pub mod shared;
 
 pub mod page_cache;
+mod page_table;
 mod read_points;
 mod spare;
 

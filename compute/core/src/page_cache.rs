@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, Page, PageId};
 
+use crate::page_table::{PageTable, spread};
 use crate::shared::Shared;
 use crate::spare::SparePages;
 use crate::tip::TipPage;
@@ -21,24 +22,30 @@ const VERSIONS_MAX: usize = 8;
 /// Closed versions remembered for trimming, as a multiple of the versions that fit; what is forgotten goes by eviction.
 const CLOSED_SHARE: usize = 4;
 
+/// The end of a version that is the page until the writer changes it.
+const OPEN: Lsn = Lsn::MAX;
+
 /// A version of a page.
 #[derive(Debug)]
 struct Version {
     /// Page LSN: the first read point for which this is the page.
     start: Lsn,
-    /// The last one known; `None` = until the writer changes the page.
-    end: Option<Lsn>,
+    /// The last one known, or [`OPEN`].
+    end: Lsn,
     page: Arc<Page>,
 }
 
-/// Versions by rising start. Only the last one may be open-ended.
+/// Versions of a page. Only the newest may be open. The newest stands by itself, since nearly every page has no other:
+/// an entry is then in one cache line.
 #[derive(Debug, Default)]
 struct Entry {
-    versions: Vec<Version>,
+    newest: Option<Version>,
+    /// By rising start; none when there is no newest.
+    older: Vec<Version>,
     referenced: AtomicBool,
 }
 
-type Shard = BTreeMap<PageId, Entry>;
+type Shard = PageTable<Entry>;
 
 /// The cache as readers see it.
 #[derive(Debug)]
@@ -56,14 +63,9 @@ impl PageCache {
     /// The page as of read point `lsn`, if it is known here.
     pub fn get(&self, id: PageId, lsn: Lsn) -> Option<Arc<Page>> {
         let shard = self.shard(id).read();
-        let entry = shard.get(&id)?;
-        let version = entry
-            .versions
-            .iter()
-            .rev()
-            .find(|version| version.start <= lsn)?;
-        let past = version.end.is_some_and(|end| end < lsn);
-        if past && !planted(Mutant::CachedWithoutInterval) {
+        let entry = shard.get(id)?;
+        let version = entry.falling().find(|version| version.start <= lsn)?;
+        if version.end < lsn && !planted(Mutant::CachedWithoutInterval) {
             return None;
         }
         entry.touch();
@@ -73,11 +75,8 @@ impl PageCache {
     /// The page as of the last seal, if it is known here.
     pub(crate) fn newest(&self, id: PageId) -> Option<Arc<Page>> {
         let shard = self.shard(id).read();
-        let entry = shard.get(&id)?;
-        let version = entry
-            .versions
-            .last()
-            .filter(|version| version.end.is_none())?;
+        let entry = shard.get(id)?;
+        let version = entry.newest.as_ref().filter(|version| version.is_open())?;
         entry.touch();
         Some(Arc::clone(&version.page))
     }
@@ -85,14 +84,19 @@ impl PageCache {
     /// Whether a version that starts above `lsn` is held.
     pub(crate) fn has_above(&self, id: PageId, lsn: Lsn) -> bool {
         let shard = self.shard(id).read();
-        let newest = shard.get(&id).and_then(|entry| entry.versions.last());
+        let newest = shard.get(id).and_then(|entry| entry.newest.as_ref());
         newest.is_some_and(|newest| newest.start > lsn)
     }
 
     fn shard(&self, id: PageId) -> &RwLock<Shard> {
         // Neighbors go to different shards; the multiplier spreads ids with a common stride.
-        let spread = id.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        &self.shards[spread as usize % SHARD_COUNT]
+        &self.shards[(spread(id) >> 32) as usize % SHARD_COUNT]
+    }
+}
+
+impl Version {
+    fn is_open(&self) -> bool {
+        self.end == OPEN
     }
 }
 
@@ -104,29 +108,61 @@ impl Entry {
         }
     }
 
-    /// Where a version that begins at `start` is, or belongs.
-    fn index_of(&self, start: Lsn) -> usize {
-        self.versions
-            .partition_point(|version| version.start < start)
+    /// The versions by falling start.
+    fn falling(&self) -> impl Iterator<Item = &Version> {
+        self.newest.iter().chain(self.older.iter().rev())
+    }
+
+    fn len(&self) -> usize {
+        self.older.len() + usize::from(self.newest.is_some())
+    }
+
+    /// The version that begins at `start`.
+    fn starting_at(&mut self, start: Lsn) -> Option<&mut Version> {
+        let mut versions = self.newest.iter_mut().chain(&mut self.older);
+        versions.find(|version| version.start == start)
+    }
+
+    /// Whether no version begins above `start`.
+    fn is_newest(&self, start: Lsn) -> bool {
+        let newest = self.newest.as_ref();
+        newest.is_none_or(|newest| newest.start <= start)
+    }
+
+    /// Puts a version in its place. None begins where it does.
+    fn insert(&mut self, version: Version) {
+        if self.is_newest(version.start) {
+            self.older.extend(self.newest.replace(version));
+        } else {
+            let before = |older: &Version| older.start < version.start;
+            self.older
+                .insert(self.older.partition_point(before), version);
+        }
     }
 
     /// Whether a version that is known differs from a page that starts at `start` and is said to hold through `through`.
     /// What the writer knows itself is right; a segment that says otherwise is not believed.
-    fn contradicts(&self, index: usize, start: Lsn, through: Lsn) -> bool {
-        let before = index.checked_sub(1).map(|before| &self.versions[before]);
-        let later = self.versions[index..]
-            .iter()
-            .find(|version| version.start > start);
-        before.is_some_and(|before| before.end.is_none_or(|end| end >= start))
-            || later.is_some_and(|later| later.start <= through)
+    fn contradicts(&self, start: Lsn, through: Lsn) -> bool {
+        self.falling().any(|version| {
+            if version.start < start {
+                version.end >= start
+            } else {
+                version.start > start && version.start <= through
+            }
+        })
     }
 
     /// Takes out the versions for which `goes` holds; how many.
     fn drop_versions(&mut self, spare: &mut SparePages, goes: impl Fn(&Version) -> bool) -> usize {
-        let before = self.versions.len();
-        let gone = self.versions.extract_if(.., |version| goes(version));
-        gone.for_each(|version| spare.give(version.page));
-        before - self.versions.len()
+        let before = self.len();
+        let newest = self.newest.take_if(|version| goes(version));
+        let gone = self.older.extract_if(.., |version| goes(version));
+        gone.chain(newest)
+            .for_each(|version| spare.give(version.page));
+        if self.newest.is_none() {
+            self.newest = self.older.pop();
+        }
+        before - self.len()
     }
 }
 
@@ -203,38 +239,38 @@ impl CacheKeeper {
             "page {id} at {start} sealed at {point}"
         );
         let mut shard = self.shared.cache.shard(id).write();
-        let entry = shard.entry(id).or_insert_with(|| {
+        let entry = shard.get_or_insert_with(id, || {
             self.clock.push_back(id);
             Entry::default()
         });
-        if let Some(before) = entry.versions.last_mut() {
+        if let Some(before) = &mut entry.newest {
             assert!(
                 before.start < start,
                 "page {id} at {start} follows {}",
                 before.start
             );
-            if before.end.is_none() {
+            if before.is_open() {
                 // The first record after the version ends it; between that and `start` nothing is known.
-                before.end = first.checked_minus(1);
+                before.end = first.checked_minus(1).expect("it follows a record");
                 self.closed.push_back((point, id));
             }
         }
-        entry.versions.push(Version {
+        entry.insert(Version {
             start,
-            end: None,
+            end: OPEN,
             page,
         });
         // A long snapshot keeps versions of a hot page, but only the ones that somebody reads.
-        if entry.versions.len() > VERSIONS_MAX {
+        if entry.len() > VERSIONS_MAX {
             let announced = announced.get_or_insert_with(|| self.shared.announced());
             self.charged_count -= entry.drop_versions(&mut self.spare, |version| {
-                let Some(end) = version.end.filter(|&end| end < self.vdl) else {
+                if version.is_open() || version.end >= self.vdl {
                     return false;
-                };
+                }
                 let next = announced.partition_point(|&read_point| read_point < version.start);
                 announced
                     .get(next)
-                    .is_none_or(|&read_point| read_point > end)
+                    .is_none_or(|&read_point| read_point > version.end)
             });
         }
     }
@@ -245,8 +281,8 @@ impl CacheKeeper {
         let shard = self.shared.cache.shard(page.id()).read();
         let start = page.lsn();
         shard
-            .get(&page.id())
-            .is_some_and(|entry| entry.contradicts(entry.index_of(start), start, through))
+            .get(page.id())
+            .is_some_and(|entry| entry.contradicts(start, through))
     }
 
     /// A page that was fetched at read point `through` arrived; kept unless it contradicts what is known. `open`: the writer has minted nothing on it above `through`
@@ -259,36 +295,27 @@ impl CacheKeeper {
         );
         {
             let mut shard = self.shared.cache.shard(id).write();
-            let entry = shard.entry(id).or_insert_with(|| {
+            let entry = shard.get_or_insert_with(id, || {
                 self.clock.push_back(id);
                 Entry::default()
             });
-            let index = entry.index_of(start);
-            if entry.contradicts(index, start, through) {
+            if entry.contradicts(start, through) {
                 return;
             }
-            let is_newest = entry.versions.get(index + 1).is_none();
-            match entry.versions.get_mut(index) {
-                Some(same) if same.start == start => {
-                    let end = same.end.map(|end| end.max(through));
-                    same.end = if open && is_newest { None } else { end };
-                }
-                newer => {
-                    let end = if open && newer.is_none() {
-                        None
-                    } else {
-                        Some(through)
-                    };
-                    entry.versions.insert(
-                        index,
-                        Version {
-                            start,
-                            end,
-                            page: Arc::clone(page),
-                        },
-                    );
-                    self.charged_count += 1;
-                }
+            let end = if open && entry.is_newest(start) {
+                OPEN
+            } else {
+                through
+            };
+            if let Some(same) = entry.starting_at(start) {
+                same.end = same.end.max(end);
+            } else {
+                entry.insert(Version {
+                    start,
+                    end,
+                    page: Arc::clone(page),
+                });
+                self.charged_count += 1;
             }
         }
         self.evict();
@@ -312,11 +339,11 @@ impl CacheKeeper {
             .pop_front_if(|&mut (point, _)| point <= read_point_min)
         {
             let mut shard = self.shared.cache.shard(id).write();
-            let Some(entry) = shard.get_mut(&id) else {
+            let Some(entry) = shard.get_mut(id) else {
                 continue;
             };
             self.charged_count -= entry.drop_versions(&mut self.spare, |version| {
-                version.end.is_some_and(|end| end < read_point_min)
+                !version.is_open() && version.end < read_point_min
             });
         }
     }
@@ -330,7 +357,7 @@ impl CacheKeeper {
                 break;
             };
             let mut shard = self.shared.cache.shard(id).write();
-            let Some(entry) = shard.get_mut(&id) else {
+            let Some(entry) = shard.get_mut(id) else {
                 continue;
             };
             let referenced = entry.referenced.swap(false, Ordering::Relaxed);
@@ -339,8 +366,8 @@ impl CacheKeeper {
                 self.charged_count -= entry
                     .drop_versions(&mut self.spare, |version| version.start <= self.vdl || all);
             }
-            if entry.versions.is_empty() {
-                shard.remove(&id);
+            if entry.newest.is_none() {
+                shard.remove(id);
             } else {
                 self.clock.push_back(id);
             }

@@ -25,6 +25,8 @@ const WALKS_MAX: usize = 64;
 const GROUPS_MAX: usize = 16;
 /// A segment that has not answered by then is passed over.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// Segments of a group that must say that the log is forgotten: one alone may have lost more than others.
+const FORGOTTEN_COUNT: usize = 3;
 /// Before the segments are asked again after none had it.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -100,6 +102,8 @@ struct Walk {
     /// The first group that was not asked for `at` in this round.
     next_group: usize,
     tried: Vec<LinkIndex>,
+    /// Who has forgotten `at`, each once, and the oldest point that it still has.
+    forgotten: Vec<(PgId, LinkIndex, Lsn)>,
     /// When to go on: what is asked is passed over then, or a pause is over.
     wake_at: Duration,
     reason: String,
@@ -111,8 +115,16 @@ pub(crate) struct Rounding {
     volume: VolumeId,
     history: History,
     walks: BTreeMap<FetchTicket, Walk>,
-    asks: BTreeMap<FetchKey, (FetchTicket, LinkIndex)>,
+    asks: BTreeMap<FetchKey, Ask>,
     due: Due,
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    ticket: FetchTicket,
+    pg: PgId,
+    link: LinkIndex,
 }
 
 /// What an answer tells of a walk.
@@ -166,6 +178,7 @@ impl Rounding {
             asks: Vec::new(),
             next_group: 0,
             tried: Vec::new(),
+            forgotten: Vec::new(),
             wake_at: Duration::ZERO,
             reason: "no segment answered".to_owned(),
         };
@@ -185,20 +198,25 @@ impl Rounding {
         fetch: FetchKey,
         answer: Option<Message>,
     ) -> Option<(FetchTicket, Result<Lsn, RoundError>)> {
-        let (ticket, link) = self.asks.remove(&fetch)?;
+        let Ask { ticket, pg, link } = self.asks.remove(&fetch)?;
         let walk = self.walks.get_mut(&ticket)?;
         walk.asks.retain(|&other| other != fetch);
         let told = read_answer(answer, self.volume, walk.at, &self.history);
         match told {
             Told::Found(point) => return self.end(ticket, Ok(point)),
             Told::Forgotten(oldest) => {
-                let lsn = walk.lsn;
-                return self.end(ticket, Err(RoundError::Forgotten { lsn, oldest }));
+                walk.tried.push(link);
+                walk.reason = format!("forgotten, the oldest point is {oldest}");
+                if let Some(oldest) = walk.forgot(pg, link, oldest) {
+                    let lsn = walk.lsn;
+                    return self.end(ticket, Err(RoundError::Forgotten { lsn, oldest }));
+                }
             }
             Told::Below(at) => {
                 walk.at = at;
                 walk.next_group = 0;
                 walk.tried.clear();
+                walk.forgotten.clear();
                 for other in std::mem::take(&mut walk.asks) {
                     self.asks.remove(&other);
                 }
@@ -251,7 +269,7 @@ impl Rounding {
             if walk.wake_at <= now {
                 for fetch in std::mem::take(&mut walk.asks) {
                     let passed = self.asks.remove(&fetch);
-                    walk.tried.extend(passed.map(|(_, link)| link));
+                    walk.tried.extend(passed.map(|ask| ask.link));
                 }
                 walk.ask(now, group_last, fetches, segments, &mut self.asks, actions);
             }
@@ -281,6 +299,16 @@ impl Rounding {
 }
 
 impl Walk {
+    /// A segment has forgotten the record that is looked at. The oldest point that is left, once enough of its group say so.
+    fn forgot(&mut self, pg: PgId, link: LinkIndex, oldest: Lsn) -> Option<Lsn> {
+        self.forgotten.retain(|&(_, other, _)| other != link);
+        self.forgotten.push((pg, link, oldest));
+        let of_group = self.forgotten.iter().filter(|(other, ..)| *other == pg);
+        let enough = of_group.clone().count() >= FORGOTTEN_COUNT;
+        let oldest = of_group.map(|&(.., oldest)| oldest).min();
+        oldest.filter(|_| enough)
+    }
+
     /// Asks the next groups, or pauses when no segment of any is left.
     fn ask(
         &mut self,
@@ -288,7 +316,7 @@ impl Walk {
         group_last: &[(PgId, Lsn)],
         fetches: &mut Fetches,
         segments: &mut Segments<'_>,
-        asks: &mut BTreeMap<FetchKey, (FetchTicket, LinkIndex)>,
+        asks: &mut BTreeMap<FetchKey, Ask>,
         actions: &mut VecDeque<WriterAction>,
     ) {
         // Another segment of the same groups when these did not have it, since one may lag.
@@ -304,7 +332,8 @@ impl Walk {
                         });
                 let Some(link) = chosen else { continue };
                 let fetch = fetches.next_key();
-                asks.insert(fetch, (self.ticket, link));
+                let ticket = self.ticket;
+                asks.insert(fetch, Ask { ticket, pg, link });
                 self.asks.push(fetch);
                 let target = &segments.links[link];
                 let message = Message::ReadLog(ReadLog {

@@ -170,6 +170,13 @@ impl ReadPoint {
     }
 }
 
+/// The pages as of it, those that the cache holds.
+impl PageSource for ReadPoint {
+    fn page(&self, id: PageId) -> Option<Arc<Page>> {
+        self.shared.cache.get(id, self.lsn)
+    }
+}
+
 impl Drop for ReadPoint {
     fn drop(&mut self) {
         self.shared.read_points.withdraw(&self.place);

@@ -4,6 +4,7 @@
 //! here looks at the tree: what a key holds is only known at the commit's place.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use sixfold_log_format::Lsn;
@@ -133,8 +134,9 @@ impl WriteSet {
         if end.as_ref().is_some_and(|end| *end <= start) {
             return;
         }
-        let is_inside = |key: &Bytes| *key >= start && end.as_ref().is_none_or(|end| *key < *end);
-        self.keys.retain(|key, _| !is_inside(key));
+        let upper = end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let inside = (Bound::Included(start.clone()), upper);
+        self.keys.extract_if(inside, |_, _| true).for_each(drop);
         // It becomes one with every range that it touches.
         let first = self
             .clears

@@ -8,7 +8,7 @@ use sixfold_log_format::{CellFlags, Lsn, Page, PageId};
 
 use crate::meta::Meta;
 use crate::overflow::{self, Reference};
-use crate::source::{KvError, PageSource, child, child_slot, fetch, fetch_node};
+use crate::source::{KvError, PageSource, child, child_slot_near, fetch, fetch_node};
 
 /// What a lookup found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,21 +94,20 @@ fn leaf_for(
     key: &[u8],
 ) -> Result<(Arc<Page>, u16), KvError> {
     let mut page = page;
-    let mut guess = 0;
+    // The root has no bounds to guess by; its middle is as good as any place.
+    let mut guess = page.cell_count() / 2;
     while page.level() > 0 {
-        let slot = child_slot(&page, key)?;
+        let slot = child_slot_near(&page, key, guess)?;
         let below = fetch_node(source, child(&page, slot)?, page.level() - 1)?;
-        if below.level() == 0 {
-            guess = guess_place(&page, slot, &below, key);
-        }
+        guess = guess_place(&page, slot, &below, key);
         page = below;
     }
     Ok((page, guess))
 }
 
-/// About where in `leaf`, the child in `slot` of `parent`, the key would be.
-pub(crate) fn guess_place(parent: &Page, slot: u16, leaf: &Page, key: &[u8]) -> u16 {
-    let count = leaf.cell_count();
+/// About where in `below`, the child in `slot` of `parent`, the key would be.
+pub(crate) fn guess_place(parent: &Page, slot: u16, below: &Page, key: &[u8]) -> u16 {
+    let count = below.cell_count();
     if slot + 1 < parent.cell_count() {
         place_between(key, (parent.key(slot), parent.key(slot + 1)), count)
     } else {
@@ -119,20 +118,47 @@ pub(crate) fn guess_place(parent: &Page, slot: u16, leaf: &Page, key: &[u8]) -> 
 
 /// Where `key` would be among `count` keys that lie evenly between the bounds, as it does.
 fn place_between(key: &[u8], (low, high): (&[u8], &[u8]), count: u16) -> u16 {
+    /// Numbers are cut to so many bits, so that their product with a count fits.
+    const BITS_MAX: u32 = u64::BITS - u16::BITS;
     let common = low.iter().zip(high).take_while(|(a, b)| a == b).count();
-    let number = |key: &[u8]| {
-        let tail = key.get(common..).unwrap_or_default();
-        let mut number = [0; 8];
-        let len = tail.len().min(number.len());
-        number[..len].copy_from_slice(&tail[..len]);
-        u64::from_be_bytes(number)
-    };
-    let (low, high) = (number(low), number(high));
-    let width = u128::from(high.saturating_sub(low).max(1));
-    let place = u128::from(number(key).saturating_sub(low)) * u128::from(count) / width;
+    let tails = [key, low, high].map(|key| tail(key, common));
+    let are_decimal = tails.iter().all(|(tail, len)| is_decimal(&tail[..*len]));
+    let [key, low, high] = tails.map(|(tail, len)| {
+        if are_decimal {
+            // Digits fill a small part of what a byte can say: keys that count lie evenly as numbers only.
+            decimal(&tail, len)
+        } else {
+            u64::from_be_bytes(tail)
+        }
+    });
+    let width = high.saturating_sub(low).max(1);
+    let offset = key.saturating_sub(low).min(width);
+    let cut = (u64::BITS - width.leading_zeros()).saturating_sub(BITS_MAX);
+    let place = (offset >> cut) * u64::from(count) / (width >> cut);
     u16::try_from(place)
         .unwrap_or(count)
         .min(count.saturating_sub(1))
+}
+
+/// Up to 8 bytes of a key from `start` on, filled up with zeros, and how many there were.
+fn tail(key: &[u8], start: usize) -> ([u8; 8], usize) {
+    let rest = key.get(start..).unwrap_or_default();
+    let mut tail = [0; 8];
+    let len = rest.len().min(tail.len());
+    tail[..len].copy_from_slice(&rest[..len]);
+    (tail, len)
+}
+
+fn is_decimal(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_digit)
+}
+
+/// The number that up to 8 digits begin; those that are missing count as 0, as separators are cut short.
+fn decimal(tail: &[u8; 8], len: usize) -> u64 {
+    let digits = tail.iter().enumerate();
+    digits.fold(0, |number, (at, digit)| {
+        number * 10 + if at < len { u64::from(digit - b'0') } else { 0 }
+    })
 }
 
 /// Whether a deadline has passed (T5): at its very millisecond the cell is gone.

@@ -67,6 +67,7 @@ pub(crate) fn fetch_node(
     level: u8,
 ) -> Result<Arc<Page>, KvError> {
     let page = fetch(source, id)?;
+    page.warm();
     check_node(&page, id, level)?;
     Ok(page)
 }
@@ -92,7 +93,16 @@ pub(crate) fn check_node(page: &Page, id: PageId, level: u8) -> Result<(), KvErr
 
 /// The slot of the child whose subtree would hold `key`: the last separator at or below it.
 pub(crate) fn child_slot(page: &Page, key: &[u8]) -> Result<u16, KvError> {
-    match page.find(key) {
+    child_at(page, page.find(key))
+}
+
+/// The same, faster when it is at or near `guess`.
+pub(crate) fn child_slot_near(page: &Page, key: &[u8], guess: u16) -> Result<u16, KvError> {
+    child_at(page, page.find_near(key, guess))
+}
+
+fn child_at(page: &Page, found: Result<u16, u16>) -> Result<u16, KvError> {
+    match found {
         Ok(slot) => Ok(slot),
         Err(0) => Err(corrupt(page.id(), "no child for the key")),
         Err(slot) => Ok(slot - 1),

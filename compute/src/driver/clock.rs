@@ -27,6 +27,8 @@ pub(crate) fn unix_ms() -> u64 {
 pub(crate) struct VolumeClock {
     start: Duration,
     start_ms: u64,
+    /// What earlier writers recorded.
+    floor_ms: u64,
 }
 
 impl VolumeClock {
@@ -35,14 +37,22 @@ impl VolumeClock {
         VolumeClock {
             start,
             start_ms: unix_ms,
+            floor_ms: 0,
         }
+    }
+
+    /// The volume has recorded `unix_ms`: it is never earlier from now on.
+    pub(crate) fn raise(&mut self, unix_ms: u64) {
+        self.floor_ms = self.floor_ms.max(unix_ms);
     }
 
     /// Wall-clock milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         let passed_ms = now().saturating_sub(self.start).as_millis();
-        self.start_ms
-            .saturating_add(u64::try_from(passed_ms).unwrap_or(u64::MAX))
+        let now_ms = self
+            .start_ms
+            .saturating_add(u64::try_from(passed_ms).unwrap_or(u64::MAX));
+        now_ms.max(self.floor_ms)
     }
 }
 
@@ -55,4 +65,19 @@ pub(crate) fn instant(at: Duration) -> tokio::time::Instant {
 /// Whole milliseconds, rounded up: for reports.
 pub(crate) fn ceil_ms(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_volumes_clock_stands_where_an_earlier_writer_left_it_until_this_machines_gets_there() {
+        let mut clock = VolumeClock::new(now(), 1_000_000);
+        assert!(clock.now_ms() >= 1_000_000);
+        clock.raise(900_000_000_000);
+        assert_eq!(clock.now_ms(), 900_000_000_000);
+        clock.raise(5);
+        assert_eq!(clock.now_ms(), 900_000_000_000);
+    }
 }

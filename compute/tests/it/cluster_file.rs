@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use sixfold::{Cluster, ClusterNode, Database, Error, Options};
 
@@ -118,6 +119,9 @@ async fn a_volume_needs_six_nodes_two_in_each_availability_zone() {
     let line =
         config_line(Database::open(Options::new(six_nodes(dir.path())).seals_in_flight(9)).await);
     assert!(line.contains("seals_in_flight is 9"), "{line}");
+    let short = Options::new(six_nodes(dir.path())).token_retention(Duration::from_secs(30));
+    let line = config_line(Database::open(short).await);
+    assert!(line.contains("token_retention is 30s"), "{line}");
 }
 
 #[tokio::test]

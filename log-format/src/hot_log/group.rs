@@ -12,7 +12,8 @@ const MAGIC: [u8; 4] = *b"SXGR";
 const CHECKSUM_BYTES: usize = 4;
 
 /// What a group must belong to: its checksum is seeded with it, so that no group of another node or of a file's
-/// earlier life verifies.
+/// earlier life verifies. File numbers that differ in their low 32 bits alone differ by one burst, which changes every CRC-32: a
+/// group of an earlier life is not unlikely to verify under a later number, it cannot.
 fn seed(header: &FileHeader) -> [u8; 24] {
     let mut seed = [0; 24];
     seed[..16].copy_from_slice(header.node.as_bytes());
@@ -72,6 +73,15 @@ pub fn decode_group(bytes: &Bytes, header: &FileHeader) -> Found {
         return Found::Empty;
     }
     decode(bytes, header).unwrap_or_else(Found::Bad)
+}
+
+/// The sequence number that stands in a group's header, if the bytes begin with something that looks like one. Nothing is verified:
+/// it may be torn, damaged, or left from an earlier life of the file. Sequence numbers never fall, so that one below what is
+/// expected is of an earlier life.
+pub fn claimed_sequence(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.get(..GROUP_HEADER_BYTES)?;
+    let sequence = header[16..24].first_chunk()?;
+    (header[CHECKSUM_BYTES..8] == MAGIC).then(|| u64::from_le_bytes(*sequence))
 }
 
 fn decode(bytes: &Bytes, header: &FileHeader) -> Result<Found, DecodeError> {

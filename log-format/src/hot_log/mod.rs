@@ -31,7 +31,7 @@ pub struct Superblock {
     pub file_bytes: u64,
 }
 
-pub use group::{decode_group, encode_group};
+pub use group::{claimed_sequence, decode_group, encode_group};
 
 /// The version of the hot log's zones that this build writes and reads.
 pub const HOT_LOG_VERSION: u16 = 2;

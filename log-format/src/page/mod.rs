@@ -245,6 +245,7 @@ impl Page {
         self.bytes.len()
     }
     /// Its id.
+    #[inline]
     pub fn id(&self) -> PageId {
         PageId::new(self.u64(ID_AT))
     }
@@ -257,10 +258,12 @@ impl Page {
         self.lsn().is_none()
     }
     /// What it is.
+    #[inline]
     pub fn kind(&self) -> PageKind {
         PageKind::from_code(self.bytes[KIND_AT]).expect("the kind was checked when it was set")
     }
     /// Distance from the leaves.
+    #[inline]
     pub fn level(&self) -> u8 {
         self.bytes[LEVEL_AT]
     }
@@ -269,6 +272,7 @@ impl Page {
         self.u64(CLOCK_AT)
     }
     /// How many cells it holds.
+    #[inline]
     pub fn cell_count(&self) -> u16 {
         self.u16(CELL_COUNT_AT)
     }
@@ -289,6 +293,7 @@ impl Page {
         page_bytes - PAGE_HEADER_BYTES
     }
 
+    #[inline]
     fn u16(&self, at: usize) -> u16 {
         u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]])
     }
@@ -297,10 +302,12 @@ impl Page {
         u32::from_le_bytes(self.array(at))
     }
 
+    #[inline]
     fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.array(at))
     }
 
+    #[inline]
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut array = [0; N];
         array.copy_from_slice(&self.bytes[at..at + N]);

@@ -254,3 +254,31 @@ fn reserved_bytes_and_padding_must_be_zero_even_with_a_fitting_checksum() {
         "reserved in an entry"
     );
 }
+
+#[test]
+fn a_group_never_verifies_under_another_file_number_and_still_says_its_sequence() {
+    use sixfold_log_format::hot_log::claimed_sequence;
+
+    let header = file_header();
+    let mut out = Vec::new();
+    encode_group(&mut out, &header, 77, &entries());
+    let bytes = Bytes::from(out);
+    assert_eq!(claimed_sequence(&bytes), Some(77));
+    assert_eq!(claimed_sequence(&bytes[1..]), None);
+    assert_eq!(claimed_sequence(&bytes[..GROUP_HEADER_BYTES - 1]), None);
+    assert_eq!(claimed_sequence(&[0; 64]), None);
+    let mut number = 1_u32;
+    for _ in 0..20_000 {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let other = FileHeader {
+            file: FileNumber(u64::from(number)),
+            ..header.clone()
+        };
+        if other.file != header.file {
+            assert!(
+                matches!(decode_group(&bytes, &other), Found::Bad(_)),
+                "{number}"
+            );
+        }
+    }
+}

@@ -30,6 +30,12 @@ impl Stamps {
         self.clock.values().next_back().copied().unwrap_or(0)
     }
 
+    /// The volume's clock at a point: 0 before the first clock record.
+    pub(crate) fn clock_at(&self, lsn: Lsn) -> u64 {
+        let last = self.clock.range(..=lsn).next_back();
+        last.map_or(0, |(_, unix_ms)| *unix_ms)
+    }
+
     /// What is gone counts no more.
     pub(crate) fn truncate(&mut self, gone: impl Fn(&Lsn) -> bool) {
         self.clock.retain(|lsn, _| !gone(lsn));

@@ -6,17 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sixfold_compute_core::WriteSet;
-use sixfold_compute_core::rows::INTERNAL_SPACE;
+use sixfold_compute_core::{Token, WriteSet};
 use sixfold_log_format::batch::BATCH_HEADER_BYTES;
 use sixfold_log_format::{
-    Batch, CellFlags, History, Lsn, Op, Page, PageId, PgId, Record, SegmentId, VolumeEpoch,
-    VolumeId, apply,
+    Batch, History, Lsn, Op, Page, PageId, PgId, Record, SegmentId, VolumeEpoch, VolumeId, apply,
 };
 use sixfold_recovery::machine::Opened;
 
-use super::Held;
-use super::answers::put_of;
+use super::model::Model;
 use super::stamps::Stamps;
 use crate::reached::{Counts, Reached};
 
@@ -26,10 +23,15 @@ pub(crate) type Bad = String;
 /// A transaction whose commit was asked for.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) writes: WriteSet,
-    /// Refused before minting: it must never be found.
+    pub(crate) writes: std::rc::Rc<WriteSet>,
+    pub(crate) token: Option<Token>,
+    /// Tries under way.
+    pub(crate) open_count: u32,
+    /// Refused before minting, each try: it must never be found.
     pub(crate) refused: bool,
     pub(crate) unknown: bool,
+    /// The commit that was answered.
+    pub(crate) answered_at: Option<Lsn>,
 }
 
 /// A commit of the truth.
@@ -64,15 +66,15 @@ pub(crate) struct Oracle {
     /// Valid LSNs of each PG.
     pub(crate) pg_lsns: BTreeMap<PgId, Vec<Lsn>>,
     pub(crate) commits: BTreeMap<Lsn, Commit>,
-    /// Versions of each key; the value is `None` where it was deleted.
-    pub(crate) keys: BTreeMap<Bytes, Vec<(Lsn, Option<Bytes>)>>,
+    pub(super) model: Model,
     pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) answered: BTreeMap<Lsn, u64>,
     /// Highest point that a current transaction has shown to anybody.
     pub(crate) floor: Lsn,
     /// Highest VDL published by anybody, and by whom.
     published: (Lsn, VolumeEpoch),
-    effects: Vec<(Bytes, Option<Bytes>, bool)>,
+    /// The highest commit that any watch was told of.
+    pub(super) told: Lsn,
     /// First and last LSN of each batch of the newest writer.
     batches: Vec<(Lsn, Lsn)>,
     pub(crate) stamps: Stamps,
@@ -93,12 +95,12 @@ impl Oracle {
             pages: BTreeMap::new(),
             pg_lsns: BTreeMap::new(),
             commits: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            model: Model::default(),
             asked: BTreeMap::new(),
             answered: BTreeMap::new(),
             floor: Lsn::NONE,
             published: (Lsn::NONE, VolumeEpoch::CREATION),
-            effects: Vec::new(),
+            told: Lsn::NONE,
             batches: Vec::new(),
             stamps: Stamps::default(),
             reached: Counts::default(),
@@ -184,69 +186,10 @@ impl Oracle {
         if let Op::Clock { unix_ms } = &record.op {
             self.stamps.clock_record(record.lsn, *unix_ms)?;
         }
-        // The database's own rows are nobody's writes.
-        let is_own_row = |key: &[u8]| key.first() == Some(&INTERNAL_SPACE);
-        if record.user_visible {
-            match &record.op {
-                Op::Insert { cell, .. } | Op::Replace { cell, .. } if is_own_row(&cell.key) => {}
-                Op::Remove { key, .. } if is_own_row(key) => {}
-                Op::Insert { cell, .. } | Op::Replace { cell, .. } => {
-                    let overflow = cell.flags.contains(CellFlags::OVERFLOW);
-                    let value = (!overflow).then(|| Bytes::copy_from_slice(&cell.value));
-                    self.effects
-                        .push((Bytes::copy_from_slice(&cell.key), value, true));
-                }
-                Op::Remove { key, .. } => {
-                    self.effects
-                        .push((Bytes::copy_from_slice(key), None, false));
-                }
-                _ => {}
-            }
-        }
+        self.note_effect(record);
         if record.is_cpl() {
             self.commit(record.lsn, volume_epoch)?;
         }
-        Ok(())
-    }
-
-    fn commit(&mut self, cpl: Lsn, volume_epoch: VolumeEpoch) -> Result<(), Bad> {
-        let effects = std::mem::take(&mut self.effects);
-        let transaction = effects
-            .iter()
-            .filter_map(|(_, value, _)| value.as_ref())
-            .find_map(transaction_of);
-        let asked = match transaction {
-            None => None,
-            Some(id) => {
-                let asked = self.asked.get(&id).ok_or_else(|| {
-                    format!("commit {cpl} holds a value of transaction {id}, which nobody began")
-                })?;
-                if asked.refused {
-                    return Err(format!(
-                        "transaction {id} was refused as not committed, and stands at {cpl} (T2)"
-                    ));
-                }
-                Some(asked)
-            }
-        };
-        for (key, value, put) in effects {
-            let value = match (asked, put) {
-                (Some(asked), true) => {
-                    let wanted = asked.writes.keys.get(&key).and_then(put_of);
-                    let wanted = wanted.ok_or_else(|| {
-                        format!("commit {cpl} of epoch {volume_epoch} puts {key:?}, which nobody asked for")
-                    })?;
-                    if value.is_some_and(|value| value != wanted.bytes) {
-                        return Err(format!("commit {cpl} puts another value of {key:?}"));
-                    }
-                    Some(wanted.bytes.clone())
-                }
-                (None, true) => value,
-                (_, false) => None,
-            };
-            self.keys.entry(key).or_default().push((cpl, value));
-        }
-        self.commits.insert(cpl, Commit { transaction });
         Ok(())
     }
 
@@ -286,10 +229,15 @@ impl Oracle {
                 opened.cut
             ));
         }
+        if annulled(&self.told) && !self.told.is_none() {
+            return Err(format!(
+                "a watch was told of commit {}, epoch {epoch} cut at {} (T7)",
+                self.told, opened.cut
+            ));
+        }
         self.truncate(opened)?;
         self.last = opened.vdl;
         self.pending.clear();
-        self.effects.clear();
         self.openings.push(Opening {
             volume_epoch: epoch,
             cut: opened.cut,
@@ -340,12 +288,10 @@ impl Oracle {
             self.reached.hit(Reached::BatchHalfAnnulled);
         }
         self.batches.clear();
+        self.model.truncate(&gone);
         self.stamps.truncate(gone);
         self.commits.retain(|lsn, _| !gone(lsn));
         for versions in self.pages.values_mut() {
-            while versions.pop_if(|(lsn, _)| gone(lsn)).is_some() {}
-        }
-        for versions in self.keys.values_mut() {
             while versions.pop_if(|(lsn, _)| gone(lsn)).is_some() {}
         }
         for lsns in self.pg_lsns.values_mut() {
@@ -396,6 +342,12 @@ impl Oracle {
             self.published = (vdl, volume_epoch);
         }
         Ok(())
+    }
+
+    /// The highest VDL that anybody published, or opened with: no later cut annuls a record at or below it.
+    pub(crate) fn published_vdl(&self) -> Lsn {
+        let opened = self.openings.last().map(|opening| opening.vdl);
+        self.published.0.max(opened.unwrap_or(Lsn::NONE))
     }
 
     /// What an old writer says must lie within the cut of everyone who opened after it.
@@ -455,12 +407,30 @@ impl Oracle {
         Ok(())
     }
 
-    /// What a key held at a read point.
-    pub(crate) fn held(&self, key: &[u8], lsn: Lsn) -> Held {
-        let versions = self.keys.get(key)?;
-        let below = versions.partition_point(|(at, _)| *at <= lsn);
-        let (at, value) = versions.get(below.checked_sub(1)?)?;
-        value.clone().map(|value| (value, *at))
+    /// Whether nothing is torn at this point: an MTR ends there, or nothing was ever valid there.
+    pub(crate) fn is_point(&self, lsn: Lsn) -> bool {
+        let annuls = |opening: &Opening| opening.history.annuls(lsn);
+        lsn.is_none() || self.commits.contains_key(&lsn) || self.openings.last().is_some_and(annuls)
+    }
+
+    /// Whether a transaction stands in the log above VDL.
+    pub(crate) fn stands_above(&self, transaction: u64, vdl: Lsn) -> bool {
+        self.model.stands(transaction).is_some_and(|lsn| lsn > vdl)
+    }
+
+    /// A past LSN was rounded down to a point (R29).
+    pub(crate) fn rounded(&mut self, lsn: Lsn, point: Lsn) -> Result<(), Bad> {
+        let mut between = self.commits.range(point.next()..);
+        let is_missed = between.next().is_some_and(|(next, _)| *next <= lsn);
+        if point > lsn || !self.is_point(point) || is_missed {
+            return Err(format!(
+                "LSN {lsn} was rounded to {point}, where a transaction is torn or missing (R29)"
+            ));
+        }
+        if point < lsn {
+            self.reached.hit(Reached::PastPointRounded);
+        }
+        Ok(())
     }
 
     /// Whether a batch with these bytes was ever shipped.
@@ -470,9 +440,4 @@ impl Oracle {
             .and_then(|header| header.try_into().ok());
         header.is_some_and(|header: [u8; BATCH_HEADER_BYTES]| self.headers.contains(&header))
     }
-}
-
-/// Each value begins with the number of its transaction.
-fn transaction_of(value: &Bytes) -> Option<u64> {
-    Some(u64::from_le_bytes(value.get(..8)?.try_into().ok()?))
 }

@@ -13,6 +13,7 @@ use crate::rng::Rng;
 pub use failover::{End, Failover, Instead, Kill, Strike};
 pub use fault::Fault;
 pub use shape::Shape;
+pub(crate) use shape::Work;
 
 /// A whole run.
 #[derive(Debug, Clone)]
@@ -33,7 +34,8 @@ impl Plan {
     /// What `seed` means.
     pub fn draw(seed: u64) -> Plan {
         let mut rng = Rng::new(seed, 1);
-        let shape = Shape::draw(&mut rng);
+        let mut shape = Shape::draw(&mut rng);
+        shape.draw_layers(&mut Rng::new(seed, 8));
         let directed = rng.chance(1, 2);
         let random = !directed || rng.chance(1, 4);
         let mut end = rng.range(1_500, 5_000) * MS;
@@ -66,6 +68,7 @@ impl Plan {
             failovers,
         };
         plan.add_ambushes(&mut Rng::new(seed, 6));
+        plan.shape.draw_watches(&mut Rng::new(seed, 10));
         plan
     }
 

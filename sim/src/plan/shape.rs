@@ -36,6 +36,102 @@ pub struct Shape {
     pub(crate) operations_max: usize,
     /// The disk that may forget (R12).
     pub(crate) forgetful: usize,
+    /// Bounds of layers.
+    pub(crate) layers: LayerShape,
+    /// Kinds of work.
+    pub(crate) work: Work,
+    /// Watches beside the writers.
+    pub(crate) watches: usize,
+    /// What a writer keeps for its watches.
+    pub(crate) watch_bytes: usize,
+}
+
+/// Kinds of work beside plain reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Commits with tokens, and second tries (T3).
+    pub(crate) tokens: bool,
+    /// Values that expire (T5).
+    pub(crate) deadlines: bool,
+    /// Range clears.
+    pub(crate) clears: bool,
+    /// Numbers that are modified at the tip (T6).
+    pub(crate) numbers: bool,
+    /// Reads at past LSNs (R29).
+    pub(crate) past: bool,
+}
+
+impl Work {
+    const ALL: Work = Work {
+        tokens: true,
+        deadlines: true,
+        clears: true,
+        numbers: true,
+        past: true,
+    };
+}
+
+/// Bounds of layers, of trimming and of retention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerShape {
+    pub(crate) index_bytes: usize,
+    pub(crate) unfolded_bytes: u64,
+    pub(crate) freeze_bytes: u64,
+    pub(crate) cache_bytes: usize,
+    pub(crate) layer_bytes: u64,
+    pub(crate) chain_records: usize,
+    pub(crate) chain_bytes: usize,
+    pub(crate) memory_chain: usize,
+    pub(crate) runs: usize,
+    pub(crate) window_files: u64,
+    pub(crate) log_files: u64,
+    pub(crate) background_bytes: u64,
+    pub(crate) scrub_bytes: usize,
+    pub(crate) retention_ms: u64,
+    pub(crate) retention_bytes: u64,
+}
+
+impl LayerShape {
+    /// Bounds that nothing meets.
+    fn plain() -> LayerShape {
+        LayerShape {
+            index_bytes: 64 << 20,
+            unfolded_bytes: 64 << 20,
+            freeze_bytes: 1 << 20,
+            cache_bytes: 1 << 20,
+            layer_bytes: 1 << 20,
+            chain_records: 64,
+            chain_bytes: 4 << 10,
+            memory_chain: 1 << 20,
+            runs: 24,
+            window_files: 4,
+            log_files: 512,
+            background_bytes: 0,
+            scrub_bytes: 8 << 10,
+            retention_ms: 3_600_000,
+            retention_bytes: 0,
+        }
+    }
+
+    fn draw(rng: &mut Rng) -> LayerShape {
+        LayerShape {
+            index_bytes: rng.pick(&[128 << 10, 512 << 10, 4 << 20]),
+            unfolded_bytes: rng.pick(&[256 << 10, 256 << 10, 1 << 20]),
+            freeze_bytes: rng.pick(&[2 << 10, 4 << 10, 16 << 10]),
+            cache_bytes: rng.pick(&[2 << 10, 8 << 10, 64 << 10]),
+            layer_bytes: rng.pick(&[2 << 10, 8 << 10, 64 << 10]),
+            chain_records: rng.pick(&[1, 2, 4, 16]),
+            chain_bytes: rng.pick(&[128, 512, 2 << 10]),
+            memory_chain: rng.pick(&[2, 4, 8, 64]),
+            runs: rng.pick(&[2, 4, 8]),
+            window_files: rng.pick(&[0, 0, 1, 3]),
+            log_files: rng.pick(&[8, 32]),
+            background_bytes: rng.pick(&[0, 0, 1 << 20, 4 << 20]),
+            scrub_bytes: rng.pick(&[2 << 10, 16 << 10]),
+            retention_ms: rng.pick(&[0, 30, 400, 3_600_000, 3_600_000]),
+            retention_bytes: rng.pick(&[0, 0, 2 << 10, 32 << 10]),
+        }
+    }
 }
 
 impl Shape {
@@ -74,11 +170,31 @@ impl Shape {
             transactions_max: u64::MAX,
             operations_max: usize::MAX,
             forgetful: rng.index(6),
+            layers: LayerShape::plain(),
+            work: Work::ALL,
+            watches: 0,
+            watch_bytes: 64 << 10,
         }
     }
 }
 
 impl Shape {
+    /// Draws who watches, from a stream of its own.
+    pub(super) fn draw_watches(&mut self, rng: &mut Rng) {
+        self.watches = rng.pick(&[0, 1, 2, 3]);
+        self.watch_bytes = rng.pick(&[1 << 10, 4 << 10, 64 << 10]);
+    }
+
+    /// What layers are bounded by, from a stream of its own.
+    pub(super) fn draw_layers(&mut self, rng: &mut Rng) {
+        self.layers = LayerShape::draw(rng);
+        if rng.chance(1, 2) && self.lal <= 256 {
+            // Files are filled, and go.
+            self.file_bytes = 64 << 10;
+            self.group_bytes = self.group_bytes.min(16 << 10);
+        }
+    }
+
     /// Makes it one in which somebody always commits.
     pub(super) fn keep_busy(&mut self) {
         self.clients = self.clients.max(4);
@@ -115,12 +231,21 @@ impl Shape {
             shape.pages_per_pg = 4_096;
         });
         with(&|shape| shape.pg_count = shape.pg_count.min(2));
+        with(&|shape| shape.layers = LayerShape::plain());
         with(&|shape| shape.clients = 1);
         with(&|shape| shape.clients = shape.clients.div_ceil(2));
         with(&|shape| shape.key_count = shape.key_count.min(2));
         with(&|shape| shape.key_count = shape.key_count.min(12));
         with(&|shape| shape.operations_max = 1);
         with(&|shape| shape.operations_max = shape.operations_max.min(3));
+        with(&|shape| shape.watches = 0);
+        with(&|shape| shape.watches = shape.watches.min(1));
+        with(&|shape| shape.work.tokens = false);
+        with(&|shape| shape.work.deadlines = false);
+        with(&|shape| shape.work.clears = false);
+        with(&|shape| shape.work.numbers = false);
+        with(&|shape| shape.work.past = false);
+        with(&|shape| shape.watch_bytes = 64 << 10);
         with(&|shape| shape.think_us = 12_000);
         with(&|shape| shape.encodes = false);
         with(&|shape| shape.lal = 1_000);

@@ -1,6 +1,8 @@
 //! Clients: threads of a writer's process that run transactions as the library does. Reads go to the cache, a miss goes to the
 //! writer and the read runs again; writes wait in a buffer for the commit.
 
+mod tries;
+
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,15 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_compute_core::{
-    CommitError, CommitRequest, CommitTicket, FetchError, FetchTicket, PageView, ReadPoint,
-    ReadRange, WriteSet, WriteValue, WriterEvent,
+    CommitRequest, FetchError, FetchTicket, PageView, ReadPoint, ReadRange, RoundError, Token,
+    WriteSet, WriteValue, WriterEvent,
 };
 use sixfold_kv::{Direction, KvError, range_chunk};
 use sixfold_log_format::{Lsn, Page, PageId};
-use sixfold_recovery::machine::Phase;
 
 use super::workload::{Op, draw_ops, probe_ops};
-use super::writer::{Doing, Writer};
+use super::writer::Doing;
 use super::{Event, World};
 use crate::clock::US;
 use crate::oracle::{GetSeen, RangeSeen};
@@ -29,6 +30,7 @@ enum Stage {
     Idle,
     Checking,
     Leasing,
+    Rounding,
     Working,
     Fetching,
     Committing,
@@ -39,6 +41,7 @@ enum Stage {
 struct Scan {
     rest: Option<Bound<Vec<u8>>>,
     items: Vec<(Bytes, Bytes, Lsn)>,
+    earliest_deadline_ms: Option<u64>,
 }
 
 /// A transaction.
@@ -56,8 +59,29 @@ struct Transaction {
     keys: BTreeSet<Bytes>,
     ranges: Vec<ReadRange>,
     writes: WriteSet,
+    earliest_deadline_ms: Option<u64>,
+    token: Option<Token>,
+    /// Somebody else's transaction, whose outcome is not known: done again with its token, without its reads.
+    again: bool,
+    /// Tries under way, and what was asked for.
+    open_count: u32,
+    tries_left: u32,
+    request: Option<CommitRequest>,
+    /// Where it stands, as far as was answered.
+    done_at: Option<Lsn>,
     probe: bool,
 }
+
+/// A commit of which the outcome is not known, and that somebody will try again (T3).
+#[derive(Debug)]
+pub(crate) struct Retry {
+    id: u64,
+    token: Token,
+    writes: WriteSet,
+}
+
+/// More are forgotten.
+const RETRIES_MAX: usize = 8;
 
 /// A client.
 #[derive(Debug)]
@@ -117,7 +141,8 @@ impl World {
             Stage::Idle => self.begin(writer, client),
             Stage::Checking => self.check_lease(writer, client),
             Stage::Working => self.work(writer, client),
-            Stage::Leasing | Stage::Fetching | Stage::Committing => {}
+            Stage::Committing => self.try_again(writer, client),
+            Stage::Leasing | Stage::Rounding | Stage::Fetching => {}
         }
     }
 
@@ -128,26 +153,45 @@ impl World {
             return;
         }
         let shape = &self.plan.shape;
-        let (key_count, operations_max) = (shape.key_count, shape.operations_max);
+        let (key_count, operations_max, work) = (shape.key_count, shape.operations_max, shape.work);
         if !probe && self.next_transaction >= shape.transactions_max {
             return self.later(writer, client, 20_000);
         }
         let shared = self.writers[writer].shared.clone().expect("it is open");
         let floor = self.oracle.floor;
         self.next_transaction += 1;
-        let id = self.next_transaction;
+        let mut id = self.next_transaction;
         let state = &mut self.writers[writer].clients[client];
         let current = probe || !state.rng.chance(1, 10);
+        let again = current && !probe && state.rng.chance(1, 2);
+        let again = again.then(|| self.retries.pop_front()).flatten();
         let mut ops = if probe {
-            probe_ops(state.number, key_count)
+            probe_ops(state.number)
+        } else if again.is_some() {
+            Vec::new()
         } else {
-            draw_ops(&mut state.rng, state.number, key_count, current)
+            draw_ops(&mut state.rng, state.number, key_count, current, work)
         };
         if !probe {
             // The last ones: a marker tells whose transaction it is.
             ops.drain(..ops.len().saturating_sub(operations_max));
         }
         let point = Arc::new(shared.announce());
+        let mut token = None;
+        if current && !probe && work.tokens && state.rng.chance(1, 3) {
+            token = Some(draw_token(&mut state.rng, id, point.lsn()));
+        }
+        let is_again = again.is_some();
+        let mut writes = WriteSet::new();
+        if let Some(retry) = again {
+            (id, token, writes) = (retry.id, Some(retry.token), retry.writes);
+        }
+        let past = !current && work.past && state.rng.chance(1, 2);
+        let past = past.then(|| {
+            let vdl = point.lsn().get();
+            let span = state.rng.pick(&[10, 300, vdl.max(1)]);
+            Lsn::new(vdl - state.rng.below(span.min(vdl).max(1)))
+        });
         state.transaction = Some(Transaction {
             id,
             current,
@@ -160,9 +204,20 @@ impl World {
             gets: Vec::new(),
             keys: BTreeSet::new(),
             ranges: Vec::new(),
-            writes: WriteSet::new(),
+            writes,
+            earliest_deadline_ms: None,
+            token,
+            again: is_again,
+            open_count: 0,
+            tries_left: 3,
+            request: None,
+            done_at: None,
             probe,
         });
+        if let Some(lsn) = past {
+            return self.round_down(writer, client, lsn);
+        }
+        let state = &mut self.writers[writer].clients[client];
         state.stage = if current {
             Stage::Checking
         } else {
@@ -174,6 +229,56 @@ impl World {
         } else {
             let step = state.step;
             self.client_step(writer, client, step);
+        }
+    }
+
+    /// It reads at a past LSN: the consistency point at or below it is asked for first (R29).
+    fn round_down(&mut self, writer: usize, client: usize, lsn: Lsn) {
+        self.writers[writer].clients[client].stage = Stage::Rounding;
+        let ticket = self.fetch_ticket(writer, client);
+        self.writers[writer].past.insert(ticket, lsn);
+        let deadline = self.writers[writer].clock.at(self.now) + READ_DEADLINE;
+        let event = WriterEvent::RoundDown {
+            ticket,
+            lsn,
+            deadline,
+        };
+        self.writer_event(writer, event);
+    }
+
+    pub(super) fn rounded(
+        &mut self,
+        writer: usize,
+        ticket: FetchTicket,
+        result: Result<Lsn, RoundError>,
+    ) {
+        let state = &mut self.writers[writer];
+        let (Some(client), Some(lsn)) = (state.fetches.remove(&ticket), state.past.remove(&ticket))
+        else {
+            return self.fail("a past LSN was rounded twice");
+        };
+        let point = match result {
+            Ok(point) => point,
+            Err(error) => {
+                self.tell(|| format!("W{writer}: {error}"));
+                if let RoundError::AboveVdl { .. } = error {
+                    self.fail(format!("LSN {lsn} was shown, and now: {error}"));
+                }
+                return self.drop_transaction(writer, client);
+            }
+        };
+        let verdict = self.oracle.rounded(lsn, point);
+        self.check(verdict);
+        let state = &mut self.writers[writer];
+        let shared = state.shared.as_ref().expect("it is open");
+        let Some(announced) = shared.announce_at(point) else {
+            return self.fail(format!("point {point} of LSN {lsn} is above VDL"));
+        };
+        let state = &mut state.clients[client];
+        if let Some(transaction) = &mut state.transaction {
+            transaction.point = Arc::new(announced);
+            state.stage = Stage::Working;
+            self.later(writer, client, 30);
         }
     }
 
@@ -232,23 +337,10 @@ impl World {
         let missed = match op {
             Op::Get(key) => self.get(&mut transaction, &key),
             Op::Scan { .. } => self.scan(&mut transaction, &op),
-            Op::Put(key, len) => {
-                let mut value = vec![0; len.max(8)];
-                value[..8].copy_from_slice(&transaction.id.to_le_bytes());
-                let fill = u8::try_from(transaction.id % 251).expect("a byte");
-                value[8..].fill(fill);
-                let write = WriteValue {
-                    bytes: Bytes::from(value),
-                    deadline_ms: None,
-                };
-                transaction.writes.put(key, write);
+            op => {
+                self.buffer(&mut transaction, op);
                 None
             }
-            Op::Delete(key) => {
-                transaction.writes.delete(key);
-                None
-            }
-            Op::Rest(_) => None,
         };
         let rest = match transaction.ops[transaction.at] {
             Op::Rest(us) => us,
@@ -278,6 +370,30 @@ impl World {
         }
     }
 
+    fn buffer(&mut self, transaction: &mut Transaction, op: Op) {
+        let clock_ms = self.oracle.stamps.clock_ms();
+        let writes = &mut transaction.writes;
+        let id = transaction.id;
+        let mut put = |key, bytes: Bytes, lifetime_ms: Option<u64>| {
+            let deadline_ms = lifetime_ms.map(|lifetime_ms| clock_ms + lifetime_ms);
+            writes.put(key, WriteValue { bytes, deadline_ms });
+        };
+        match op {
+            Op::Put(key, len) => put(key, value_of(id, len), None),
+            Op::PutFor(key, len, lifetime_ms) => put(key, value_of(id, len), Some(lifetime_ms)),
+            Op::PutNumber(key, number, lifetime_ms) => {
+                put(key, number.to_le_bytes().to_vec().into(), lifetime_ms);
+            }
+            Op::Modify(key, op) => {
+                // An overflow within the transaction: it leaves that out.
+                let _ = writes.modify(key, op);
+            }
+            Op::Delete(key) => writes.delete(key),
+            Op::Clear(start, end) => writes.clear(start, end),
+            Op::Get(_) | Op::Scan { .. } | Op::Rest(_) => {}
+        }
+    }
+
     fn get(&mut self, transaction: &mut Transaction, key: &Bytes) -> Option<PageId> {
         let view = transaction
             .view
@@ -291,8 +407,11 @@ impl World {
         }
         let seen = GetSeen {
             key: key.clone(),
-            held: found.map(|found| (found.value, found.stamp)),
+            held: found.map(|found| (found.value, found.stamp, found.deadline_ms)),
         };
+        if let Some((_, _, deadline_ms)) = seen.held {
+            transaction.sees(deadline_ms);
+        }
         let result = self.oracle.got(transaction.point.lsn(), &seen);
         self.check(result);
         transaction.keys.insert(key.clone());
@@ -336,6 +455,7 @@ impl World {
         let scan = transaction.scan.get_or_insert_with(|| Scan {
             rest: Some(start),
             items: Vec::new(),
+            earliest_deadline_ms: None,
         });
         while let Some(rest) = &scan.rest {
             let left = limit - scan.items.len();
@@ -353,12 +473,17 @@ impl World {
                 Err(KvError::Miss(pages)) => return Some(pages[0]),
                 Err(error) => return self.missed(&error),
             };
+            let deadlines = chunk.items.iter().filter_map(|item| item.found.deadline_ms);
+            let earliest = deadlines.chain(scan.earliest_deadline_ms).min();
+            scan.earliest_deadline_ms = earliest;
             let items = chunk.items.into_iter();
             scan.items
                 .extend(items.map(|item| (item.key, item.found.value, item.found.stamp)));
             scan.rest = chunk.next;
         }
         let items = std::mem::take(&mut scan.items);
+        let earliest = scan.earliest_deadline_ms;
+        transaction.sees(earliest);
         // What was consumed counts as read: up to the last key that was returned, or all of it.
         let cut_short = items.len() == *limit;
         let last = items.last().map(|(key, _, _)| key.clone());
@@ -420,103 +545,6 @@ impl World {
         }
     }
 
-    fn commit(&mut self, writer: usize, client: usize, transaction: Transaction) {
-        let read_point = transaction.point.lsn();
-        if transaction.writes.is_empty() {
-            if transaction.current {
-                let rival =
-                    |state: &Writer| state.is_recovering() && state.phase >= Some(Phase::Fence);
-                if self.writers.iter().any(rival) {
-                    self.oracle.reached.hit(Reached::OldWriterReadUnderLease);
-                }
-                self.oracle.read_only(read_point);
-            }
-            return self.drop_transaction(writer, client);
-        }
-        self.oracle.asks(transaction.id, &transaction.writes);
-        let now = self.writers[writer].clock.at(self.now);
-        let state = &mut self.writers[writer];
-        let wait = if transaction.probe {
-            3_000
-        } else {
-            state.clients[client].rng.pick(&[30, 300, 1_000])
-        };
-        let request = CommitRequest {
-            read_point,
-            read_keys: transaction.keys.iter().cloned().collect(),
-            read_ranges: transaction.ranges.clone(),
-            writes: transaction.writes.clone(),
-            token: None,
-            earliest_deadline_ms: None,
-            deadline: now + Duration::from_millis(wait),
-        };
-        state.last_ticket += 1;
-        let ticket = CommitTicket(state.last_ticket);
-        state.commits.insert(ticket, client);
-        let client = &mut state.clients[client];
-        client.stage = Stage::Committing;
-        client.transaction = Some(transaction);
-        self.writer_event(writer, WriterEvent::Commit { ticket, request });
-    }
-
-    pub(super) fn committed(
-        &mut self,
-        writer: usize,
-        ticket: CommitTicket,
-        result: Result<Lsn, CommitError>,
-    ) {
-        let Some(client) = self.writers[writer].commits.remove(&ticket) else {
-            return self.fail("a commit was answered twice");
-        };
-        let epoch = self.writers[writer].epoch;
-        let Some(transaction) = self.writers[writer].clients[client].transaction.take() else {
-            return self.fail("a commit was answered to nobody");
-        };
-        let id = transaction.id;
-        match result {
-            Ok(lsn) => {
-                self.commits += 1;
-                self.note(23, lsn.get());
-                self.tell(|| format!("W{writer} answers transaction {id}: committed at {lsn}"));
-                let reads = (&transaction.gets[..], &transaction.ranges[..]);
-                let read_point = transaction.point.lsn();
-                let verdict = self.oracle.answered(epoch, id, read_point, lsn, reads);
-                self.check(verdict);
-                if (0..3).any(|zone| (0..2).all(|n| self.nodes[2 * zone + n].core.is_none())) {
-                    self.oracle.reached.hit(Reached::ZoneDown);
-                }
-                if transaction.probe {
-                    self.finish.probed(self.now);
-                }
-            }
-            Err(error) => {
-                self.tell(|| format!("W{writer} answers transaction {id}: {error}"));
-                let verdict = self.oracle.refused(id, &error);
-                self.check(verdict);
-                if transaction.probe && error == CommitError::Full {
-                    self.finish.probed(self.now);
-                }
-                let reached = match &error {
-                    CommitError::Conflict { .. } if transaction.keys.is_empty() => {
-                        Some(Reached::Phantom)
-                    }
-                    CommitError::Conflict { .. } => Some(Reached::Conflict),
-                    CommitError::TooOld { .. } => Some(Reached::TooOld),
-                    CommitError::Unavailable { .. } => Some(Reached::CommitUnavailable),
-                    CommitError::Corrupt { what } if !self.misreads_planned => {
-                        let bad = format!("a commit found damage: {what}");
-                        return self.fail(bad);
-                    }
-                    _ => None,
-                };
-                if let Some(reached) = reached {
-                    self.oracle.reached.hit(reached);
-                }
-            }
-        }
-        self.drop_transaction(writer, client);
-    }
-
     fn drop_transaction(&mut self, writer: usize, client: usize) {
         let think = self.plan.shape.think_us;
         let state = &mut self.writers[writer].clients[client];
@@ -536,10 +564,52 @@ impl World {
         let clients = std::mem::take(&mut state.clients);
         state.commits.clear();
         state.fetches.clear();
+        state.past.clear();
         for client in clients {
             if let (Stage::Committing, Some(transaction)) = (client.stage, &client.transaction) {
-                self.oracle.left_unknown(transaction.id);
+                for _ in 0..transaction.open_count {
+                    self.oracle.left_unknown(transaction.id);
+                }
+                if let Some(retry) = transaction.retry() {
+                    self.keep_retry(retry);
+                }
             }
         }
     }
+}
+
+impl Transaction {
+    /// It has seen something that expires then.
+    fn sees(&mut self, deadline_ms: Option<u64>) {
+        let earliest = deadline_ms.into_iter().chain(self.earliest_deadline_ms);
+        self.earliest_deadline_ms = earliest.min();
+    }
+
+    /// What somebody else needs to try it again.
+    fn retry(&self) -> Option<Retry> {
+        Some(Retry {
+            id: self.id,
+            token: self.token?,
+            writes: self.writes.clone(),
+        })
+    }
+}
+
+/// A token that tells whose it is.
+fn draw_token(rng: &mut Rng, transaction: u64, birth: Lsn) -> Token {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&transaction.to_le_bytes());
+    if rng.chance(1, 2) {
+        Token::Given(id)
+    } else {
+        Token::Made { birth, id }
+    }
+}
+
+/// Each value begins with the number of its transaction.
+fn value_of(transaction: u64, len: usize) -> Bytes {
+    let fill = u8::try_from(transaction % 251).expect("a byte");
+    let mut value = vec![fill; len.max(8)];
+    value[..8].copy_from_slice(&transaction.to_le_bytes());
+    value.into()
 }

@@ -81,7 +81,16 @@ impl World {
             }
             Fault::Rot => {
                 let node = self.plan.shape.forgetful;
-                if let Some((file, at)) = self.nodes[node].disk.rot(&mut self.disk_rng) {
+                let of_layer = self.disk_rng.chance(1, 2);
+                let layers = &mut self.nodes[node].disk.layers;
+                let rotten = of_layer.then(|| layers.rot(&mut self.disk_rng)).flatten();
+                if let Some(((segment, layer), at)) = rotten {
+                    self.layer_harmed(node);
+                    self.tell(|| {
+                        let name = node_name(node);
+                        format!("{name}: layer {layer} of segment {segment} rots at {at}")
+                    });
+                } else if let Some((file, at)) = self.nodes[node].disk.rot(&mut self.disk_rng) {
                     self.nodes[node].suspect = true;
                     self.tell(|| format!("{}: file {file} rots at {at}", node_name(node)));
                 }
@@ -90,6 +99,7 @@ impl World {
                 let node = self.plan.shape.forgetful;
                 self.nodes[node].suspect = true;
                 self.nodes[node].disk.lies = true;
+                self.nodes[node].disk.layers.lies = true;
                 self.heal_later(length * MS, Heal::LostSync);
             }
             Fault::Misdirect => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    CreateSegment, Message, NodeStatus, PageRequest, ReadLog, ReadPages, Refusal,
+    CreateSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages, Refusal,
 };
 use sixfold_log_format::{Batch, Lsn, PageId, PgId, SegmentId};
 
@@ -51,6 +51,8 @@ enum Question {
         batches: Vec<Bytes>,
     },
     Pages,
+    /// A page at some point in the past.
+    Probe,
 }
 
 /// Where the end of a run stands.
@@ -118,6 +120,11 @@ impl World {
             self.ask(node, Question::Create(segment), message);
         }
         self.queue.push(self.now + 10 * MS, Event::Create);
+    }
+
+    /// Reads pages at some point, for the oracle alone.
+    pub(super) fn ask_probe(&mut self, node: usize, read: ReadPages) {
+        self.ask(node, Question::Probe, Message::ReadPages(read));
     }
 
     fn ask(&mut self, node: usize, question: Question, message: Message) {
@@ -220,6 +227,12 @@ impl World {
             for segment in &status.segments {
                 overtaken |= segment.claim > newest;
                 let last = self.oracle.pg_last(segment.pg);
+                if segment.damaged {
+                    complaint = Some(format!(
+                        "{name} does not heal its damage in group {}",
+                        segment.pg
+                    ));
+                }
                 if segment.scl != last || segment.history_epoch != newest {
                     complaint = Some(format!(
                         "{name} has SCL {} of {last} in group {} under history {} of {newest}, claim {}",
@@ -228,6 +241,7 @@ impl World {
                 }
             }
         }
+        let complaint = complaint.or_else(|| self.late_watch());
         match complaint {
             None => self.audit(),
             Some(complaint) => {
@@ -301,6 +315,7 @@ impl World {
                 };
                 self.ask(node, Question::Pages, Message::ReadPages(read));
             }
+            self.audit_the_past(node, segment, pg);
         }
     }
 
@@ -352,6 +367,19 @@ impl World {
                 self.finish.questions.remove(&question);
                 if horizon < scl {
                     self.ask_log(node, segment, horizon, scl);
+                }
+            }
+            (Question::Probe, Message::Pages(pages)) => self.probed_pages(node, &pages.pages),
+            (Question::Pages, Message::Pages(pages)) => {
+                let refused = pages.pages.iter().find_map(|answer| match answer {
+                    PageAnswer::Refused(Refusal::Overloaded) | PageAnswer::Page(_) => None,
+                    PageAnswer::Refused(refusal) => Some(refusal),
+                });
+                if let Some(refusal) = refused {
+                    self.fail(format!(
+                        "{} refuses a page to the audit: {refusal:?}",
+                        node_name(node)
+                    ));
                 }
             }
             (Question::Log { .. } | Question::Pages, Message::Refused(refusal)) => {
@@ -407,7 +435,8 @@ impl World {
             }
         }
         let mut wanted = self.oracle.pg_lsns.get(&pg).cloned().unwrap_or_default();
-        wanted.retain(|lsn| after < *lsn);
+        // The writer's chores may have minted more since.
+        wanted.retain(|lsn| after < *lsn && *lsn <= scl);
         if lsns != wanted {
             let differ = lsns.iter().zip(&wanted).find(|(one, other)| one != other);
             self.fail(format!(

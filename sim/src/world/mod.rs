@@ -14,13 +14,15 @@ mod client;
 mod director;
 mod faults;
 mod finish;
+mod layers;
 mod net;
 mod node;
 mod promise;
+mod watches;
 mod workload;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
 use sixfold_log_format::hot_log::FileNumber;
@@ -39,10 +41,13 @@ use crate::queue::Queue;
 use crate::reached::Counts;
 use crate::rng::{Rng, mix};
 use ambush::Ambushes;
+use client::Retry;
 use director::Director;
 use finish::Finish;
+use layers::LayerWatch;
 use net::{Item, Net, Party, Stream};
 use node::Node;
+use watches::Watch;
 use writer::Writer;
 
 pub(crate) const NODE_COUNT: usize = 6;
@@ -98,6 +103,8 @@ pub(crate) enum Event {
         life: u32,
         file: FileNumber,
         bytes: u64,
+        /// The file that becomes it.
+        from: Option<FileNumber>,
         result: Result<(), DiskError>,
     },
     NodeTimer {
@@ -116,6 +123,11 @@ pub(crate) enum Event {
     Client {
         writer: usize,
         client: usize,
+        step: u64,
+    },
+    Watch {
+        writer: usize,
+        watch: usize,
         step: u64,
     },
     ResumeNode {
@@ -143,6 +155,8 @@ pub(crate) enum Event {
     Ambush {
         step: u64,
     },
+    /// Somebody reads pages at any point that can be read.
+    Probe,
     HealAll,
     Finish,
 }
@@ -203,6 +217,10 @@ pub(crate) struct World {
     ambushes: Ambushes,
     walls: WallClocks,
     finish: Finish,
+    layers: LayerWatch,
+    watches: Vec<Watch>,
+    /// Commits that somebody will try again.
+    retries: VecDeque<Retry>,
     next_transaction: u64,
     commits: u64,
     misreads_planned: bool,
@@ -253,6 +271,9 @@ impl World {
             ambushes: Ambushes::default(),
             walls: WallClocks::new(HOST_COUNT, &mut Rng::new(plan.seed, 7)),
             finish: Finish::default(),
+            layers: LayerWatch::new(&mut Rng::new(plan.seed, 9)),
+            watches: Vec::new(),
+            retries: VecDeque::new(),
             next_transaction: 0,
             commits: 0,
             misreads_planned,
@@ -268,6 +289,7 @@ impl World {
             world.start_node(node);
         }
         world.queue.push(0, Event::Create);
+        world.queue.push(30 * MS, Event::Probe);
         for index in 0..world.plan.faults.len() {
             let at = world.plan.faults[index].0;
             world.queue.push(at, Event::Fault { index });
@@ -344,8 +366,9 @@ impl World {
                 life,
                 file,
                 bytes,
+                from,
                 result,
-            } => self.prepared(node, life, file, bytes, result),
+            } => self.prepared(node, life, (file, bytes, from), result),
             Event::NodeTimer { node, life } => self.node_timer(node, life),
             Event::NodeStart { node } => self.start_node(node),
             Event::WriterTimer { writer } => self.writer_timer(writer),
@@ -355,6 +378,11 @@ impl World {
                 client,
                 step,
             } => self.client_step(writer, client, step),
+            Event::Watch {
+                writer,
+                watch,
+                step,
+            } => self.watch_step(writer, watch, step),
             Event::ResumeNode { node, life } => self.resume_node(node, life),
             Event::ResumeWriter { writer } => self.resume_writer(writer),
             Event::Fault { index } => self.fault(index),
@@ -368,6 +396,7 @@ impl World {
                 down,
             } => self.strike(number, nodes, down),
             Event::Ambush { step } => self.ambush_step(step),
+            Event::Probe => self.probe(),
             Event::HealAll => self.heal_all(),
             Event::Finish => self.finish_step(),
         }
@@ -397,7 +426,8 @@ impl World {
             | Event::NodeTimer { node, .. } => (Some(*node), None),
             Event::WriterTimer { writer }
             | Event::WriterPump { writer }
-            | Event::Client { writer, .. } => (None, Some(*writer)),
+            | Event::Client { writer, .. }
+            | Event::Watch { writer, .. } => (None, Some(*writer)),
             _ => (None, None),
         };
         if let Some(node) = node.filter(|node| self.nodes[*node].paused) {
@@ -489,8 +519,8 @@ fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
             page_bytes: shape.page_bytes,
             lal: shape.lal,
             pages_per_pg: shape.pages_per_pg,
-            retention_ms: 3_600_000,
-            retention_bytes: 0,
+            retention_ms: shape.layers.retention_ms,
+            retention_bytes: shape.layers.retention_bytes,
         },
         pgs: (0..shape.pg_count).map(|pg| entry(pg, rng)).collect(),
         hints: nodes

@@ -476,6 +476,7 @@ impl World {
             Party::Ghost { host, .. } => 950 + host as u64,
         });
         self.before_delivery(node, stream, &message);
+        self.hear_announcement(stream, &message);
         // The auditor plays whichever role its question takes.
         let role = match (&message, client) {
             (Message::ReadPages(_) | Message::ReadLog(_), Party::Auditor) => Role::Reader,
@@ -537,6 +538,7 @@ impl World {
             Refusal::Behind { .. } => self.oracle.reached.hit(Reached::ReadBehindRefused),
             Refusal::Corrupt { .. } => self.oracle.reached.hit(Reached::DamageReadAndRefused),
             Refusal::DiskFull => self.oracle.reached.hit(Reached::DiskFull),
+            Refusal::Forgotten { .. } => self.oracle.reached.hit(Reached::ForgottenReadRefused),
             Refusal::Malformed { reason } => {
                 // Nobody here speaks nonsense, except about streams that ended meanwhile.
                 let expected = reason.contains("replaced this one")

@@ -12,11 +12,13 @@ use sixfold_storage_node_core::{
 };
 
 use super::brief::brief;
+use super::layers::LayersSeen;
 use super::net::{Item, Kind, Party};
 use super::promise::{Promises, STATUS_STREAM};
 use super::{Event, World};
 use crate::clock::{LocalClock, MS, Time, US};
-use crate::disk::{Disk, PendingWrite};
+use crate::disk::{Disk, PendingWrite, SECTOR_BYTES};
+use crate::layers::Ended;
 use crate::plan::node_name;
 use crate::reached::Reached;
 
@@ -40,6 +42,12 @@ pub(crate) struct Node {
     pub(crate) promises: Promises,
     /// Whether it has yet to show that it knows its promises after a start.
     pub(crate) owes_proof: bool,
+    /// A layer of its disk rotted, was lost or written over: it must find that, and heal it.
+    pub(crate) layer_harmed: bool,
+    /// It said at its start that its log is damaged.
+    pub(crate) says_damaged: bool,
+    /// What its layers are.
+    pub(crate) layers: LayersSeen,
     armed: Option<Time>,
 }
 
@@ -58,6 +66,9 @@ impl Node {
             start_due: false,
             promises: Promises::default(),
             owes_proof: false,
+            layer_harmed: false,
+            says_damaged: false,
+            layers: LayersSeen::default(),
             armed: None,
         }
     }
@@ -78,6 +89,8 @@ impl World {
         state.clock = clock;
         state.armed = None;
         state.owes_proof = !state.disk.may_forget();
+        state.says_damaged = false;
+        state.layers.started(self.now);
         let core = NodeCore::new(found, clock.at(self.now));
         self.tell(|| format!("{} starts", node_name(node)));
         self.nodes[node].core = Some(core);
@@ -113,20 +126,20 @@ impl World {
                 page_cache_bytes_max: shape.node_cache_bytes,
                 reads_in_flight_max: shape.reads_in_flight,
                 gossip_interval: Duration::from_millis(shape.gossip_ms),
-                index_bytes_max: 4 << 20,
-                unfolded_bytes_max: 1 << 20,
-                freeze_bytes_max: 16 << 10,
-                layer_cache_bytes_max: 64 << 10,
-                layer_bytes_max: 64 << 10,
-                chain_records_max: 8,
-                chain_bytes_max: 1 << 10,
-                memory_chain_records_max: 64,
-                runs_max: 8,
-                log_window_bytes: 4 * shape.file_bytes,
+                index_bytes_max: shape.layers.index_bytes,
+                unfolded_bytes_max: shape.layers.unfolded_bytes,
+                freeze_bytes_max: shape.layers.freeze_bytes,
+                layer_cache_bytes_max: shape.layers.cache_bytes,
+                layer_bytes_max: shape.layers.layer_bytes,
+                chain_records_max: shape.layers.chain_records,
+                chain_bytes_max: shape.layers.chain_bytes,
+                memory_chain_records_max: shape.layers.memory_chain,
+                runs_max: shape.layers.runs,
+                log_window_bytes: shape.layers.window_files * shape.file_bytes,
                 log_window: Duration::ZERO,
-                log_bytes_max: 32 * shape.file_bytes,
-                background_bytes_per_second: 0,
-                scrub_bytes: 8 << 10,
+                log_bytes_max: shape.layers.log_files * shape.file_bytes,
+                background_bytes_per_second: shape.layers.background_bytes,
+                scrub_bytes: shape.layers.scrub_bytes,
             },
             seed,
         }
@@ -144,6 +157,7 @@ impl World {
         if self.nodes[node].core.take().is_none() {
             if power {
                 self.nodes[node].disk.crash(true, &mut self.disk_rng);
+                self.look_for_harm(node);
             }
             return;
         }
@@ -152,7 +166,11 @@ impl World {
             format!("{} {how}", node_name(node))
         });
         self.note(20, node as u64);
+        if self.nodes[node].layers.awaits_catalog() {
+            self.oracle.reached.hit(Reached::CrashBeforeCatalog);
+        }
         self.nodes[node].disk.crash(power, &mut self.disk_rng);
+        self.look_for_harm(node);
         self.nodes[node].paused = false;
         self.nodes[node].deferred.clear();
         self.node_gone(node);
@@ -181,7 +199,9 @@ impl World {
 
     pub(super) fn node_timer(&mut self, node: usize, life: u32) {
         let state = &mut self.nodes[node];
-        if state.life != life || state.core.is_none() {
+        // One that an earlier one has overtaken is nobody's any more: else they would become more and more.
+        let is_due = state.armed.is_some_and(|armed| armed <= self.now);
+        if state.life != life || state.core.is_none() || !is_due {
             return;
         }
         state.armed = None;
@@ -244,8 +264,12 @@ impl World {
                 let bytes = bytes.as_ref().to_vec();
                 let wait = self.disk_wait(node);
                 let disk = &mut self.nodes[node].disk;
+                let is_layer = matches!(file, FileName::Layer(..));
                 let result = if std::mem::take(&mut disk.fail_next_write) {
                     Err(DiskError::Failed)
+                } else if is_layer && disk.full {
+                    self.oracle.reached.hit(Reached::LayerNotWritten);
+                    Err(DiskError::Full)
                 } else {
                     Ok(())
                 };
@@ -293,26 +317,37 @@ impl World {
                 layer,
             } => {
                 let wait = 2 * self.disk_wait(node);
-                self.nodes[node].disk.layers.sync(token, (segment, layer));
+                let disk = &mut self.nodes[node].disk;
+                disk.layers.sync(token, (segment, layer));
+                let result = if std::mem::take(&mut disk.fail_next_write) {
+                    Err(DiskError::Failed)
+                } else {
+                    Ok(())
+                };
                 let event = Event::Written {
                     node,
                     life,
                     token,
-                    result: Ok(()),
+                    result,
                 };
                 self.queue.push(self.now + wait, event);
             }
             Action::Delete { file } | Action::SetAside { file } => match file {
                 FileName::HotLog(file) => {
+                    self.oracle.reached.hit(Reached::Trimmed);
                     self.nodes[node].disk.delete(file.0);
                 }
                 FileName::Layer(segment, layer) => {
                     self.nodes[node].disk.layers.delete((segment, layer));
                 }
             },
-            Action::Prepare { file, bytes } => {
+            Action::Prepare { file, bytes, from } => {
                 let wait = 3 * self.disk_wait(node);
-                let result = if self.nodes[node].disk.full {
+                if from.is_some() {
+                    self.oracle.reached.hit(Reached::Trimmed);
+                }
+                // A recycled file needs no space.
+                let result = if self.nodes[node].disk.full && from.is_none() {
                     self.oracle.reached.hit(Reached::DiskFull);
                     Err(DiskError::Full)
                 } else {
@@ -323,6 +358,7 @@ impl World {
                     life,
                     file,
                     bytes,
+                    from,
                     result,
                 };
                 self.queue.push(self.now + wait, event);
@@ -398,6 +434,9 @@ impl World {
         if text.contains("a write was torn") {
             self.oracle.reached.hit(Reached::TornTailCut);
         }
+        if text.contains("copied the layers of a peer") {
+            self.nodes[node].layers.copied();
+        }
         if severity != Severity::Error {
             return;
         }
@@ -405,9 +444,14 @@ impl World {
             // It does not guess: it says what it lacks, and counts for nothing until peers have healed it (R12).
             self.nodes[node].disk.noticed_damage();
             self.nodes[node].owes_proof = false;
+            self.nodes[node].says_damaged = true;
+            self.oracle.reached.hit(Reached::StartedDamaged);
         }
-        let of_disk = text.contains("hot-log file") || text.contains("layer ");
-        let misread = self.misreads_planned && of_disk;
+        let is_missing = text.contains("is missing or too short");
+        let of_layer = text.contains("layer ") && text.contains(" of segment ");
+        let of_disk = text.contains("hot-log file") || of_layer;
+        let harmed = self.nodes[node].layer_harmed && (of_layer || is_missing);
+        let misread = self.misreads_planned && of_disk || harmed;
         if text.contains("acknowledged records are lost") || text.contains("acknowledged") {
             self.oracle.reached.hit(Reached::ForgottenNoticed);
             if !self.nodes[node].suspect {
@@ -432,7 +476,6 @@ impl World {
         if !self.nodes[node].suspect {
             return self.fail(format!("{} refuses to go on: {reason}", node_name(node)));
         }
-        self.oracle.reached.hit(Reached::CorruptLogRefused);
         self.crash_node(node, false);
         self.nodes[node].lost = true;
     }
@@ -456,16 +499,30 @@ impl World {
         if state.life != life {
             return;
         }
-        let of_layer = state.disk.layers.end(token, result.is_ok());
+        if result.is_ok()
+            && state.disk.misdirect_next_write
+            && state.disk.layers.misdirect(token, &mut self.disk_rng)
+        {
+            state.disk.misdirect_next_write = false;
+        }
+        let ended = state.disk.layers.end(token, result.is_ok());
+        let of_layer = ended != Ended::OfTheLog;
         let pending = state.disk.pending.as_ref();
         if !of_layer && pending.is_none_or(|write| write.token != token) {
             return;
+        }
+        if ended == Ended::Sync {
+            state.layers.synced();
         }
         if result.is_ok() && !of_layer {
             state.disk.complete(&mut self.disk_rng);
         }
         self.note(3, node as u64 ^ (token.0 << 4));
+        self.look_for_harm(node);
         self.node_event(node, NodeEvent::Written { token, result });
+        if !of_layer && self.nodes[node].layers.wants_a_look() {
+            self.look_at_layers(node);
+        }
     }
 
     pub(super) fn read(
@@ -505,8 +562,7 @@ impl World {
         &mut self,
         node: usize,
         life: u32,
-        file: FileNumber,
-        bytes: u64,
+        (file, bytes, from): (FileNumber, u64, Option<FileNumber>),
         result: Result<(), DiskError>,
     ) {
         if self.nodes[node].life != life || self.nodes[node].core.is_none() {
@@ -514,7 +570,14 @@ impl World {
         }
         if result.is_ok() {
             let bytes = usize::try_from(bytes).expect("files are small");
-            self.nodes[node].disk.files.insert(file.0, vec![0; bytes]);
+            let disk = &mut self.nodes[node].disk;
+            match from {
+                // The old bytes stay: the scan must be right with them behind the tail.
+                Some(from) => disk.recycle(from.0, file.0, SECTOR_BYTES),
+                None => {
+                    disk.files.insert(file.0, vec![0; bytes]);
+                }
+            }
         }
         self.node_event(node, NodeEvent::Prepared { file, result });
     }

@@ -116,19 +116,29 @@ impl World {
     }
 
     /// A node that has started knows what it ever promised, unless its disk may have lost it without a trace. Where something is
-    /// damaged in the middle of its log it refuses to start, or says so; it does not guess (R12).
+    /// damaged in the middle of its log it starts damaged and says so; it does not guess (R12).
     pub(super) fn check_start(&mut self, node: usize) {
-        let state = &self.nodes[node];
+        let state = &mut self.nodes[node];
         let is_ready = state.core.as_ref().is_some_and(NodeCore::is_ready);
-        if !state.owes_proof || !is_ready {
+        if !is_ready || !state.layers.take_start() {
             return;
         }
-        self.nodes[node].owes_proof = false;
-        self.status = None;
-        self.node_event(node, status_question());
-        let Some(status) = self.status.take() else {
+        let owes_proof = std::mem::take(&mut state.owes_proof);
+        let Some(status) = self.status_of(node) else {
             return self.fail(format!("{} does not say how it is", node_name(node)));
         };
+        self.check_files(node, &status);
+        let unaware = status.segments.iter().find(|held| !held.damaged);
+        if let Some(held) = unaware.filter(|_| self.nodes[node].says_damaged) {
+            return self.fail(format!(
+                "{} found its log damaged and calls segment {} whole (R12)",
+                node_name(node),
+                held.segment
+            ));
+        }
+        if !owes_proof {
+            return;
+        }
         let promises = &self.nodes[node].promises.0;
         let broken = promises
             .iter()
@@ -197,14 +207,19 @@ impl World {
         }
     }
 
+    /// What a node that runs says of itself.
+    pub(super) fn status_of(&mut self, node: usize) -> Option<NodeStatus> {
+        self.status = None;
+        self.node_event(node, status_question());
+        self.status.take()
+    }
+
     /// History and highest LSN that a segment holds now.
     fn ask_status(&mut self, node: usize, segment: SegmentId) -> Option<(VolumeEpoch, Lsn)> {
         if !self.nodes[node].core.as_ref()?.is_ready() {
             return None;
         }
-        self.status = None;
-        self.node_event(node, status_question());
-        let status = self.status.take()?;
+        let status = self.status_of(node)?;
         let held = status
             .segments
             .iter()

@@ -4,8 +4,10 @@
 //! and a line in the oracle.
 
 use bytes::Bytes;
+use sixfold_compute_core::Modify;
 
 use crate::clock::{MS, US};
+use crate::plan::Work;
 use crate::rng::Rng;
 
 /// One step of a transaction.
@@ -19,8 +21,29 @@ pub(super) enum Op {
         limit: usize,
     },
     Put(Bytes, usize),
+    /// Puts a value that expires so many milliseconds behind the volume's clock.
+    PutFor(Bytes, usize, u64),
+    /// Puts a number, for so many milliseconds if at all.
+    PutNumber(Bytes, i64, Option<u64>),
+    /// Modifies a number at the tip.
+    Modify(Bytes, Modify),
     Delete(Bytes),
+    /// Clears a range.
+    Clear(Bytes, Option<Bytes>),
     Rest(u64),
+}
+
+/// Keys of numbers.
+const NUMBERS: u64 = 6;
+
+/// A key that holds a number.
+fn number_key(number: u64) -> Bytes {
+    Bytes::from(format!("n{number:02}"))
+}
+
+/// The end of all keys.
+pub(super) fn keys_end() -> Bytes {
+    Bytes::from_static(b"o")
 }
 
 /// A key of the load.
@@ -36,11 +59,11 @@ pub(super) fn marker(client: usize) -> Bytes {
 }
 
 /// Everything there is, then a write: what must succeed when all is well again.
-pub(super) fn probe_ops(client: usize, key_count: u64) -> Vec<Op> {
+pub(super) fn probe_ops(client: usize) -> Vec<Op> {
     vec![
         Op::Scan {
             lower: key(0),
-            upper: key(key_count),
+            upper: keys_end(),
             reverse: false,
             limit: usize::MAX,
         },
@@ -49,7 +72,13 @@ pub(super) fn probe_ops(client: usize, key_count: u64) -> Vec<Op> {
 }
 
 /// A transaction; `current`: one that is not merely a snapshot.
-pub(super) fn draw_ops(rng: &mut Rng, client: usize, key_count: u64, current: bool) -> Vec<Op> {
+pub(super) fn draw_ops(
+    rng: &mut Rng,
+    client: usize,
+    key_count: u64,
+    current: bool,
+    work: Work,
+) -> Vec<Op> {
     let some_key = |rng: &mut Rng| {
         // A few keys are hot.
         let number = if rng.chance(1, 3) {
@@ -85,6 +114,11 @@ pub(super) fn draw_ops(rng: &mut Rng, client: usize, key_count: u64, current: bo
             });
             ops.push(Op::Rest(rng.pick(&[10, 2_000, 60_000])));
         }
+        return ops;
+    }
+    if rng.chance(1, 3)
+        && let Some(ops) = draw_special(rng, client, key_count, work)
+    {
         return ops;
     }
     match rng.below(10) {
@@ -134,4 +168,73 @@ pub(super) fn draw_ops(rng: &mut Rng, client: usize, key_count: u64, current: bo
         }
     }
     ops
+}
+
+/// Something that not every store can do.
+fn draw_special(rng: &mut Rng, client: usize, key_count: u64, work: Work) -> Option<Vec<Op>> {
+    let some_key = |rng: &mut Rng| key(rng.below(key_count));
+    let some_number = |rng: &mut Rng| number_key(rng.below(NUMBERS));
+    let lifetime_ms = |rng: &mut Rng| rng.pick(&[0, 1, 20, 60, 120, 250, 800]);
+    let mut ops = Vec::new();
+    match rng.below(8) {
+        0 | 1 if work.numbers => {
+            for _ in 0..rng.range(1, 4) {
+                let operand = i64::try_from(rng.below(2_000)).expect("small") - 1_000;
+                ops.push(Op::Modify(
+                    some_number(rng),
+                    match rng.below(8) {
+                        0 => Modify::Max(operand),
+                        1 => Modify::Min(operand),
+                        2 if rng.chance(1, 4) => Modify::Add(i64::MAX),
+                        _ => Modify::Add(operand),
+                    },
+                ));
+            }
+            if rng.chance(1, 3) {
+                ops.push(Op::Get(some_number(rng)));
+            }
+        }
+        2 if work.numbers => {
+            let start = i64::try_from(rng.below(100)).expect("small");
+            let lifetime = (work.deadlines && rng.chance(2, 3)).then(|| lifetime_ms(rng));
+            ops.push(Op::PutNumber(some_number(rng), start, lifetime));
+        }
+        // What is seen alive may be gone when it counts.
+        3 | 4 if work.deadlines => {
+            ops.push(Op::Get(some_key(rng)));
+            if rng.chance(1, 4) {
+                let lower = rng.below(key_count);
+                ops.push(Op::Scan {
+                    lower: key(lower),
+                    upper: key(lower + 6),
+                    reverse: rng.chance(1, 3),
+                    limit: usize::MAX,
+                });
+            }
+            ops.push(Op::Rest(rng.pick(&[10, 10_000, 90_000])));
+        }
+        5 | 6 if work.deadlines => {
+            for _ in 0..rng.range(1, 4) {
+                let len = usize::try_from(rng.pick(&[8, 30, 200])).expect("small");
+                let lifetime = lifetime_ms(rng);
+                ops.push(Op::PutFor(some_key(rng), len, lifetime));
+            }
+        }
+        7 if work.clears => {
+            let lower = rng.below(key_count);
+            let width = rng.pick(&[1, 5, 30, key_count]);
+            if rng.chance(1, 4) {
+                ops.push(Op::Get(some_key(rng)));
+            }
+            let start = if rng.chance(1, 6) { key(0) } else { key(lower) };
+            let end = (!rng.chance(1, 12)).then(|| key(lower + width));
+            ops.push(Op::Clear(start, end));
+            if rng.chance(1, 3) {
+                ops.push(Op::Put(key(lower), 16));
+            }
+        }
+        _ => return None,
+    }
+    ops.push(Op::Put(marker(client), 8));
+    Some(ops)
 }

@@ -20,6 +20,7 @@ use super::acks::Acks;
 use super::brief::{batch_prev, batch_span, brief};
 use super::client::Client;
 use super::net::{Item, Kind, Party};
+use super::watches::LogRead;
 use super::{Event, NODE_COUNT, World};
 use crate::clock::{LocalClock, MS, Time, US};
 use crate::plan::node_name;
@@ -46,8 +47,13 @@ pub(crate) struct Writer {
     pub(crate) paused: bool,
     pub(crate) deferred: Vec<Event>,
     pub(crate) last_ticket: u64,
-    pub(crate) commits: BTreeMap<CommitTicket, usize>,
+    /// Whose each is, and whether an earlier try was in flight when it began.
+    pub(crate) commits: BTreeMap<CommitTicket, (usize, bool)>,
     pub(crate) fetches: BTreeMap<FetchTicket, usize>,
+    /// Past LSNs that are looked for.
+    pub(crate) past: BTreeMap<FetchTicket, Lsn>,
+    /// Parts of the log that watches wait for.
+    pub(crate) log_reads: BTreeMap<FetchTicket, LogRead>,
     pub(crate) phase: Option<Phase>,
     streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     undrained: BTreeMap<AttachKey, usize>,
@@ -71,6 +77,13 @@ impl Writer {
 
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.doing, Doing::Gone)
+    }
+
+    /// VDL as its clients see it.
+    pub(crate) fn vdl_now(&self) -> Lsn {
+        self.shared
+            .as_ref()
+            .map_or(Lsn::NONE, |shared| shared.vdl())
     }
 
     pub(crate) fn name(&self) -> String {
@@ -110,6 +123,8 @@ impl World {
             last_ticket: 0,
             commits: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            past: BTreeMap::new(),
+            log_reads: BTreeMap::new(),
             phase: None,
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
@@ -132,6 +147,7 @@ impl World {
         self.tell(|| format!("W{writer} {why}"));
         self.note(21, writer as u64);
         self.abandon_clients(writer);
+        self.abandon_watches(writer);
         let state = &mut self.writers[writer];
         state.doing = Doing::Gone;
         state.shared = None;
@@ -369,7 +385,7 @@ impl World {
             cache_bytes_max: shape.cache_pages * shape.page_bytes as usize,
             waiting_commits_max: shape.waiting_commits,
             remembered_keys_max: shape.remembered_keys,
-            watch_bytes_max: 64 << 10,
+            watch_bytes_max: shape.watch_bytes,
             lease: Duration::from_millis(READ_LEASE_MS),
             token_retention: Duration::from_secs(2),
         };
@@ -389,6 +405,7 @@ impl World {
         state.phase = None;
         self.directed_open(writer);
         self.start_clients(writer);
+        self.start_watches(writer);
         self.want_pump(writer);
     }
 
@@ -452,10 +469,8 @@ impl World {
             }
             WriterAction::Committed { ticket, result } => self.committed(writer, ticket, result),
             WriterAction::Fetched { ticket, result } => self.fetched(writer, ticket, result),
-            // Nobody watches in the simulator yet.
-            WriterAction::LogRead { .. } => {}
-            // Nobody in the simulator asks for past points.
-            WriterAction::Rounded { .. } => {}
+            WriterAction::LogRead { ticket, result } => self.log_read(writer, ticket, result),
+            WriterAction::Rounded { ticket, result } => self.rounded(writer, ticket, result),
             WriterAction::Leased { ticket, held } => self.leased(writer, ticket, held),
             WriterAction::Fenced { volume_epoch } => {
                 self.oracle.reached.hit(Reached::OldWriterFenced);

@@ -77,13 +77,22 @@ pub enum Action {
         /// The file.
         file: FileName,
     },
-    /// Makes the next hot-log file: preallocated and zeroed, so that an append commits no file-system metadata. What a
-    /// crash left of an earlier attempt at the same number is thrown away. Answered by [`crate::Event::Prepared`].
+    /// Makes the next hot-log file, so that an append commits no file-system metadata. Answered by [`crate::Event::Prepared`].
+    ///
+    /// Without `from`: preallocated and zeroed. What a crash left of an earlier attempt at the same number is thrown away.
+    ///
+    /// With `from`: that file, which nobody needs any more, becomes the new one with the bytes that it has. In this order: its first
+    /// block is zeroed and synced, it is renamed, the directory is synced. A crash between any two leaves the old file (which the
+    /// next scan reads without its header) or the new one (which was not begun). Deletions asked for before are done before:
+    /// the oldest files go first, or one would be missing after a crash. Reads of `from` may end with the bytes of either.
+    /// Where it fails, `from` is deleted next.
     Prepare {
         /// Its number.
         file: FileNumber,
         /// Its length.
         bytes: u64,
+        /// The file that becomes it.
+        from: Option<FileNumber>,
     },
     /// Asks a peer; answered once by [`crate::Event::PeerAnswer`]. Every answer is a single message.
     AskPeer {

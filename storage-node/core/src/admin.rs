@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::hot_log::{ENTRY_HEADER_BYTES, Entry};
+use sixfold_log_format::layer::CATALOG_LAYER_BYTES;
 use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
 use sixfold_log_format::wire::{
     CreateSegment, DropSegment, Message, NodeMemory, NodeStatus, NodeUpkeep, Refusal, SegmentStatus,
 };
-use sixfold_log_format::{NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
+use sixfold_log_format::{History, NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
 
-use crate::bounds::{DROPPED_MAX, SEGMENTS_MAX};
+use crate::bounds::{CONTROL_BYTES_MAX, DROPPED_MAX, SEGMENTS_MAX};
 use crate::event::StreamKey;
 use crate::node::NodeCore;
+use crate::segment::{Segment, control_bytes};
 use crate::waiters::Waiter;
 
 /// Counts since the start.
@@ -77,6 +79,10 @@ impl NodeCore {
         if self.segments.len() + self.creating.len() >= SEGMENTS_MAX {
             return self.refuse(stream, Refusal::Overloaded);
         }
+        let bytes = control_bytes(&History::creation(), &create.manifest);
+        if let Err(refusal) = self.check_room_for_state(None, bytes) {
+            return self.refuse(stream, refusal);
+        }
         let CreateSegment {
             segment,
             pg,
@@ -88,12 +94,48 @@ impl NodeCore {
             manifest,
         }) {
             Ok(ticket) => {
+                self.creating_bytes += bytes;
                 self.creating
                     .insert(segment, (ticket, identity.0, identity.1));
                 self.wait(now, ticket, Waiter::Create { stream });
             }
             Err(refusal) => self.refuse(stream, refusal),
         }
+    }
+
+    /// Bytes that the states of all segments take at the head of a hot-log file, but for their catalogs.
+    fn control_bytes(&self) -> usize {
+        let held = self.segments.values().map(|segment| segment.control_bytes);
+        let tombstones = self.dropped.len() * ENTRY_HEADER_BYTES;
+        held.sum::<usize>() + tombstones + self.creating_bytes
+    }
+
+    /// Whether a state of so many bytes may take the place of a segment's, or come new. The head of a hot-log file holds all of
+    /// them (F6): a quarter of a file is for them, another one for the catalogs, so that the rest is left for batches. What does
+    /// not grow is never refused.
+    pub(crate) fn check_room_for_state(
+        &self,
+        of: Option<&Segment>,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        let before = of.map_or(0, |segment| segment.control_bytes);
+        let bytes_max = self.log.heads_bytes_max();
+        let all = self.control_bytes() - before + bytes;
+        if bytes <= before || all <= bytes_max && bytes <= CONTROL_BYTES_MAX {
+            return Ok(());
+        }
+        let reason = format!(
+            "the states of all segments would take {all} bytes, this one {bytes}: a hot-log file of {} bytes holds {bytes_max}",
+            self.log.file_bytes()
+        );
+        Err(Refusal::Malformed { reason })
+    }
+
+    /// Whether so many more layers fit the catalogs that stand at the head of a hot-log file.
+    pub(crate) fn has_room_for_layers(&self, count: usize) -> bool {
+        let held = self.segments.values().map(Segment::catalog_bytes);
+        let all = held.sum::<usize>() + count * CATALOG_LAYER_BYTES;
+        all <= self.log.heads_bytes_max()
     }
 
     /// Drops a segment, or finds that it is not there.
@@ -126,6 +168,7 @@ impl NodeCore {
         self.cancel_work(id);
         self.end_copy(id, "it was dropped");
         self.cache.clear(id);
+        self.forget_resident(id);
         let Some(segment) = self.segments.remove(&id) else {
             return;
         };
@@ -146,7 +189,7 @@ impl NodeCore {
             page_bytes: self.cache.bytes() as u64,
             block_bytes: self.layer_cache.block_bytes() as u64,
             layer_index_bytes: self.layer_cache.index_bytes() as u64,
-            work_bytes: self.reads.background_bytes() as u64,
+            work_bytes: self.reads.work_bytes() as u64,
         }
     }
 
@@ -160,7 +203,7 @@ impl NodeCore {
     }
 
     pub(crate) fn on_ask_status(&mut self, stream: StreamKey) {
-        let status = |(id, segment): (&SegmentId, &crate::segment::Segment)| SegmentStatus {
+        let status = |(id, segment): (&SegmentId, &Segment)| SegmentStatus {
             segment: *id,
             volume: segment.volume,
             pg: segment.pg,
@@ -194,7 +237,8 @@ impl NodeCore {
                 scrub_rounds: self.scrub.rounds,
                 damage_found: self.scrub.damage_found,
                 damage_healed: self.scrub.healed,
-                full: !self.log.takes_batches(),
+                full: self.segments.values().any(|held| self.is_full_for(held))
+                    || !self.log.takes_batches(),
                 pressed: self.pressed,
                 memory: self.memory(),
             }),

@@ -109,8 +109,12 @@ pub(crate) const PINNED_MAX: usize = 4 << 10;
 pub(crate) const MOVE_BYTES_MAX: usize = 4 << 20;
 /// No group is longer, whatever is configured: the scan relies on it when it looks for something valid behind damage.
 pub(crate) const GROUP_BYTES_LIMIT: usize = 4 << 20;
+/// Longest history and manifest of a segment, bytes: with its catalog they are one entry of a group.
+pub(crate) const CONTROL_BYTES_MAX: usize = GROUP_BYTES_LIMIT / 2;
 /// What the scan reads at once.
 pub(crate) const SCAN_CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that are read ahead of the scan: what the device may work on while a chunk is taken in.
+pub(crate) const SCAN_AHEAD_CHUNKS: usize = 8;
 /// Most bytes of batches in one piece of a log answer: one frame holds them.
 pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Most batches in one piece of a log answer, so that their lengths fit the frame too.
@@ -143,6 +147,8 @@ pub(crate) const DROPPED_MAX: usize = 4_096;
 pub(crate) const CENSUS_PIECE_COUNT: usize = 32_768;
 /// Pause before a file is asked for again after the disk was full.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(1);
+/// Files beside those that were begun, recycled ones: as many as a freeze may let go at once.
+pub(crate) const READY_FILES_MAX: usize = 4;
 /// A write that takes this long makes the node call its disk slow in acks.
 pub(crate) const SLOW_WRITE: Duration = Duration::from_millis(100);
 /// A peer that did not answer for this long is given up, should the shell have lost the request.

@@ -18,7 +18,7 @@ use sixfold_log_format::layer::{
     CatalogLayer, LAYER_FOOTER_BYTES, LayerCatalog, LayerNumber, LayerSummary,
 };
 use sixfold_log_format::wire::{LayerPiece, Message, ReadLayer};
-use sixfold_log_format::{Member, SegmentId};
+use sixfold_log_format::{Lsn, Member, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
 use crate::bounds::PIECE_BYTES_MAX;
@@ -35,6 +35,9 @@ const CATALOG_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Copying {
     pub(crate) peer: Member,
+    /// The SCL that the peer told, and under which history: its layers reach no farther, and only while that one is in force are they
+    /// believed.
+    told: (VolumeEpoch, Lsn),
     /// What has come of the catalog.
     catalog_bytes: Vec<u8>,
     catalog: Option<LayerCatalog>,
@@ -45,8 +48,10 @@ pub(crate) struct Copying {
     asked_number: Option<LayerNumber>,
     done: Vec<CatalogLayer>,
     numbers: Vec<LayerNumber>,
-    /// Waits for the next round.
+    /// Waits for the hot log, or for the next round.
     pub(crate) paused: bool,
+    /// The peer is busy: no sooner than at the next round.
+    pub(crate) waits_for_round: bool,
 }
 
 /// The file that is being copied.
@@ -59,9 +64,10 @@ struct File {
 }
 
 impl Copying {
-    fn of(peer: Member) -> Copying {
+    fn of(peer: Member, told: (VolumeEpoch, Lsn)) -> Copying {
         Copying {
             peer,
+            told,
             catalog_bytes: Vec::new(),
             catalog: None,
             missing: VecDeque::new(),
@@ -70,18 +76,26 @@ impl Copying {
             done: Vec::new(),
             numbers: Vec::new(),
             paused: false,
+            waits_for_round: false,
         }
     }
 }
 
 impl NodeCore {
-    /// Begins to copy the layers of a peer, unless a copy is under way on this node.
-    pub(crate) fn begin_copy(&mut self, now: Duration, id: SegmentId, peer: Member) {
+    /// Begins to copy the layers of a peer, unless a copy is under way on this node. `told` is the SCL that it told, and under which
+    /// history.
+    pub(crate) fn begin_copy(
+        &mut self,
+        now: Duration,
+        id: SegmentId,
+        peer: Member,
+        told: (VolumeEpoch, Lsn),
+    ) {
         if self.segments.values().any(|segment| segment.copy.is_some()) {
             return;
         }
         let segment = self.segments.get_mut(&id).expect("named by the caller");
-        segment.copy = Some(Copying::of(peer));
+        segment.copy = Some(Copying::of(peer, told));
         self.copy_on(now, id);
     }
 
@@ -92,6 +106,7 @@ impl NodeCore {
             return;
         };
         copy.paused = false;
+        copy.waits_for_round = false;
         let (layer, offset) = if copy.catalog.is_none() {
             (0, copy.catalog_bytes.len() as u64)
         } else {
@@ -167,6 +182,7 @@ impl NodeCore {
     }
 
     fn on_catalog_piece(&mut self, now: Duration, id: SegmentId, piece: &LayerPiece) {
+        let is_publishing = self.is_publishing(&self.segments[&id]);
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let copy = segment.copy.as_mut().expect("checked by the caller");
         copy.catalog_bytes.extend_from_slice(&piece.bytes);
@@ -186,20 +202,30 @@ impl NodeCore {
             let identity = layer.summary.identity;
             identity.volume == volume && identity.pg == pg
         };
-        if runs_of(&catalog).is_err() || !catalog.layers.iter().all(is_ours) {
+        if !is_whole(&catalog) || !catalog.layers.iter().all(is_ours) {
             return self.end_copy(id, "its catalog is none");
+        }
+        if catalog.folded_through > copy.told.1 {
+            return self.end_copy(id, "its layers reach farther than its SCL");
         }
         // It reaches no farther than what is here and whole: the peer freezes meanwhile, another round will do.
         let folded = segment.layers.folded_through();
-        let enough = if segment.bad_layers.is_empty() {
-            catalog.folded_through > segment.chain.scl()
-        } else {
-            catalog.folded_through >= folded
-        };
-        if !enough {
+        let heals_layers = !segment.bad_layers.is_empty() && catalog.folded_through >= folded;
+        // What is damaged in the log and no peer's log has any more is in the layers of all.
+        let bad = segment.chain.first_bad().map(|(_, held)| held.last);
+        let heals_log = bad.is_some_and(|last| catalog.folded_through >= last.max(folded));
+        let enough = catalog.folded_through > segment.chain.scl() || heals_layers || heals_log;
+        // A merge would take away layers that the copy counts on: none is under way, none is about to be published.
+        if !enough || is_publishing {
             segment.copy = None;
             return;
         }
+        if !self.has_room_for_catalog(id, &catalog) {
+            return self.end_copy(id, "its catalog does not fit the head of a hot-log file");
+        }
+        self.cancel_background(id);
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let copy = segment.copy.as_mut().expect("checked by the caller");
         for layer in &catalog.layers {
             let mut held = segment.layers.catalog().layers.iter();
             let same = held.find(|held| {
@@ -222,13 +248,6 @@ impl NodeCore {
         layer: LayerNumber,
         result: Result<(), DiskError>,
     ) {
-        match result {
-            Ok(()) => {}
-            Err(DiskError::Full) => return self.end_copy(id, "the disk is full"),
-            Err(DiskError::Failed) => {
-                return self.stop(format!("write to a layer of segment {id} failed"));
-            }
-        }
         let segment = self.segments.get_mut(&id);
         let current = segment.and_then(|segment| segment.copy.as_mut());
         let current = current.filter(|copy| {
@@ -236,10 +255,17 @@ impl NodeCore {
             file.is_some_and(|file| file.layer.number == layer)
         });
         let Some(copy) = current else {
-            // The copy was given up meanwhile.
+            // The copy was given up meanwhile. What waited for its file to be opened has failed: that is nobody's either.
             let file = FileName::Layer(id, layer);
             return self.actions.push_back(Action::Delete { file });
         };
+        match result {
+            Ok(()) => {}
+            Err(DiskError::Full) => return self.end_copy(id, "the disk is full"),
+            Err(DiskError::Failed) => {
+                return self.stop(format!("write to a layer of segment {id} failed"));
+            }
+        }
         let file = copy.current.as_mut().expect("looked at just now");
         if file.syncing {
             copy.done.push(file.layer.clone());
@@ -268,16 +294,25 @@ impl NodeCore {
     /// Everything is here and durable: the catalog names it.
     fn publish_copy(&mut self, id: SegmentId) {
         self.cancel_background(id);
+        let is_publishing = self.is_publishing(&self.segments[&id]);
         let segment = self.segments.get_mut(&id).expect("named by the caller");
-        let is_publishing = segment
-            .publishing
-            .is_some_and(|ticket| ticket > self.log.durable());
         let Some(copy) = &mut segment.copy else {
             return;
         };
         if is_publishing {
             copy.paused = true;
             return;
+        }
+        let is_there = |layer: &CatalogLayer| {
+            let held = segment.layers.layer(layer.number).is_some();
+            let whole = held && !segment.bad_layers.contains(&layer.number);
+            whole || copy.numbers.contains(&layer.number)
+        };
+        if copy.told.0 != segment.guard.history_epoch {
+            return self.end_copy(id, "another history is in force");
+        }
+        if !copy.done.iter().all(is_there) {
+            return self.end_copy(id, "a layer that was here is gone");
         }
         let theirs = copy.catalog.as_ref().expect("the catalog came first");
         let mut layers = copy.done.clone();
@@ -295,6 +330,9 @@ impl NodeCore {
         // Its own freezes may have passed it meanwhile.
         if folded_through < segment.layers.folded_through() {
             return self.end_copy(id, "it was passed");
+        }
+        if !self.has_room_for_catalog(id, &catalog) {
+            return self.end_copy(id, "its catalog does not fit the head of a hot-log file");
         }
         let entry = Entry::Catalog {
             segment: id,
@@ -316,6 +354,24 @@ impl NodeCore {
             .and_then(|segment| segment.copy.as_mut())
         {
             copy.paused = true;
+        }
+    }
+
+    fn has_room_for_catalog(&self, id: SegmentId, catalog: &LayerCatalog) -> bool {
+        let held = self.segments[&id].layers.catalog().layers.len();
+        let more = catalog.layers.len().saturating_sub(held);
+        more == 0 || self.has_room_for_layers(more)
+    }
+
+    /// Another history is in force: what a peer said under the one before counts no more.
+    pub(crate) fn end_stale_copy(&mut self, id: SegmentId) {
+        let segment = self.segments.get(&id);
+        let is_stale = segment.is_some_and(|segment| {
+            let copy = segment.copy.as_ref();
+            copy.is_some_and(|copy| copy.told.0 != segment.history_epoch())
+        });
+        if is_stale {
+            self.end_copy(id, "another history is in force");
         }
     }
 
@@ -346,13 +402,31 @@ impl NodeCore {
         let paused: Vec<SegmentId> = self
             .segments
             .values()
-            .filter(|segment| segment.copy.as_ref().is_some_and(|copy| copy.paused))
+            .filter(|segment| {
+                let copy = segment.copy.as_ref();
+                copy.is_some_and(|copy| copy.paused && !copy.waits_for_round)
+            })
             .map(|segment| segment.id)
             .collect();
         for id in paused {
             self.copy_on(now, id);
         }
     }
+}
+
+/// Whether the layers of a catalog are of one piece: from the beginning up to where it says that they end, without a gap.
+fn is_whole(catalog: &LayerCatalog) -> bool {
+    let Ok(runs) = runs_of(catalog) else {
+        return false;
+    };
+    let mut end = Lsn::NONE;
+    for run in &runs {
+        if run.after != end || run.through <= end {
+            return false;
+        }
+        end = run.through;
+    }
+    end == catalog.folded_through
 }
 
 impl File {

@@ -181,11 +181,16 @@ impl Chain {
         }
         if header.first <= self.base {
             // Layers end between two valid batches: this one is in them, or two writers used its LSNs.
+            // Or they end inside it: a history that is not held any more annulled its tail, which is valid again.
             let last = last_valid_of(&header.runs, Lsn::MAX, history);
-            return match last {
-                Some(last) if last > self.base => Arrival::Conflict { lsn: header.first },
-                _ => Arrival::Duplicate,
-            };
+            let holds_base = last_valid_of(&header.runs, self.base, history) == Some(self.base);
+            match last {
+                Some(last) if last > self.base && !holds_base => {
+                    return Arrival::Conflict { lsn: header.first };
+                }
+                Some(last) if last > self.base => {}
+                _ => return Arrival::Duplicate,
+            }
         }
         let last_key = (header.last, VolumeEpoch::new(u64::MAX), u32::MAX);
         for id in self.by_first.range(..=last_key).rev().map(|(_, id)| *id) {
@@ -340,10 +345,11 @@ impl Chain {
     }
 
     /// The batches of the chain above the base, in LSN order, while what is valid of them lies at or below `limit` and until they
-    /// make about `bytes_max` bytes; and the last valid LSN of the last one.
+    /// make about `bytes_max` bytes; and the last valid LSN of the last one. One with an annulled tail is taken when it lies at or
+    /// below `settled`: else a higher history may bring the tail back, above where layers end that hold half of it.
     pub(crate) fn foldable(
         &self,
-        limit: Lsn,
+        (limit, settled): (Lsn, Lsn),
         bytes_max: u64,
         history: &History,
     ) -> (Vec<BatchId>, Lsn) {
@@ -352,8 +358,10 @@ impl Chain {
             let Some((id, last)) = self.next_of(through, history) else {
                 break;
             };
-            bytes += u64::from(self.get(id).bytes);
-            if last > limit || (bytes > bytes_max && !found.is_empty()) {
+            let held = self.get(id);
+            bytes += u64::from(held.bytes);
+            let may_grow = held.last != last && held.last > settled;
+            if last > limit || may_grow || (bytes > bytes_max && !found.is_empty()) {
                 break;
             }
             found.push(id);
@@ -364,6 +372,9 @@ impl Chain {
 
     /// The durable batch that follows `tip` in the chain, with its last valid LSN.
     fn next_of(&self, tip: Lsn, history: &History) -> Option<(BatchId, Lsn)> {
+        if let Some(found) = self.rest_of(tip, history) {
+            return Some(found);
+        }
         let mut from = tip.next();
         loop {
             let key = (from, VolumeEpoch::new(0), 0);
@@ -381,6 +392,29 @@ impl Chain {
             }
             return Some((*id, held.last_valid(Lsn::MAX, history)?));
         }
+    }
+
+    /// The durable batch that holds `tip` and is valid above it, with its last valid LSN: an earlier history annulled its tail, and the
+    /// one in force does not.
+    fn rest_of(&self, tip: Lsn, history: &History) -> Option<(BatchId, Lsn)> {
+        let key = (tip, VolumeEpoch::new(u64::MAX), u32::MAX);
+        for id in self.by_first.range(..=key).rev().map(|(_, id)| *id) {
+            let held = self.get(id);
+            if held.last <= tip {
+                if held.last == tip || held.last_valid(tip, history).is_some() {
+                    // Valid batches do not interleave: nothing below this one reaches above it.
+                    return None;
+                }
+                continue;
+            }
+            let Some(below) = held.last_valid(tip, history) else {
+                continue;
+            };
+            let last = held.last_valid(Lsn::MAX, history)?;
+            let grows = below == tip && last > tip && held.place.is_some();
+            return grows.then_some((id, last));
+        }
+        None
     }
 
     /// Takes a batch's bytes out for a while.

@@ -66,7 +66,7 @@ pub enum Event {
         /// The bytes: as many as asked for, fewer only at the end of a file.
         result: Result<Bytes, DiskError>,
     },
-    /// A file was created, preallocated, zeroed and synced, its directory entry too; or that failed.
+    /// A file was created, preallocated, zeroed and synced, or made of an old one, its directory entry too; or that failed.
     Prepared {
         /// Which.
         file: FileNumber,

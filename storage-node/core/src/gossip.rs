@@ -21,6 +21,7 @@ use crate::action::{Action, Severity};
 use crate::bounds::{PEER_PATIENCE, PIECE_BYTES_MAX};
 use crate::event::{PeerToken, StreamKey};
 use crate::node::NodeCore;
+use crate::segment::control_bytes;
 
 /// What a segment knows of its peers.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ struct Pull {
     /// Received up to here.
     after: Lsn,
     through: Lsn,
+    /// The SCL that the peer told under that history.
+    theirs: Lsn,
     /// Waits for the hot log.
     paused: bool,
     /// It brings batches that are damaged here.
@@ -213,14 +216,14 @@ impl NodeCore {
                 segment.gossip.pull = None;
                 if let Some(copy) = &mut segment.copy {
                     copy.paused = true;
+                    copy.waits_for_round = true;
                 }
             }
-            // Its log does not reach down to here: its layers do.
-            Some(Message::Refused(Refusal::Forgotten { .. }))
-                if segment.gossip.pull.is_some_and(|pull| !pull.heals) =>
-            {
-                segment.gossip.pull = None;
-                self.begin_copy(now, id, peer);
+            // Its log does not reach down to here: its layers do, also to a batch that is damaged here.
+            Some(Message::Refused(Refusal::Forgotten { .. })) if segment.gossip.pull.is_some() => {
+                if let Some(pull) = segment.gossip.pull.take() {
+                    self.begin_copy(now, id, peer, (pull.history_epoch, pull.theirs));
+                }
             }
             // Unreachable, refused or senseless: another round, another peer.
             _ => {
@@ -267,30 +270,40 @@ impl NodeCore {
         // A stream is in order: what its writer has sent is pending here or was lost on an earlier stream.
         let lost = segment.stream.is_none()
             || (segment.pending.is_empty() && segment.gossip.pg_last > scl);
-        if answer.scl > scl && (lost || ahead > scl) && !planted(Mutant::GossipMute) {
+        // At a bound it takes nothing more; damage may be what keeps it there.
+        let heals_first = self.at_bound && segment.has_damaged_parts();
+        let behind = answer.scl > scl && !heals_first;
+        if behind && (lost || ahead > scl) && !planted(Mutant::GossipMute) {
             segment.gossip.pull = Some(Pull {
                 peer,
                 history_epoch: epoch,
                 after: scl,
                 through: answer.scl,
+                theirs: answer.scl,
                 paused: false,
                 heals: false,
             });
             self.pull_on(now, id);
         } else {
-            self.heal(now, id, peer, epoch);
+            self.heal(now, id, peer, (epoch, answer.scl));
         }
     }
 
     /// What is damaged here and whole at a peer is fetched.
-    fn heal(&mut self, now: Duration, id: SegmentId, peer: Member, history_epoch: VolumeEpoch) {
+    fn heal(
+        &mut self,
+        now: Duration,
+        id: SegmentId,
+        peer: Member,
+        (history_epoch, theirs): (VolumeEpoch, Lsn),
+    ) {
         self.forget_folded_damage(id);
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         if segment.copy.is_some() {
             return;
         }
         if !segment.bad_layers.is_empty() {
-            return self.begin_copy(now, id, peer);
+            return self.begin_copy(now, id, peer, (history_epoch, theirs));
         }
         let Some((_, held)) = segment.chain.first_bad() else {
             return;
@@ -302,6 +315,7 @@ impl NodeCore {
             history_epoch,
             after,
             through,
+            theirs,
             paused: false,
             heals: true,
         });
@@ -370,6 +384,13 @@ impl NodeCore {
         if !newer_history && !newer_manifest {
             return;
         }
+        let bytes = control_bytes(&history, &manifest);
+        if self
+            .check_room_for_state(self.segments.get(&id), bytes)
+            .is_err()
+        {
+            return;
+        }
         let entry = Entry::Install {
             segment: id,
             volume_epoch: guard.claim,
@@ -379,6 +400,8 @@ impl NodeCore {
         };
         if let Ok(ticket) = self.append(entry) {
             self.accept_guard(id, guard, ticket);
+            let segment = self.segments.get_mut(&id).expect("looked at above");
+            segment.control_bytes = bytes;
         }
     }
 

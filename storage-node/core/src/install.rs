@@ -13,7 +13,7 @@ use crate::action::Action;
 use crate::event::StreamKey;
 use crate::hot_log::Ticket;
 use crate::node::NodeCore;
-use crate::segment::Segment;
+use crate::segment::{Segment, control_bytes};
 use crate::waiters::Waiter;
 
 /// What an attach and an install bring.
@@ -63,6 +63,8 @@ impl NodeCore {
         if guard == segment.guard && new.manifest.version == segment.manifest.version {
             return Ok(segment.control);
         }
+        let bytes = control_bytes(&new.history, &new.manifest);
+        self.check_room_for_state(Some(segment), bytes)?;
         let ticket = self.append(Entry::Install {
             segment: id,
             volume_epoch: guard.claim,
@@ -71,6 +73,8 @@ impl NodeCore {
             manifest: new.manifest,
         })?;
         self.accept_guard(id, guard, ticket);
+        let segment = self.segments.get_mut(&id).expect("looked at above");
+        segment.control_bytes = bytes;
         Ok(ticket)
     }
 
@@ -87,7 +91,7 @@ impl NodeCore {
             segment.guard = guard;
             // Whoever was heard is fenced now: it does not keep the volume in use (T11).
             segment.writer_heard = None;
-            segment.retention.fenced(self.now);
+            segment.retention.fenced();
             if !planted(Mutant::AckAfterClaim) {
                 self.end_stale_streams(id);
             }

@@ -225,14 +225,15 @@ impl Jobs {
             .count()
     }
 
-    /// Bytes that the node's own jobs hold, about.
-    pub(crate) fn background_bytes(&self) -> usize {
+    /// Bytes that jobs hold, about: those that somebody waits for what they read, the node's own what they make, too.
+    pub(crate) fn work_bytes(&self) -> usize {
         let bytes = |job: &Job| match &job.work {
             Work::Freeze(freeze) => freeze.memory_bytes(),
             Work::Merge(merge) => merge.memory_bytes(),
             Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => 0,
         };
-        self.jobs.values().map(bytes).sum()
+        let jobs = self.jobs.values();
+        jobs.map(|job| bytes(job) + job.fetched.bytes()).sum()
     }
 
     /// The number of a job, a new one for `None`.
@@ -361,7 +362,8 @@ impl NodeCore {
         let caches = (&mut self.cache, &mut self.layer_cache);
         match &mut job.work {
             Work::Pages(pages) => {
-                let step = pages.step(segment, caches, &job.fetched, budget, &mut self.actions);
+                let fetched = &mut job.fetched;
+                let step = pages.step(segment, caches, fetched, budget, &mut self.actions);
                 Ok(step)
             }
             Work::Log(log) => log.step(segment, &mut job.fetched),
@@ -376,6 +378,7 @@ impl NodeCore {
         let Some(segment) = self.segments.get_mut(&job.segment) else {
             return self.background_ended(&job);
         };
+        job.generation = segment.parts_generation;
         let mut budget = BACKGROUND_STEP_RECORDS;
         let (fetched, cache) = (&mut job.fetched, &mut self.layer_cache);
         let step = match &mut job.work {
@@ -414,14 +417,14 @@ impl NodeCore {
             Ok(BackgroundStep::End) => {
                 match &job.work {
                     Work::Move(_) => self.move_batches(&job),
-                    Work::Scrub(scrub) => self.scrub_ended(job.segment, scrub),
+                    Work::Scrub(scrub) => self.scrub_ended(job.segment, scrub, &job.fetched),
                     _ => {}
                 }
                 self.background_ended(&job);
             }
             Err(error) => {
                 let damage = Damage {
-                    part: None,
+                    parts: Vec::new(),
                     place: format!("segment {}", job.segment),
                     what: error.to_string(),
                 };
@@ -494,9 +497,11 @@ impl NodeCore {
                     self.disk_full_for(&job);
                 }
             }
-            (Err(DiskError::Failed), _) => {
+            (Err(DiskError::Failed), Some(_)) => {
                 self.stop(format!("write to {} failed", shown(file)));
             }
+            // What waited for its file to be opened fails when the file is deleted. The job is gone, and its failure is nobody's.
+            (Err(DiskError::Failed), None) => self.actions.push_back(Action::Delete { file }),
         }
         true
     }
@@ -529,6 +534,9 @@ impl NodeCore {
         if let Work::Pages(_) = job.work {
             // A fold goes batch by batch, and has passed these. A piece of the log needs all of its batches at once.
             job.fetched.batches.clear();
+            // A search keeps the blocks that it wants, and needs the index of the layer it is at.
+            let is_index = |part: &LayerPart| *part == LayerPart::Index;
+            job.fetched.layers.retain(|(_, part), _| is_index(part));
         }
         job.waiting = reads.len();
         self.reads.jobs.insert(number, job);
@@ -573,8 +581,9 @@ impl NodeCore {
             Ok(bytes) => verify(&read, &bytes, segment, copies, &mut job.fetched),
             // What went with its file meanwhile is not damaged.
             Err(_) if segment.parts_generation != job.generation => Ok(()),
+            // Nobody can say which part is to blame: each is doubted, and read again.
             Err(error) => Err(Damage {
-                part: None,
+                parts: read.parts.clone(),
                 place: format!("{} at offset {}", shown(read.file), read.offset),
                 what: format!("{error:?}"),
             }),
@@ -627,6 +636,9 @@ impl NodeCore {
             return;
         }
         self.clean_up(job);
+        if let Work::Freeze(_) | Work::Merge(_) = job.work {
+            self.upkeep.pause(job.segment, self.now);
+        }
         self.background_ended(job);
     }
 

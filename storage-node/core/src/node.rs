@@ -7,15 +7,15 @@
 //! its segment, then whoever waited for it is answered, then one ack per log stream goes out. The page index takes it last, when
 //! there is nothing else to do, or before anything reads the index.
 
+mod replay;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use sixfold_log_format::hot_log::{Entry, FileNumber};
 use sixfold_log_format::layer::LayerNumber;
-use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, Refusal, Role};
-use sixfold_log_format::{Batch, NodeId, PgId, SegmentId, VolumeId};
+use sixfold_log_format::{NodeId, PgId, SegmentId, VolumeId};
 use sixfold_recovery::lease::GrantedLease;
 
 pub use crate::bounds::Bounds;
@@ -26,7 +26,8 @@ use crate::bounds::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, WAITERS_MAX};
 use crate::chain::BatchId;
 use crate::event::{ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, StreamKey};
 use crate::gossip::Asking;
-use crate::hot_log::scan::{Next, Scan, Tail};
+use crate::hot_log::ahead::Ahead;
+use crate::hot_log::scan::Scan;
 use crate::hot_log::writer::{AppendError, HotLog, Written};
 use crate::hot_log::{Place, Ticket};
 use crate::jobs::Jobs;
@@ -69,13 +70,14 @@ pub struct NodeCore {
     pub(crate) block_bytes: u32,
     pub(crate) bounds: Bounds,
     phase: Phase,
-    scan: Option<Scan>,
-    scan_token: DiskToken,
+    scan: Option<(Scan, Ahead)>,
     early: VecDeque<Early>,
     pub(crate) log: HotLog,
     pub(crate) segments: BTreeMap<SegmentId, Segment>,
     /// Segments whose creation is not durable yet: they answer nothing.
     pub(crate) creating: BTreeMap<SegmentId, (Ticket, PgId, VolumeId)>,
+    /// Bytes of their states.
+    pub(crate) creating_bytes: usize,
     pub(crate) streams: BTreeMap<StreamKey, LogStream>,
     pub(crate) waiters: BTreeMap<(Ticket, u64), Waiter>,
     pub(crate) next_waiter: u64,
@@ -93,7 +95,8 @@ pub struct NodeCore {
     heads: (FileNumber, BTreeSet<SegmentId>),
     /// Segments that were dropped; their identity never answers again.
     pub(crate) dropped: BTreeSet<SegmentId>,
-    resident: VecDeque<(SegmentId, BatchId)>,
+    /// Redo in memory, oldest first, with its bytes.
+    resident: VecDeque<(SegmentId, BatchId, usize)>,
     pub(crate) resident_bytes: usize,
     /// Durable batches that are not in their page index yet, oldest first. They are in memory: each stands in `resident` too.
     unindexed: VecDeque<(SegmentId, BatchId)>,
@@ -133,18 +136,19 @@ impl NodeCore {
             found.file_bytes,
             &found.bounds,
         );
+        let ahead = Ahead::new(found.files.clone());
         let scan = Scan::new(found.node, found.block_bytes, found.file_bytes, found.files);
         let mut core = NodeCore {
             node: found.node,
             az: found.az,
             block_bytes: found.block_bytes,
             phase: Phase::Scanning,
-            scan: Some(scan),
-            scan_token: DiskToken(0),
+            scan: Some((scan, ahead)),
             early: VecDeque::new(),
             log,
             segments: BTreeMap::new(),
             creating: BTreeMap::new(),
+            creating_bytes: 0,
             streams: BTreeMap::new(),
             waiters: BTreeMap::new(),
             next_waiter: 0,
@@ -169,7 +173,8 @@ impl NodeCore {
             actions: VecDeque::new(),
             bounds: found.bounds,
         };
-        let next = core.scan.as_mut().expect("made above").start();
+        let (scan, _) = core.scan.as_mut().expect("made above");
+        let next = scan.start();
         core.scan_step(now, next);
         core.pump(now);
         core
@@ -192,10 +197,14 @@ impl NodeCore {
             }
             Event::StreamClosed { stream } => self.on_stream_closed(stream),
             Event::Written { token, result } => self.on_written(now, token, result),
-            Event::Read { token, result } if token == self.scan_token => {
-                self.on_scan_read(now, result);
-            }
-            Event::Read { token, result } => self.on_read(token, result),
+            Event::Read { token, result } => match &mut self.scan {
+                Some((_, ahead)) => {
+                    if ahead.arrived(token, result) {
+                        self.on_scan_read(now);
+                    }
+                }
+                None => self.on_read(token, result),
+            },
             Event::Prepared { file, result } => self.on_prepared(now, file, result),
             Event::PeerAnswer { token, answer } => self.on_peer_answer(now, token, answer),
             Event::Timeout => self.on_timeout(now),
@@ -340,10 +349,15 @@ impl NodeCore {
         }
         // Nearly always done already; here so that no more than one group is ever behind.
         self.index_durable();
+        let lacked_heads = self.log.lacks_heads();
         let durable = match self.log.written(now, token, result) {
             Written::Durable(durable) => durable,
             Written::Failed(reason) => return self.stop(reason),
         };
+        if lacked_heads && !self.log.lacks_heads() {
+            // An older file may go now.
+            self.upkeep.look();
+        }
         for durable in durable {
             let moved = durable
                 .ticket
@@ -368,7 +382,9 @@ impl NodeCore {
         if let Entry::Created { pg, manifest, .. } = entry {
             self.creating.remove(&id);
             let lease = GrantedLease::none(READ_LEASE);
-            let segment = Segment::new(id, *pg, manifest.clone(), lease, self.now);
+            let mut segment = Segment::new(id, *pg, manifest.clone(), lease);
+            segment.measure();
+            self.creating_bytes = self.creating_bytes.saturating_sub(segment.control_bytes);
             let before = self.segments.insert(id, segment);
             assert!(before.is_none(), "a segment is created once");
             return;
@@ -393,7 +409,10 @@ impl NodeCore {
                 self.unindexed.push_back((id, batch));
                 self.keep_resident(id, batch, bytes);
             }
-            Applied::History => self.cache.clear(id),
+            Applied::History => {
+                self.cache.clear(id);
+                self.end_stale_copy(id);
+            }
             Applied::Layers(gone) => {
                 self.upkeep.unswept.insert(id);
                 // A start looks at the files when it has read everything.
@@ -416,28 +435,43 @@ impl NodeCore {
 
     /// Keeps the newest redo in memory, up to the bound.
     fn keep_resident(&mut self, id: SegmentId, batch: BatchId, bytes: usize) {
-        self.resident.push_back((id, batch));
+        self.resident.push_back((id, batch, bytes));
         self.resident_bytes += bytes;
         while self.resident_bytes > self.bounds.resident_redo_bytes_max {
-            let Some((id, batch)) = self.resident.pop_front() else {
+            let Some((id, batch, bytes)) = self.resident.pop_front() else {
                 break;
             };
             if self.unindexed.front() == Some(&(id, batch)) {
                 // Its bytes are needed for that.
                 self.index_durable();
             }
-            let evicted = self
-                .segments
-                .get_mut(&id)
-                .map_or(0, |segment| segment.chain.evict(batch));
-            self.resident_bytes -= evicted;
+            // Gone already where its file was freed meanwhile: counted until its turn comes.
+            if let Some(segment) = self.segments.get_mut(&id) {
+                segment.chain.evict(batch);
+            }
+            self.resident_bytes -= bytes;
         }
+    }
+
+    /// A segment is gone, and its redo with it.
+    pub(crate) fn forget_resident(&mut self, id: SegmentId) {
+        let resident = self.resident.iter();
+        let gone = resident
+            .filter(|(of, ..)| *of == id)
+            .map(|(.., bytes)| *bytes);
+        self.resident_bytes -= gone.sum::<usize>();
+        self.resident.retain(|(of, ..)| *of != id);
     }
 
     fn on_prepared(&mut self, now: Duration, file: FileNumber, result: Result<(), DiskError>) {
         let was_full = self.log.is_full();
-        if let Err(reason) = self.log.prepared(now, file, result) {
-            return self.stop(reason);
+        match self.log.prepared(now, file, result) {
+            Ok(None) => {}
+            Ok(Some(file)) => {
+                let file = FileName::HotLog(file);
+                self.actions.push_back(Action::Delete { file });
+            }
+            Err(reason) => return self.stop(reason),
         }
         self.upkeep.look();
         if self.log.is_full() != was_full {
@@ -456,6 +490,8 @@ impl NodeCore {
             self.scrub_turn();
             self.upkeep.look();
         }
+        self.upkeep.look_for_space(now);
+        self.upkeep.wake(now);
         self.sweep_step();
         self.resume_paused(now);
     }
@@ -472,7 +508,12 @@ impl NodeCore {
                     .chain(gone)
                     .collect()
             };
+            let before = self.log.files_bytes();
             self.log.pump(now, &states, &mut self.actions);
+            if self.log.files_bytes() > before {
+                // An older file may be due to go.
+                self.upkeep.look();
+            }
         }
     }
 
@@ -519,169 +560,5 @@ impl NodeCore {
     pub(crate) fn stop(&mut self, reason: String) {
         self.phase = Phase::Stopped;
         self.actions.push_back(Action::Stop { reason });
-    }
-
-    // The scan.
-
-    fn scan_step(&mut self, now: Duration, next: Next) {
-        match next {
-            Next::Read {
-                file,
-                offset,
-                bytes,
-            } => {
-                self.scan_token = self.reads.next_token();
-                let token = self.scan_token;
-                self.actions.push_back(Action::Read {
-                    token,
-                    file: FileName::HotLog(file),
-                    offset,
-                    bytes,
-                });
-            }
-            Next::Corrupt(line) => {
-                self.log_line(Severity::Error, line.clone());
-                self.stop(line);
-            }
-            Next::Done(tail) => self.scan_done(now, *tail),
-        }
-    }
-
-    fn on_scan_read(&mut self, now: Duration, result: Result<Bytes, DiskError>) {
-        let Some(mut scan) = self.scan.take() else {
-            return;
-        };
-        self.index_durable();
-        let bytes = match result {
-            Ok(bytes) => bytes,
-            Err(error) => return self.stop(format!("reading the hot log failed: {error:?}")),
-        };
-        let mut damage = None;
-        let next = scan.take(&bytes, &mut |place, entry, is_whole| {
-            if damage.is_none() {
-                damage = self.replay(place, &entry, is_whole).err();
-            }
-        });
-        self.scan = Some(scan);
-        self.scan_step(now, damage.map_or(next, Next::Corrupt));
-    }
-
-    /// Takes an entry that the scan found.
-    fn replay(&mut self, place: Place, entry: &Entry, is_whole: bool) -> Result<(), String> {
-        let at = || format!("hot-log file {} at offset {}", place.file.0, place.offset);
-        let id = entry.segment();
-        if self.heads.0 != place.file {
-            let dropped = self.dropped.iter();
-            self.heads = (
-                place.file,
-                self.segments.keys().chain(dropped).copied().collect(),
-            );
-        }
-        if let Entry::State { pg, manifest, .. } = entry
-            && !self.segments.contains_key(&id)
-            && !self.dropped.contains(&id)
-        {
-            // Its creation stood in a file that was deleted, or is damaged.
-            let lease = GrantedLease::none(READ_LEASE);
-            let segment = Segment::new(id, *pg, manifest.clone(), lease, self.now);
-            self.segments.insert(id, segment);
-        }
-        if let Entry::State { .. } | Entry::Dropped { .. } = entry {
-            self.heads.1.remove(&id);
-        }
-        if let Entry::Dropped { .. } = entry {
-            self.index_durable();
-            self.drop_segment(id);
-            return Ok(());
-        }
-        if let Entry::Created { .. } = entry {
-            self.apply(entry, place);
-            return Ok(());
-        }
-        let Some(segment) = self.segments.get_mut(&id) else {
-            if self.dropped.contains(&id) || !is_whole {
-                return Ok(());
-            }
-            return Err(format!(
-                "{}: an entry of segment {id}, which was not created",
-                at()
-            ));
-        };
-        let applied = match entry {
-            Entry::Batch { bytes, .. } => {
-                let batch = Batch::decode(bytes.clone(), segment.volume)
-                    .map_err(|error| format!("{}: {error}", at()))?;
-                segment.replay_batch(batch, place)
-            }
-            Entry::State { .. } => segment.apply_state(entry),
-            Entry::Dropped { .. } => Applied::Other,
-            Entry::Claim { .. } if planted(Mutant::RestartForgetsClaims) => Applied::Other,
-            Entry::Created { .. }
-            | Entry::Claim { .. }
-            | Entry::Install { .. }
-            | Entry::Catalog { .. } => segment.apply(entry, place),
-        };
-        self.applied(id, applied);
-        Ok(())
-    }
-
-    fn scan_done(&mut self, now: Duration, tail: Tail) {
-        if let Some((file, offset)) = tail.torn {
-            self.log_line(
-                Severity::Info,
-                format!(
-                    "hot-log file {} was cut at offset {offset}: a write was torn",
-                    file.0
-                ),
-            );
-        }
-        for line in &tail.damage {
-            self.log_line(Severity::Error, line.clone());
-        }
-        let is_damaged = !tail.damage.is_empty();
-        self.scrub.damage_found += tail.damage.len() as u64;
-        self.scan = None;
-        self.scan_token = DiskToken(0);
-        let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
-        let last = tail.current.as_ref().map(|header| header.file);
-        let heads = missing.iter().filter(|_| last == Some(file));
-        let heads = heads
-            .filter_map(|id| self.segments.get(id))
-            .map(Segment::state_entry);
-        let heads = heads.collect();
-        self.log.resume(tail, heads);
-        self.ack_due.clear();
-        self.counters = Counters::default();
-        let mut damaged = Vec::new();
-        for segment in self.segments.values_mut() {
-            segment.settle_after_scan();
-            if is_damaged {
-                segment.unproven = PROOFS_NEEDED;
-            }
-            // It does not know what it granted before (T1).
-            segment.lease = GrantedLease::after_restart(now, READ_LEASE);
-            if let Some(lsn) = segment.missing_below.filter(|_| segment.is_damaged()) {
-                damaged.push((segment.id, segment.scl(), lsn));
-            }
-        }
-        for (id, scl, lsn) in damaged {
-            self.log_line(
-                Severity::Error,
-                format!("segment {id} has SCL {scl} and acknowledged {lsn} before"),
-            );
-        }
-        self.phase = Phase::Running;
-        let found = std::mem::take(&mut self.found_layers);
-        self.check_layer_files(found);
-        self.upkeep.look();
-        for early in std::mem::take(&mut self.early) {
-            self.on_message(
-                now,
-                early.connection,
-                early.role,
-                early.stream,
-                early.message,
-            );
-        }
     }
 }

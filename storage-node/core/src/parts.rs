@@ -14,7 +14,7 @@ use sixfold_log_format::{Batch, SegmentId};
 use crate::action::FileName;
 use crate::bounds::{READ_BYTES_MAX, READ_GAP_BYTES};
 use crate::chain::{BatchId, Chain};
-use crate::hot_log::whole_blocks;
+use crate::hot_log::{Place, whole_blocks};
 use crate::layers::cache::{Decoded, LayerCache, LayerPart};
 use crate::segment::Segment;
 
@@ -119,6 +119,13 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let batches = self.batches.values().map(Batch::len_bytes);
+        let layers = self.layers.values().map(Decoded::bytes);
+        batches.sum::<usize>() + layers.sum::<usize>()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.batches.clear();
         self.layers.clear();
@@ -160,8 +167,8 @@ impl Sources<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]
 pub(crate) struct Damage {
-    /// What is damaged; `None` when a read failed altogether.
-    pub(crate) part: Option<Located>,
+    /// What is damaged, as far as it is known: everything that a read was for when it failed altogether.
+    pub(crate) parts: Vec<Located>,
     /// File and offset.
     pub(crate) place: String,
     /// What is wrong.
@@ -189,7 +196,7 @@ pub(crate) fn verify(
         let at = usize::try_from(part.offset - read.offset).expect("bounded by the read");
         let end = at + part.bytes as usize;
         let damage = |what: String| Damage {
-            part: Some(*part),
+            parts: vec![*part],
             place: format!("{} at offset {}", shown(read.file), part.offset),
             what,
         };
@@ -202,6 +209,13 @@ pub(crate) fn verify(
                 let Some(held) = segment.chain.find_held(id) else {
                     continue;
                 };
+                let moved = |place: Place| {
+                    (FileName::HotLog(place.file), place.offset) != (part.file, part.offset)
+                };
+                if held.place.is_some_and(moved) {
+                    // Its copy counts; where it was something else may stand by now.
+                    continue;
+                }
                 let part_bytes = part_bytes?;
                 let end = ENTRY_HEADER_BYTES + held.bytes as usize;
                 let batch = part_bytes.slice(ENTRY_HEADER_BYTES..end.min(part_bytes.len()));

@@ -244,13 +244,18 @@ impl PagesWork {
         &mut self,
         segment: &mut Segment,
         (cache, layer_cache): (&mut PageCache, &mut LayerCache),
-        fetched: &Fetched,
+        fetched: &mut Fetched,
         budget: &mut usize,
         actions: &mut VecDeque<Action>,
     ) -> Step {
         while let Some(request) = self.requests.get(self.answers.len()).copied() {
             let mut stage = match self.stage.take() {
                 Some(stage) => stage,
+                // Parts of the pages before are not kept: what another one needs too is in the cache.
+                None if !fetched.layers.is_empty() => {
+                    fetched.layers.clear();
+                    continue;
+                }
                 None => match begin(&request, segment, cache) {
                     Ok(stage) => stage,
                     Err(answer) => {

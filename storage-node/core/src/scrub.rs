@@ -3,12 +3,14 @@
 //! Each round of gossip one segment gets a turn of [`Bounds::scrub_bytes`](crate::Bounds::scrub_bytes). What is found damaged is
 //! read once more, since a cable may have been to blame; then it is said once, counted, and healed from a peer.
 
+use std::sync::Arc;
+
 use sixfold_log_format::SegmentId;
-use sixfold_log_format::layer::LayerNumber;
+use sixfold_log_format::layer::{LayerIndex, LayerNumber};
 
 use crate::action::Severity;
 use crate::jobs::{BackgroundStep, Work};
-use crate::layers::cache::LayerPart;
+use crate::layers::cache::{Decoded, LayerPart};
 use crate::node::NodeCore;
 use crate::parts::{Damage, Fetched, Located, Part};
 use crate::segment::Segment;
@@ -23,9 +25,8 @@ pub(crate) struct ScrubWork {
 }
 
 impl ScrubWork {
-    /// Reads; that they came means that they are sound.
+    /// Reads; those that came are sound.
     pub(crate) fn step(&mut self, segment: &Segment, fetched: &mut Fetched) -> BackgroundStep {
-        fetched.clear();
         let is_there = |part: &Located| match part.part {
             Part::Batch(id) => segment.chain.find_held(id).is_some_and(|held| {
                 held.place
@@ -37,6 +38,7 @@ impl ScrubWork {
         if std::mem::replace(&mut self.asked, true) || self.parts.is_empty() {
             return BackgroundStep::End;
         }
+        fetched.clear();
         BackgroundStep::Fetch(self.parts.clone())
     }
 }
@@ -47,6 +49,10 @@ pub(crate) struct Scrubbing {
     running: bool,
     segment: SegmentId,
     at: Option<ScrubAt>,
+    /// The index of the layer that it is at, read from the disk for this.
+    index: Option<(SegmentId, LayerNumber, Arc<LayerIndex>)>,
+    /// Everything of the segment was read and was sound since it began with it.
+    sound: bool,
     /// Rounds over everything that ended.
     pub(crate) rounds: u64,
     pub(crate) bytes: u64,
@@ -82,18 +88,25 @@ impl NodeCore {
         }
         let doubted = doubted(segment);
         let again = !doubted.is_empty();
+        if self.scrub.at.is_none() && !again {
+            self.scrub.sound = true;
+        }
         let (parts, at) = if again {
             (doubted, self.scrub.at)
         } else {
             let bytes_max = self.bounds.scrub_bytes;
-            next_parts(segment, &mut self.layer_cache, self.scrub.at, bytes_max)
+            next_parts(segment, self.scrub.index.as_ref(), self.scrub.at, bytes_max)
         };
         self.scrub.segment = id;
         self.scrub.at = at;
         if at.is_none() && !again {
             self.scrub.segment = after(id);
         }
+        let last = at.is_none() && !again;
         if parts.is_empty() {
+            if last {
+                self.scrubbed(id);
+            }
             return;
         }
         self.scrub.bytes += parts.iter().map(|part| u64::from(part.bytes)).sum::<u64>();
@@ -101,7 +114,7 @@ impl NodeCore {
         let work = ScrubWork {
             parts,
             asked: false,
-            last: at.is_none() && !again,
+            last,
         };
         self.start_background(id, Work::Scrub(work));
     }
@@ -112,15 +125,38 @@ impl NodeCore {
     }
 
     /// A turn ended well. What was read again and was sound was misread before.
-    pub(crate) fn scrub_ended(&mut self, id: SegmentId, work: &ScrubWork) {
+    pub(crate) fn scrub_ended(&mut self, id: SegmentId, work: &ScrubWork, fetched: &Fetched) {
         self.scrub_stopped();
         let Some(segment) = self.segments.get_mut(&id) else {
             return;
         };
         for part in &work.parts {
-            segment.doubts.remove(&part.part);
+            let came = match part.part {
+                Part::Batch(batch) => fetched.batches.contains_key(&batch),
+                Part::Layer(layer, at) => fetched.layers.contains_key(&(layer, at)),
+            };
+            if came {
+                segment.doubts.remove(&part.part);
+            }
+            self.scrub.sound &= came;
+            if let Part::Layer(layer, LayerPart::Index) = part.part
+                && let Some(Decoded::Index(index)) = fetched.layers.get(&(layer, LayerPart::Index))
+            {
+                self.scrub.index = Some((id, layer, Arc::clone(index)));
+            }
         }
-        if work.last && segment.doubts.is_empty() {
+        if work.last {
+            self.scrubbed(id);
+        }
+    }
+
+    /// The scrub is through with a segment.
+    fn scrubbed(&mut self, id: SegmentId) {
+        let sound = std::mem::take(&mut self.scrub.sound);
+        if let Some(segment) = self.segments.get_mut(&id)
+            && sound
+            && segment.doubts.is_empty()
+        {
             segment.unreadable = false;
         }
     }
@@ -130,24 +166,31 @@ impl NodeCore {
         let Some(segment) = self.segments.get_mut(&id) else {
             return;
         };
-        let is_known = match damage.part {
-            None => std::mem::replace(&mut segment.unreadable, true),
-            Some(at) if segment.doubts.remove(&at.part).is_none() && !segment.is_bad(at.part) => {
-                segment.doubts.insert(at.part, at);
-                false
+        self.scrub.sound = false;
+        let mut is_known = true;
+        if damage.parts.is_empty() {
+            is_known = std::mem::replace(&mut segment.unreadable, true);
+        }
+        for at in &damage.parts {
+            if segment.is_bad(at.part) {
+                continue;
             }
-            Some(at) => {
-                let known = segment.is_bad(at.part);
-                match at.part {
-                    Part::Batch(batch) => segment.chain.set_bad(batch),
-                    Part::Layer(layer, _) => {
-                        segment.bad_layers.insert(layer);
-                    }
+            if segment.doubts.remove(&at.part).is_none() {
+                segment.doubts.insert(at.part, *at);
+                is_known = false;
+                continue;
+            }
+            self.scrub.damage_found += 1;
+            match at.part {
+                Part::Batch(batch) => segment.chain.set_bad(batch),
+                Part::Layer(layer, _) => {
+                    segment.bad_layers.insert(layer);
+                    // All of it will be copied.
+                    let other = |part: &Part| !matches!(part, Part::Layer(of, _) if *of == layer);
+                    segment.doubts.retain(|part, _| other(part));
                 }
-                self.scrub.damage_found += u64::from(!known);
-                true
             }
-        };
+        }
         if !is_known {
             self.log_line(Severity::Error, format!("segment {id}: {damage}"));
         }
@@ -170,22 +213,28 @@ fn doubted(segment: &Segment) -> Vec<Located> {
 /// The next parts of a segment, and where the turn after goes on; `None` when the segment is through.
 fn next_parts(
     segment: &Segment,
-    cache: &mut crate::layers::cache::LayerCache,
+    index: Option<&(SegmentId, LayerNumber, Arc<LayerIndex>)>,
     at: Option<ScrubAt>,
     bytes_max: usize,
 ) -> (Vec<Located>, Option<ScrubAt>) {
     let mut at = at.unwrap_or(ScrubAt::Layer(LayerNumber(0), 0));
     if let ScrubAt::Layer(number, block) = at {
-        let layers = &segment.layers.catalog().layers;
-        let Some(layer) = layers.iter().find(|layer| layer.number >= number) else {
+        // What is known to be bad is not read again: a copy will take its place.
+        let mut layers = segment.layers.catalog().layers.iter();
+        let is_next = |number_at: LayerNumber| {
+            number_at >= number && !segment.bad_layers.contains(&number_at)
+        };
+        let Some(layer) = layers.find(|layer| is_next(layer.number)) else {
             at = ScrubAt::Log(0);
             return (Vec::new(), Some(at));
         };
         let same = layer.number == number;
         let block = if same { block } else { 0 };
-        let sources = cache.get(segment.id, layer.number, LayerPart::Index);
-        let Some(crate::layers::cache::Decoded::Index(index)) = sources else {
-            // The turn after finds it in the cache.
+        let is_its = |(id, of, _): &&(SegmentId, LayerNumber, Arc<LayerIndex>)| {
+            (*id, *of) == (segment.id, layer.number)
+        };
+        let Some((_, _, index)) = index.filter(is_its) else {
+            // The turn after has it, whatever the cache keeps.
             let parts = vec![Located::index(segment.id, layer)];
             return (parts, Some(ScrubAt::Layer(layer.number, block)));
         };

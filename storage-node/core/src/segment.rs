@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::Entry;
-use sixfold_log_format::layer::LayerNumber;
+use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, LayerNumber};
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
@@ -82,6 +82,8 @@ pub(crate) struct Segment {
     pub(crate) manifest: Manifest,
     pub(crate) chain: Chain,
     pub(crate) index: PageIndex,
+    /// Bytes that its state takes at the head of a hot-log file, but for the catalog: as accepted.
+    pub(crate) control_bytes: usize,
     pub(crate) layers: LayerSet,
     /// Chains of pages over all runs, as far as they are known: none after a start, and none when there were too many.
     pub(crate) depths: BTreeMap<PageId, Depth>,
@@ -126,18 +128,20 @@ pub(crate) struct Segment {
     pub(crate) conflicts: u64,
 }
 
+/// What a state holds beside history, manifest and the layers of a catalog, bytes, at most.
+const STATE_BYTES: usize = 128;
+
+/// Bytes that a state with this history and manifest takes, but for its catalog, about.
+pub(crate) fn control_bytes(history: &History, manifest: &Manifest) -> usize {
+    history.encode().len() + manifest.encode().len() + STATE_BYTES
+}
+
 /// The length of a read lease (T1).
 pub(crate) const READ_LEASE: Duration = Duration::from_millis(READ_LEASE_MS);
 
 impl Segment {
     /// A segment that was just created, or is read back from the log.
-    pub(crate) fn new(
-        id: SegmentId,
-        pg: PgId,
-        manifest: Manifest,
-        lease: GrantedLease,
-        now: Duration,
-    ) -> Segment {
+    pub(crate) fn new(id: SegmentId, pg: PgId, manifest: Manifest, lease: GrantedLease) -> Segment {
         Segment {
             id,
             pg,
@@ -148,9 +152,10 @@ impl Segment {
             manifest,
             chain: Chain::default(),
             index: PageIndex::default(),
+            control_bytes: 0,
             layers: LayerSet::default(),
             depths: BTreeMap::new(),
-            retention: Retention::new(now),
+            retention: Retention::new(),
             parts_generation: 0,
             unfolded_bytes: 0,
             freeze_wanted: false,
@@ -192,8 +197,13 @@ impl Segment {
     /// Damage that was found and is not healed.
     pub(crate) fn is_damaged(&self) -> bool {
         let has_lost = self.missing_below.is_some_and(|lsn| self.scl() < lsn);
-        let has_bad = !self.bad_layers.is_empty() || self.chain.first_bad().is_some();
+        let has_bad = self.has_damaged_parts();
         self.unreadable || has_lost || has_bad || !self.doubts.is_empty() || self.unproven > 0
+    }
+
+    /// Whether a layer or a batch is damaged.
+    pub(crate) fn has_damaged_parts(&self) -> bool {
+        !self.bad_layers.is_empty() || self.chain.first_bad().is_some()
     }
 
     /// Whether a part is known to be damaged.
@@ -209,6 +219,16 @@ impl Segment {
         let valid = held.last_valid(Lsn::MAX, &self.history);
         let settled = held.last <= self.vdl_seen || valid == Some(held.last);
         valid.unwrap_or(Lsn::NONE) <= self.layers.folded_through() && settled
+    }
+
+    /// Whether a freeze takes a batch, now or when it comes to it: not one that the layers hold already, and not one whose annulled
+    /// tail a higher history may bring back.
+    pub(crate) fn is_freezable(&self, held: &crate::chain::Held) -> bool {
+        let valid = held.last_valid(Lsn::MAX, &self.history);
+        valid.is_some_and(|last| {
+            let settled = held.last == last || held.last <= self.vdl_seen;
+            last > self.layers.folded_through() && last <= self.foldable_through() && settled
+        })
     }
 
     /// The other members of the protection group.
@@ -468,8 +488,19 @@ impl Segment {
         }
     }
 
+    /// Bytes that its catalog takes at the head of a hot-log file, about.
+    pub(crate) fn catalog_bytes(&self) -> usize {
+        self.layers.catalog().layers.len() * CATALOG_LAYER_BYTES
+    }
+
+    /// Measures what its state takes at the head of a hot-log file, but for the catalog.
+    pub(crate) fn measure(&mut self) {
+        self.control_bytes = control_bytes(&self.history, &self.manifest);
+    }
+
     /// The scan ended: what is durable is what was accepted.
     pub(crate) fn settle_after_scan(&mut self) {
+        self.measure();
         self.guard = self.durable_guard;
         self.chain.find_log_start(&self.history);
     }

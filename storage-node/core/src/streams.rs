@@ -233,7 +233,11 @@ impl NodeCore {
         let closes_hole =
             segment.chain.highest() > segment.scl() && batch.header().prev == segment.scl();
         if bounded && !closes_hole && self.is_crowded(segment) {
-            return Err(Refusal::Overloaded);
+            return Err(if self.is_full_for(segment) {
+                Refusal::DiskFull
+            } else {
+                Refusal::Overloaded
+            });
         }
         self.append(Entry::Batch {
             segment: id,
@@ -258,9 +262,10 @@ impl NodeCore {
         }
         let pressed = self.pressed;
         for id in std::mem::take(&mut self.ack_due) {
-            let Some(segment) = self.segments.get_mut(&id) else {
+            let Some(segment) = self.segments.get(&id) else {
                 continue;
             };
+            let full = self.is_full_for(segment);
             let Some(stream) = segment.stream else {
                 continue;
             };
@@ -270,13 +275,14 @@ impl NodeCore {
                     || planted(Mutant::AckAfterClaim),
                 "no ack of a lower epoch leaves once a claim is accepted (R2)"
             );
+            let segment = self.segments.get_mut(&id).expect("found above");
             segment.lease.granted(now);
             let ack = Ack {
                 echo: log_stream.echo,
                 scl: segment.scl(),
                 history_epoch: segment.history_epoch(),
                 slow: self.log.is_slow(now) || pressed,
-                full: !self.log.takes_batches(),
+                full,
                 wishes: Vec::new(),
             };
             self.actions.push_back(Action::Send {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{
-    ENTRY_HEADER_BYTES, Entry, FileHeader, FileNumber, Found, GROUP_BYTES_MAX, decode_group,
+    ENTRY_HEADER_BYTES, Entry, FileHeader, FileNumber, Found, GROUP_BYTES_MAX, claimed_sequence,
+    decode_group,
 };
 use sixfold_log_format::layer::LayerCatalog;
 use sixfold_log_format::{Batch, History, Lsn, SegmentId, VolumeEpoch, WriterId};
@@ -15,7 +16,7 @@ use crate::mmap::map;
 struct Stop {
     file: FileNumber,
     offset: u64,
-    /// Whether the place is empty: nothing was written there.
+    /// Whether the place is empty: nothing was written there, in this life of the file.
     empty: bool,
 }
 
@@ -33,9 +34,13 @@ impl Inspection {
             }
             let path = file_path(&hot_log, *number);
             let bytes = map(&path).map_err(|source| failed(&path, source))?;
-            let begun = self.read_file(*number, &bytes, &mut expected);
-            let (group_count, stopped) = begun;
+            let wanted = expected;
+            let (group_count, stopped) = self.read_file(*number, &bytes, &mut expected);
+            // A file that begins with the group that is due shows that nothing is missing: what stands behind the last group of the
+            // one before is of an earlier life, or was torn.
+            let begins_with = self.files.last().and_then(|file| file.first_sequence);
             if group_count > 0
+                && begins_with.is_some_and(|first| Some(first) != wanted)
                 && let Some(before) = &stop
                 && !before.empty
             {
@@ -98,9 +103,15 @@ impl Inspection {
             node: self.superblock.node,
             file: number,
             block_bytes: self.superblock.block_bytes,
-            first_sequence: header
-                .as_ref()
-                .map_or(expected.unwrap_or(1), |header| header.first_sequence),
+            // The first file may be one that a crash left without its header, on its way to be another.
+            first_sequence: header.as_ref().map_or_else(
+                || {
+                    expected
+                        .or_else(|| claimed_sequence(bytes.get(block..)?))
+                        .unwrap_or(1)
+                },
+                |header| header.first_sequence,
+            ),
         };
         if header.as_ref().is_some_and(|header| *header != identity) {
             self.corrupt(number, 0, "the header is another file's".to_owned());
@@ -136,6 +147,7 @@ impl Inspection {
                 _ => break false,
             }
         };
+        let empty = empty || is_of_an_earlier_life(bytes, block, at, next);
         if let Some((offset, sequence)) = later_group(bytes, &identity, at, next) {
             let reason = format!("group {next} is unreadable, group {sequence} stands at {offset}");
             self.corrupt(number, at as u64, reason);
@@ -251,7 +263,10 @@ fn later_group(bytes: &Bytes, identity: &FileHeader, at: usize, next: u64) -> Op
     let mut offset = at + block;
     while offset + block <= bytes.len() {
         let end = bytes.len().min(offset + GROUP_BYTES_MAX);
-        if let Found::Group { sequence, .. } = decode_group(&bytes.slice(offset..end), identity)
+        // What is no later group need not be summed up: a recycled file is full of old ones.
+        let may_be = claimed_sequence(&bytes[offset..end]).is_some_and(|claimed| claimed >= next);
+        if may_be
+            && let Found::Group { sequence, .. } = decode_group(&bytes.slice(offset..end), identity)
             && sequence >= next
         {
             return Some((offset, sequence));
@@ -259,4 +274,14 @@ fn later_group(bytes: &Bytes, identity: &FileHeader, at: usize, next: u64) -> Op
         offset += block;
     }
     None
+}
+
+/// Whether what stands at `at` and behind it was written before the file was recycled: groups with sequence numbers that were used
+/// before `next`, and `next` itself was not begun here.
+fn is_of_an_earlier_life(bytes: &Bytes, block: usize, at: usize, next: u64) -> bool {
+    let claimed = |offset: usize| claimed_sequence(&bytes[offset..]);
+    claimed(at) != Some(next)
+        && (at..bytes.len())
+            .step_by(block)
+            .any(|offset| claimed(offset).is_some_and(|sequence| sequence < next))
 }

@@ -251,12 +251,17 @@ impl LogStream {
     }
 
     pub async fn heartbeat(&mut self) {
+        self.heartbeat_at(Lsn::new(LAL)).await;
+    }
+
+    /// A heartbeat that says that everything up to `vdl` is durable.
+    pub async fn heartbeat_at(&mut self, vdl: Lsn) {
         self.sequence += 1;
         let heartbeat = Heartbeat {
             sequence: self.sequence,
             membership_epoch: MembershipEpoch::new(1),
             pg_last: Lsn::NONE,
-            vdl: Lsn::new(LAL),
+            vdl,
             pgmrpl: Lsn::NONE,
             pgmrpl_lease_ms: 1_000,
         };

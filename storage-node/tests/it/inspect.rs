@@ -327,3 +327,42 @@ fn a_layer_that_is_cut_anywhere_or_missing_is_told() {
         "a page from a missing layer is no clean answer"
     );
 }
+
+#[test]
+fn what_an_earlier_life_left_in_a_recycled_file_is_no_flaw_and_a_start_takes_it_as_not_begun() {
+    let cluster = Cluster::new();
+    let dir = used(&cluster);
+    let hot_log = dir.join("hot-log");
+    for entry in fs::read_dir(&hot_log).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("0000000000000001.log") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let first = fs::read(dir.join(FIRST)).unwrap();
+    let block = Inspection::of(&dir).unwrap().superblock.block_bytes as usize;
+    let before = Inspection::of(&dir).unwrap();
+    // As after a crash behind the renaming.
+    let mut recycled = first;
+    recycled[..block].fill(0);
+    fs::write(hot_log.join("0000000000000002.log"), &recycled).unwrap();
+    let inspection = Inspection::of(&dir).unwrap();
+    assert_eq!(inspection.verdict, Verdict::Clean);
+    assert_eq!(inspection.flaws, Vec::<String>::new());
+    assert_eq!(inspection.files[1].group_count, 0);
+    // As after a crash before it: the first file has lost its header.
+    fs::remove_file(hot_log.join("0000000000000002.log")).unwrap();
+    fs::write(dir.join(FIRST), &recycled).unwrap();
+    let headless = Inspection::of(&dir).unwrap();
+    assert_eq!(headless.verdict, Verdict::Clean);
+    assert_eq!(headless.files[0].group_count, before.files[0].group_count);
+    fs::write(hot_log.join("0000000000000002.log"), &recycled).unwrap();
+    // Each holds a lock.
+    let group_count = before.files[0].group_count;
+    drop((before, inspection, headless));
+    let daemon = Daemon::start(cluster.options(1)).unwrap();
+    daemon.stop().unwrap();
+    let started = Inspection::of(&dir).unwrap();
+    assert_eq!(started.verdict, Verdict::Clean);
+    assert_eq!(started.files[0].group_count, group_count);
+}

@@ -18,5 +18,6 @@ mod daemon;
 mod directory;
 mod inspect;
 mod power;
+mod recycle;
 mod start;
 mod uring;

@@ -24,6 +24,8 @@ const EXPIRES_MAX: usize = 64;
 const RECLAIM_RECORDS_MAX: usize = 128;
 /// When VDL has not moved for this long although it should, no chore begins.
 const STALLED: Duration = Duration::from_millis(500);
+/// As long as VDL has moved just now, a chore may go before commits that wait.
+const FLOWS: Duration = Duration::from_millis(50);
 /// How long a chore waits for a page.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,8 @@ enum Done {
     Waits,
     /// Its pages are on their way.
     Misses(Vec<PageId>),
+    /// It needs more records than one MTR may have.
+    TooLarge,
     /// Not now.
     Failed,
 }
@@ -57,13 +61,13 @@ impl WriterCore {
             return;
         }
         let clock = &self.clock;
-        let expires_at = |deadline_ms| clock.reaches_at(deadline_ms).max(clock.tick_at());
+        let expires_at = |deadline_ms| clock.expires_at(deadline_ms);
         let Some(chore) = self.chores.next(self.now, clock.tick_at(), expires_at) else {
             return;
         };
         let done = match chore {
             Chore::Expire => self.expire_keys(),
-            Chore::Tick => Ok(self.mint_chore(&Job::default())),
+            Chore::Tick => Ok(self.mint_tick()),
             Chore::Collect => self.collect_rows(),
             Chore::Reclaim => Ok(self.reclaim_pages()),
         };
@@ -72,7 +76,7 @@ impl WriterCore {
             self.unpin_for_chore();
         }
         match done {
-            Done::Minted => self.chores.began(self.last),
+            Done::Minted => self.chores.began(chore, self.last, self.now),
             Done::Nothing => match chore {
                 Chore::Reclaim => self.chores.reclaimed(),
                 Chore::Collect => {
@@ -81,16 +85,18 @@ impl WriterCore {
                 Chore::Expire | Chore::Tick => {}
             },
             Done::Waits => self.chores.pause(self.now),
-            Done::Misses(pages) => self.fetch_for_chore(pages),
-            Done::Failed => self.chores.failed(self.now),
+            Done::Misses(pages) => self.fetch_for_chore(chore, pages),
+            Done::TooLarge | Done::Failed => self.chores.failed(chore, self.now),
         }
     }
 
-    /// Only beside a quorum that answers, behind all commits, and one at a time.
+    /// Only beside a quorum that answers, behind all commits unless those never cease, and one at a time.
     fn may_do_chores(&self) -> bool {
         let answers = self.last == self.vdl() || self.now < self.vdl_moved_at + STALLED;
         let is_open = self.life == Life::Open && self.writable && !self.closing && !self.drained;
-        is_open && answers && self.line.is_empty() && !self.chores.is_busy(self.vdl())
+        let flows = self.now < self.vdl_moved_at + FLOWS;
+        let may_go = self.line.is_empty() || flows && self.chores.is_overdue(self.now);
+        is_open && answers && may_go && !self.chores.is_busy(self.vdl())
     }
 
     /// When there is something to be done.
@@ -99,18 +105,43 @@ impl WriterCore {
             return Due::default();
         }
         let clock = &self.clock;
-        let expires_at = |deadline_ms| clock.reaches_at(deadline_ms).max(clock.tick_at());
+        let expires_at = |deadline_ms| clock.expires_at(deadline_ms);
         self.chores.due(clock.tick_at(), expires_at)
     }
 
     /// Mints a clock record alone; false when that is not possible now.
     pub(super) fn tick(&mut self) -> bool {
-        matches!(self.mint_chore(&Job::default()), Done::Minted)
+        matches!(self.mint_tick(), Done::Minted)
+    }
+
+    /// The clock record that is due, with its time row if that can be had: whatever becomes of that, the clock goes on.
+    fn mint_tick(&mut self) -> Done {
+        match self.mint_chore(&Job::default()) {
+            Done::Nothing | Done::TooLarge | Done::Failed => {
+                let place = self.place_now();
+                let (preface, verdict) = (place.preface, place.clock_alone());
+                self.mint_if_admitted(verdict, preface)
+            }
+            done => done,
+        }
     }
 
     /// Removes keys whose deadline the clock has reached, through the expiry index. A key that was put again has another
-    /// deadline by now, or none, and stays (T5).
+    /// deadline by now, or none, and stays (T5). Fewer at a time when those are too many for an MTR of this volume (R18): what
+    /// expires must go, since commits that have seen it conflict until a clock record is minted.
     fn expire_keys(&mut self) -> Result<Done, KvError> {
+        let mut count_max = EXPIRES_MAX;
+        loop {
+            match self.expire_some(count_max)? {
+                Done::TooLarge if count_max > 1 => count_max /= 2,
+                // It cannot go, but it is gone to all who look once the clock says so.
+                Done::TooLarge if self.clock.tick_is_due(self.now) => return Ok(self.mint_tick()),
+                done => return Ok(done),
+            }
+        }
+    }
+
+    fn expire_some(&mut self, count_max: usize) -> Result<Done, KvError> {
         let clock_ms = self.place_now().clock_ms;
         let source = self.tip_source();
         let start = rows::expiry_row(0, &[]);
@@ -119,7 +150,7 @@ impl WriterCore {
             Bound::Included(&start),
             Bound::Excluded(&rows::expiry_end()),
             Direction::Forward,
-            EXPIRES_MAX,
+            count_max,
         )?;
         let mut expires = BTreeMap::new();
         let mut job = Job::default();
@@ -195,11 +226,21 @@ impl WriterCore {
 
     /// Frees pages of ranges that were cleared.
     fn reclaim_pages(&mut self) -> Done {
+        let mut records_max = RECLAIM_RECORDS_MAX;
+        loop {
+            match self.reclaim_some(records_max) {
+                Done::TooLarge if records_max > 1 => records_max /= 2,
+                done => return done,
+            }
+        }
+    }
+
+    fn reclaim_some(&mut self, records_max: usize) -> Done {
         let pages_max = self.pages_max;
         let mut place = self.place_now();
         // The tick, if one is due, comes with a commit or alone.
         place.preface = Preface::default();
-        let planned = sixfold_kv::plan_reclaim(&place.tip, RECLAIM_RECORDS_MAX, pages_max);
+        let planned = sixfold_kv::plan_reclaim(&place.tip, records_max, pages_max);
         let (preface, verdict) = (place.preface, place.verdict(planned));
         self.mint_if_admitted(verdict, preface)
     }
@@ -208,9 +249,8 @@ impl WriterCore {
         let place = self.place_now();
         let mut tick = Rows::default();
         tick.tick(place.preface.clock_ms);
-        let mut work = Work::of_chore(&job.clears, &job.expires, &job.rows);
-        work.add(&tick);
-        let (preface, verdict) = (place.preface, place.plan(&work));
+        let work = Work::of_chore(&job.clears, &job.expires, &job.rows);
+        let (preface, verdict) = (place.preface, place.plan_with_tick(&work, &tick));
         let done = self.mint_if_admitted(verdict, preface);
         if let (Done::Minted, Some(horizon)) = (&done, job.horizon) {
             self.token_horizon.moved(horizon);
@@ -227,7 +267,7 @@ impl WriterCore {
                     Done::Minted
                 }
                 Verdict::Waits => Done::Waits,
-                Verdict::TooLarge { .. } => Done::Failed,
+                Verdict::TooLarge { .. } => Done::TooLarge,
             },
             PlanVerdict::Nothing => Done::Nothing,
             PlanVerdict::Miss(pages) => Done::Misses(pages),
@@ -235,13 +275,14 @@ impl WriterCore {
         }
     }
 
-    /// Its pages are fetched, and pinned so that it gets on; not when commits need all the room (R30).
-    fn fetch_for_chore(&mut self, pages: Vec<PageId>) {
-        if self.cache.is_over_pinned() {
+    /// Its pages are fetched, and pinned so that it gets on, beyond the budget where it must: unless a commit is there when it
+    /// begins, and one that comes has the right to pin for itself (R30).
+    fn fetch_for_chore(&mut self, chore: Chore, pages: Vec<PageId>) {
+        if self.cache.is_over_pinned() && !self.line.is_empty() {
             self.unpin_for_chore();
-            return self.chores.failed(self.now);
+            return self.chores.pause(self.now);
         }
-        self.chores.missing(pages.len());
+        self.chores.missing(chore, pages.len());
         pages.iter().for_each(|&page| self.cache.pin(page));
         self.chores.pins.extend(&pages);
         let deadline = self.now + PATIENCE;
@@ -259,7 +300,7 @@ impl WriterCore {
     /// One of its pages cannot be had.
     pub(super) fn chore_failed(&mut self) {
         self.unpin_for_chore();
-        self.chores.failed(self.now);
+        self.chores.fetch_failed(self.now);
     }
 }
 

@@ -167,8 +167,10 @@ impl WriterCore {
             }
         }
         let preface = place.preface;
-        rows.tick(preface.clock_ms);
-        match place.plan(&Work::of_request(&waiting.request.writes, &rows)) {
+        let mut tick = Rows::default();
+        tick.tick(preface.clock_ms);
+        let work = Work::of_request(&waiting.request.writes, &rows);
+        match place.plan_with_tick(&work, &tick) {
             PlanVerdict::Ready(planned) => {
                 let need = planned.need();
                 match self.admission.judge(need, last, vdl, used_bytes) {
@@ -203,7 +205,8 @@ impl WriterCore {
             }
             PlanVerdict::Nothing => self.queue_commit(waiting, self.last, false),
             PlanVerdict::Miss(mut pages) => {
-                let missing = sixfold_kv::missing(&self.tip_source(), rows.keys(), MISSES_MAX);
+                let keys = rows.keys().chain(tick.keys());
+                let missing = sixfold_kv::missing(&self.tip_source(), keys, MISSES_MAX);
                 pages.extend(missing.unwrap_or_default());
                 self.miss(waiting, pages);
             }

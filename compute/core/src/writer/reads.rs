@@ -83,13 +83,17 @@ impl WriterCore {
         waiter: Waiter,
         deadline: Duration,
     ) {
+        let Some(pg) = self.manifest.pg_of(page) else {
+            // A damaged page led there.
+            let reason = "no such page in the volume".to_owned();
+            return self.read_failed(waiter, FetchError::Corrupt { page, reason });
+        };
         // Every record above VDL is in the tip or in a version above VDL, and those are never evicted: if there is none,
         // the page at VDL is the page at the tip.
         let open = planted(Mutant::ArrivalOpenEnded)
             || lsn >= self.vdl()
                 && !self.tip.contains(page)
                 && !self.shared.cache.has_above(page, lsn);
-        let pg = self.manifest.pg_of(page).expect("a page of the volume");
         let pg_last = self.durability.durable_last(pg);
         if !self
             .fetches
@@ -128,8 +132,10 @@ impl WriterCore {
                         match waiter {
                             // The tip has moved on while it waited: it is planned, and fetched, anew.
                             Waiter::Commit(id) => self.line.found(id),
-                            Waiter::Chore => self.chores.found(),
-                            Waiter::Reader(_) => self.read_failed(waiter, error.clone()),
+                            // No deadline ends it: it is tried again later.
+                            Waiter::Chore | Waiter::Reader(_) => {
+                                self.read_failed(waiter, error.clone());
+                            }
                         }
                     }
                 }

@@ -162,3 +162,31 @@ fn the_version_of_a_key_is_the_lsn_of_its_commit() {
         );
     }
 }
+
+#[test]
+fn a_hundred_thousand_small_ranges_do_not_stop_the_writer() {
+    let mut cluster = Cluster::new();
+    let held = cluster.core.shared().announce();
+    for number in 0..4_000 {
+        cluster
+            .commit(put(&format!("hot {}", number % 7), "x"))
+            .unwrap();
+    }
+    let mut request = put("mine", "1");
+    request.read_point = held.lsn();
+    for number in 0..100_000 {
+        request.read_ranges.push(ReadRange {
+            start: format!("dir/{number:06}/").into(),
+            end: Some(format!("dir/{number:06}0").into()),
+            end_included: false,
+        });
+    }
+    // Without a bound on the work this takes minutes, not seconds.
+    for _ in 0..50 {
+        request.read_point = held.lsn();
+        cluster.commit(request.clone()).unwrap();
+    }
+    request.read_ranges[99_999].start = "hot".into();
+    request.read_ranges[99_999].end = None;
+    assert!(is_conflict(Some(cluster.commit(request))));
+}

@@ -1,6 +1,6 @@
 //! Keys with a deadline: gone by the volume's clock record, never by a process's clock (T5).
 
-use sixfold_compute_core::{CommitError, CommitRequest, Modify, WriteValue};
+use sixfold_compute_core::{CommitError, CommitRequest, Modify, WriteValue, WriterBounds};
 
 use crate::cluster::{Cluster, UNIX_MS, bounds, key, opened, put, put_until};
 
@@ -186,4 +186,32 @@ fn nothing_is_swept_without_a_quorum_or_when_closing() {
     cluster.each(|segment| segment.down = false);
     cluster.pass_ms(2_000);
     assert_eq!(cluster.get("a"), None);
+}
+
+#[test]
+fn what_expires_at_once_goes_in_as_many_turns_as_a_small_volume_needs() {
+    // An MTR may have 31 records, and the sweeper would take 64 keys.
+    let mut cluster = Cluster::with(bounds(), opened(8_192, 128));
+    for number in 0..40 {
+        let at = format!("key {number:02}");
+        cluster.commit(put_until(&at, "1", UNIX_MS + 400)).unwrap();
+    }
+    cluster.pass_ms(3_000);
+    assert_eq!(cluster.row_count(b'd'), 0);
+    assert!(cluster.clock_ms() >= UNIX_MS + 400);
+}
+
+#[test]
+fn what_expires_goes_although_the_cache_holds_two_pages() {
+    let bounds = WriterBounds {
+        cache_bytes_max: 2 * 512,
+        ..bounds()
+    };
+    let mut cluster = Cluster::with(bounds, opened(512, 1_000));
+    for number in 0..60 {
+        let at = format!("key {number:02}");
+        cluster.commit(put_until(&at, "1", UNIX_MS + 400)).unwrap();
+    }
+    cluster.pass_ms(20_000);
+    assert_eq!(cluster.row_count(b'd'), 0);
 }

@@ -9,6 +9,7 @@
 
 mod cluster;
 
+mod chores;
 mod expiry;
 mod past;
 mod tokens;

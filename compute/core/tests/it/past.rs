@@ -114,6 +114,35 @@ fn the_log_is_asked_elsewhere_when_a_segment_refuses_and_the_deadline_ends_it() 
 }
 
 #[test]
+fn segments_that_forgot_more_than_the_others_do_not_end_it() {
+    let mut cluster = Cluster::new();
+    cluster.commit(several(5, "x")).unwrap();
+    let end = cluster.commit(several(5, "y")).unwrap();
+    let inside = Lsn::new(end.get() - 2);
+    cluster.fail_over(UNIX_MS);
+    for index in 0..6 {
+        cluster.each(|segment| segment.refuses_reads = None);
+        for forgetful in [index, (index + 1) % 6] {
+            cluster.segments[forgetful].refuses_reads = Some(Refusal::Forgotten { horizon: end });
+        }
+        assert!(rounded(&mut cluster, inside).unwrap() < inside);
+    }
+    // Three say so, the others nothing.
+    let horizons = [end, Lsn::new(end.get() - 1), end];
+    for (segment, horizon) in cluster.segments.iter_mut().zip(horizons) {
+        segment.refuses_reads = Some(Refusal::Forgotten { horizon });
+    }
+    for segment in &mut cluster.segments[3..] {
+        segment.refuses_reads = Some(Refusal::Overloaded);
+    }
+    let ticket = cluster.round_down(inside);
+    cluster.pass(PATIENCE);
+    let (lsn, oldest) = (inside, horizons[1]);
+    let result = cluster.rounded(ticket).unwrap();
+    assert_eq!(result, Err(RoundError::Forgotten { lsn, oldest }));
+}
+
+#[test]
 fn before_the_volumes_first_transaction_nothing_can_be_read() {
     let mut cluster = Cluster::new();
     let first = cluster.core.shared().vdl();

@@ -266,6 +266,22 @@ fn a_collected_version_is_forgotten() {
 }
 
 #[test]
+fn one_segment_that_forgot_a_version_does_not_make_it_forgotten() {
+    let mut cluster = cold();
+    let vdl = cluster.core.shared().vdl();
+    let horizon = vdl.next();
+    for segment in &mut cluster.segments[..2] {
+        segment.refuses_reads = Some(Refusal::Forgotten { horizon });
+    }
+    for page in (2..40).map(PageId::new) {
+        let ticket = cluster.fetch(page, vdl);
+        cluster.run();
+        cluster.pass(Duration::from_millis(100));
+        assert!(cluster.fetched(ticket).unwrap().is_ok(), "page {page}");
+    }
+}
+
+#[test]
 fn damaged_foreign_and_too_new_pages_are_not_believed() {
     let mut cluster = cold();
     cluster.each(|segment| segment.silent = true);
@@ -530,5 +546,14 @@ fn one_answer_stays_within_a_frame_and_one_page_that_fails_fails_the_reader_alon
     cluster.answer_read(fetch, Some(Message::Pages(Pages { pages })));
     cluster.run();
     assert!(cluster.fetched(alone).unwrap().is_ok());
+    // The other page is asked of two more before it counts as forgotten.
+    for _ in 0..2 {
+        assert!(cluster.fetched_all(both).is_none());
+        let (fetch, _, read) = cluster.held_reads.pop_back().unwrap();
+        assert_eq!(read.pages.len(), 1);
+        let pages = vec![PageAnswer::Refused(Refusal::Forgotten { horizon: vdl })];
+        cluster.answer_read(fetch, Some(Message::Pages(Pages { pages })));
+        cluster.run();
+    }
     assert!(cluster.fetched_all(both).unwrap().is_err());
 }

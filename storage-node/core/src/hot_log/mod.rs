@@ -4,6 +4,7 @@
 //! orders them against the batches (R2, F6). An entry gets a [`Ticket`] when it is appended; tickets become durable in order.
 //! A file goes when nobody needs it any more; what it held beside batches stands at the head of the next one.
 
+pub(crate) mod ahead;
 pub(crate) mod scan;
 pub(crate) mod writer;
 

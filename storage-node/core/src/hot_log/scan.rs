@@ -1,11 +1,18 @@
 //! The scan at a start: reads the hot log from its first file on and ends with one of three verdicts.
 //!
 //! ```text
-//!   group, group, ..., group, zeros                       clean
-//!   group, group, ..., group, anything without a later
-//!                              valid group                torn tail: cut, zeroed, written over
+//!   group, group, ..., group, zeros or what an earlier
+//!                              life of the file left      clean
+//!   group, group, ..., group, anything else without a
+//!                              later valid group          torn tail: cut, zeroed, written over
 //!   group, ..., something unreadable, ..., later group    damaged: where; the scan goes on behind it
 //! ```
+//! Files are recycled: what stands behind the tail may be groups of an earlier life. No verdict leans on zeros. Whether a group is
+//! sound says its checksum, which is seeded with the file's number, so that none of an earlier life ever is. Clean and torn
+//! differ in a line of the node's log alone: the log ends at the same place, and writing goes on there. They are told apart by the
+//! sequence numbers that never fall: a header with a lower one than expected is old, one with the expected one is torn. (Where the
+//! file ends before an old header shows itself, old bytes are called torn.)
+//! A recycled file that was not begun has a zeroed first block, so that no header of an earlier life is met.
 //! The first file need not be file 1: older ones were deleted, and what they held beside batches stands at its head.
 //! What damage took away shows itself: a segment's chain ends before it, and peers know what was acknowledged (R12).
 //!
@@ -13,14 +20,16 @@
 //! written. A group of a sequence number at or above the expected one behind an unreadable place therefore proves that
 //! something durable is damaged. A group is at most [`GROUP_BYTES_LIMIT`] long, which is how far the scan looks; a later file
 //! that was begun proves the same. The torn area is zeroed before anything is written, so that no remains of it can ever be
-//! read as something later. Damage of the very last group cannot be told from a tear (R12); peers find it by the SCL that
+//! read as something later; among old bytes its first block is enough, since a group without its header is nothing. Damage of the very last group cannot be told from a tear (R12); peers find it by the SCL that
 //! they were told before.
 //!
 //! A file's first block is predictable: where only it is unreadable, the scan goes on and it is written again.
 
 use bytes::Bytes;
 use sixfold_log_format::NodeId;
-use sixfold_log_format::hot_log::{Entry, FileHeader, FileNumber, Found, decode_group};
+use sixfold_log_format::hot_log::{
+    Entry, FileHeader, FileNumber, Found, claimed_sequence, decode_group,
+};
 use sixfold_log_format::mutant::{Mutant, planted};
 
 use super::{Place, whole_blocks};
@@ -389,15 +398,19 @@ impl Scan {
 
     fn take_look_ahead(&mut self, bytes: &Bytes) -> Next {
         let block = self.block_bytes as usize;
-        let mut dirty = 0;
+        let (mut dirty, mut is_old) = (0, false);
         for at in (0..bytes.len()).step_by(block) {
             let end = (at + block).min(bytes.len());
             if bytes[at..end].iter().all(|byte| *byte == 0) {
                 continue;
             }
             dirty = end;
+            let claimed = claimed_sequence(&bytes[at..end]);
+            is_old |= claimed.is_some_and(|sequence| sequence < self.expected);
             if at > 0
                 && at <= GROUP_BYTES_LIMIT
+                // What is no later group need not be summed up: old groups may be many.
+                && claimed.is_some_and(|sequence| sequence >= self.expected)
                 && let Found::Group { sequence, .. } =
                     decode_group(&bytes.slice(at..), &self.header)
                 && sequence >= self.expected
@@ -416,9 +429,16 @@ impl Scan {
                 return self.want(SCAN_CHUNK_BYTES);
             }
         }
+        if is_old {
+            if claimed_sequence(bytes) == Some(self.expected) {
+                self.tail.torn = Some((self.file(), self.offset));
+            }
+            dirty = dirty.min(block);
+        } else if dirty > 0 {
+            self.tail.torn = Some((self.file(), self.offset));
+        }
         if dirty > 0 {
             let file = self.file();
-            self.tail.torn = Some((file, self.offset));
             for start in (0..dirty).step_by(SCAN_CHUNK_BYTES) {
                 let length = (dirty - start).min(SCAN_CHUNK_BYTES);
                 let length = whole_blocks(length as u64, u64::from(self.block_bytes));

@@ -19,7 +19,7 @@ use sixfold_log_format::hot_log::{
 use super::scan::Tail;
 use super::{Place, Ticket, whole_blocks};
 use crate::action::{Action, FileName};
-use crate::bounds::{Bounds, FULL_RETRY, GROUP_BYTES_LIMIT, SLOW_WRITE};
+use crate::bounds::{Bounds, FULL_RETRY, GROUP_BYTES_LIMIT, READY_FILES_MAX, SLOW_WRITE};
 use crate::event::{DiskError, DiskToken};
 use crate::io_buf::IoBuf;
 
@@ -91,7 +91,10 @@ pub(crate) struct HotLog {
     /// States at the head of the current file that are not durable yet.
     heads_missing: usize,
     ready: VecDeque<FileNumber>,
-    preparing: Option<FileNumber>,
+    /// The file in the making, and what it is made of.
+    preparing: Option<(FileNumber, Option<FileNumber>)>,
+    /// Files that nobody needs any more, the oldest first: they become next files.
+    spares: VecDeque<FileNumber>,
     next_file: FileNumber,
     retry_at: Option<Duration>,
     full: bool,
@@ -122,6 +125,7 @@ impl HotLog {
             heads_missing: 0,
             ready: VecDeque::new(),
             preparing: None,
+            spares: VecDeque::new(),
             next_file: FileNumber(1),
             retry_at: None,
             full: false,
@@ -180,7 +184,8 @@ impl HotLog {
 
     /// Whether batches are taken. While the disk is full, half a file stays free for claims, histories and manifests.
     pub(crate) fn takes_batches(&self) -> bool {
-        !self.full || (self.current.is_some() && self.offset < self.file_bytes / 2)
+        let taken = self.offset + self.queued_bytes as u64;
+        !self.full || (self.current.is_some() && taken < self.file_bytes / 2)
     }
 
     /// Whether no next file could be made.
@@ -200,6 +205,16 @@ impl HotLog {
     /// Whether so much waits that nothing should be pulled from peers.
     pub(crate) fn is_busy(&self) -> bool {
         self.queued_bytes > self.queued_bytes_max / 2
+    }
+
+    /// Whether states at the head of the current file are not durable yet.
+    pub(crate) fn lacks_heads(&self) -> bool {
+        self.heads_missing > 0
+    }
+
+    /// Bytes of a file that the states of all segments may take at its head, and the same again for their catalogs.
+    pub(crate) fn heads_bytes_max(&self) -> usize {
+        usize::try_from(self.file_bytes / 4).unwrap_or(usize::MAX)
     }
 
     /// Bytes of a file.
@@ -239,17 +254,23 @@ impl HotLog {
 
     /// The oldest file, when everything in it but batches stands at the head of the file after it, too, durably.
     pub(crate) fn oldest_spare(&self) -> Option<FileNumber> {
-        let behind = self.begun.len().checked_sub(2)?;
-        (behind > 0 || self.heads_missing == 0).then(|| self.begun[0])
+        let oldest = *self.begun.front()?;
+        let behind = self.begun.len() > 1;
+        let is_written = self.in_flight.as_ref().map(|write| write.file) == Some(oldest);
+        // All states were found or written again behind it: the next file may have nothing but its header.
+        (behind && !is_written && self.heads_missing == 0).then_some(oldest)
     }
 
-    /// The oldest file is deleted.
+    /// The oldest file is not needed any more: it is recycled, or deleted where there are enough.
     pub(crate) fn freed(&mut self, file: FileNumber) {
         let oldest = self.begun.pop_front();
         assert!(
             oldest == Some(file) && !self.begun.is_empty(),
             "only the oldest file goes, and never the last one"
         );
+        // Its header may have been unreadable: nobody will miss it.
+        self.repairs.retain(|(of, _, _)| *of != file);
+        self.spares.push_back(file);
         // There is room again: a file that could not be made is tried at once.
         self.retry_at = self.retry_at.map(|_| Duration::ZERO);
     }
@@ -360,6 +381,16 @@ impl HotLog {
             self.offset = block_bytes;
             self.begun.push_back(file);
             let states = states();
+            // What is left of the states of the file before: these are newer.
+            while let Some(stale) = self.queue.pop_front_if(|next| next.ticket.is_none()) {
+                self.queued_bytes -= stale.bytes;
+            }
+            let heads_bytes: usize = states.iter().map(Entry::encoded_bytes).sum();
+            assert!(
+                heads_bytes as u64 <= self.file_bytes / 8 * 7,
+                "the states of all segments are {heads_bytes} bytes long: more than a hot-log file of {} bytes holds beside anything else",
+                self.file_bytes
+            );
             self.heads_missing = states.len();
             for entry in states.into_iter().rev() {
                 let bytes = entry.encoded_bytes();
@@ -508,21 +539,46 @@ impl HotLog {
         Written::Durable(durable.collect())
     }
 
-    /// Asks for the file after the current one, once.
+    /// Asks for the files after the current one, one at a time: made of spares while there are any and they are not enough, made anew
+    /// only when there is none at all.
     fn prepare(&mut self, now: Duration, actions: &mut VecDeque<Action>) {
+        // A full disk gets back what it can.
+        let ready_max = if self.full { 1 } else { READY_FILES_MAX };
+        while !matches!(self.preparing, Some((_, Some(_)))) && !self.spares.is_empty() {
+            let has_room = self.ready.len() + usize::from(self.preparing.is_some()) < ready_max;
+            if has_room && self.preparing.is_some() {
+                // It waits for the one that is made anew. No more do than there is room for.
+                if self.spares.len() <= ready_max {
+                    return;
+                }
+            } else if has_room {
+                self.retry_at = None;
+                let from = self.spares.pop_front();
+                return self.ask_file(from, actions);
+            }
+            if let Some(file) = self.spares.pop_front() {
+                let file = FileName::HotLog(file);
+                actions.push_back(Action::Delete { file });
+            }
+        }
         let waits = self.retry_at.is_some_and(|at| now < at);
         if !self.ready.is_empty() || self.preparing.is_some() || waits {
             return;
         }
         self.retry_at = None;
-        self.preparing = Some(self.next_file);
+        self.ask_file(None, actions);
+    }
+
+    fn ask_file(&mut self, from: Option<FileNumber>, actions: &mut VecDeque<Action>) {
+        self.preparing = Some((self.next_file, from));
         actions.push_back(Action::Prepare {
             file: self.next_file,
             bytes: self.file_bytes,
+            from,
         });
     }
 
-    /// A file was made, or not.
+    /// A file was made, or not. Returns one to be deleted: no other can be made of it.
     ///
     /// # Errors
     /// A line, when the process must end.
@@ -531,28 +587,26 @@ impl HotLog {
         now: Duration,
         file: FileNumber,
         result: Result<(), DiskError>,
-    ) -> Result<(), String> {
-        if self
-            .preparing
-            .take_if(|preparing| *preparing == file)
-            .is_none()
-        {
+    ) -> Result<Option<FileNumber>, String> {
+        let Some((_, from)) = self.preparing.take_if(|(preparing, _)| *preparing == file) else {
             return Err(format!(
                 "hot-log file {} was made but not asked for",
                 file.0
             ));
-        }
+        };
         match result {
             Ok(()) => {
                 self.ready.push_back(file);
                 self.next_file = FileNumber(file.0 + 1);
                 self.full = false;
-                Ok(())
+                Ok(None)
             }
+            // Its deletion makes room: what follows is made anew, at once.
+            Err(DiskError::Full) if from.is_some() => Ok(from),
             Err(DiskError::Full) => {
                 self.full = true;
                 self.retry_at = Some(now + FULL_RETRY);
-                Ok(())
+                Ok(None)
             }
             Err(DiskError::Failed) => Err(format!("hot-log file {} could not be made", file.0)),
         }

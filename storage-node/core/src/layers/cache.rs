@@ -30,7 +30,8 @@ pub(crate) enum Decoded {
 }
 
 impl Decoded {
-    fn bytes(&self) -> usize {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Decoded::Index(index) => index.memory_bytes(),
             Decoded::Block(block) => block.bytes().len(),

@@ -225,6 +225,9 @@ impl FreezeWork {
                     self.depths.extend(self.composer.end_page(builder));
                     let depth = depths.get(&page).copied().unwrap_or_default();
                     self.composer.begin(page, depth);
+                } else if self.output.is_too_long() {
+                    self.output.finish_layer();
+                    return Ok(());
                 }
                 *budget -= 1;
                 let offset = loaded.offsets[entry.ordinal()] as usize;

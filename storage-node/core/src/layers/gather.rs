@@ -4,7 +4,7 @@
 //! then it is one block, or the few that the page's entries fill. What is at hand already as a cached image bounds the search
 //! from below.
 
-use sixfold_log_format::layer::{Block, LayerEntry, LayerNumber};
+use sixfold_log_format::layer::{Block, CatalogLayer, LayerEntry, LayerNumber};
 use sixfold_log_format::{Lsn, Page, PageId, apply};
 
 use super::set::Run;
@@ -37,6 +37,8 @@ pub(crate) struct Gather {
     floor: Option<Page>,
     /// Runs below this one are still to be looked at.
     run: usize,
+    /// Of the run at hand, of the layers that may hold the page those below this one are; all for `None`.
+    layer_end: Option<usize>,
     /// Of the layer at hand, blocks below this one are.
     block_end: Option<u32>,
     /// Blocks that hold entries, newest first.
@@ -56,6 +58,7 @@ impl Gather {
             through,
             floor,
             run: runs.len(),
+            layer_end: None,
             block_end: None,
             blocks: Vec::new(),
             start: None,
@@ -80,18 +83,26 @@ impl Gather {
             if run.through <= self.floor_lsn() {
                 break;
             }
-            let layer = run.layer_of(self.page).filter(|_| run.after < self.through);
-            let Some(layer) = layer else {
+            let layers = match run.after < self.through {
+                true => run.layers_of(self.page),
+                false => &[],
+            };
+            let layer_end = self
+                .layer_end
+                .map_or(layers.len(), |end| end.min(layers.len()));
+            let Some(layer) = layers[..layer_end].last() else {
                 self.run -= 1;
+                self.layer_end = None;
                 continue;
             };
             let Some(index) = sources.index(layer.number) else {
-                return Ok(Gathering::Needs(self.missing_indexes(runs, sources)));
+                let missing = self.missing_indexes(runs, layer, sources);
+                return Ok(Gathering::Needs(missing));
             };
             let range = index.blocks_for(self.page, self.floor_lsn(), self.through);
             let end = self.block_end.unwrap_or(range.end).min(range.end);
             if end <= range.start {
-                self.run -= 1;
+                self.layer_end = Some(layer_end - 1);
                 self.block_end = None;
                 continue;
             }
@@ -108,15 +119,20 @@ impl Gather {
         Ok(Gathering::Done)
     }
 
-    /// The indexes that this search may want, of all runs: one wait for all of them.
-    fn missing_indexes(&self, runs: &[Run], sources: &mut Sources<'_>) -> Vec<Located> {
+    /// The indexes that this search may want, of the layer at hand and of all runs below: one wait for all of them.
+    fn missing_indexes(
+        &self,
+        runs: &[Run],
+        layer: &CatalogLayer,
+        sources: &mut Sources<'_>,
+    ) -> Vec<Located> {
         let segment = sources.segment;
-        let wanted = runs[..self.run]
+        let below = runs[..self.run - 1]
             .iter()
             .filter(|run| run.through > self.floor_lsn() && run.after < self.through);
-        let layers: Vec<_> = wanted.filter_map(|run| run.layer_of(self.page)).collect();
+        let layers = below.filter_map(|run| run.layers_of(self.page).last());
         layers
-            .into_iter()
+            .chain([layer])
             .filter(|layer| sources.index(layer.number).is_none())
             .map(|layer| Located::index(segment, layer))
             .collect()

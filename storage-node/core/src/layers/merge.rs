@@ -11,7 +11,7 @@ use sixfold_log_format::layer::{Block, CatalogLayer, LayerEntry, LayerIndex, Lay
 use sixfold_log_format::{DecodeError, Lsn, PageId};
 
 use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
-use super::gather::{Gather, Gathering};
+use super::gather::{Gather, Gathering, LayerDamage};
 use super::output::{Output, Wanted};
 use super::set::Run;
 use crate::jobs::{BackgroundStep, JobError};
@@ -101,8 +101,13 @@ pub(crate) struct MergeWork {
     composer: Composer,
     pub(crate) output: Output,
     base: Option<(u64, Gather, Lsn)>,
+    /// The entry that was taken last.
+    last: Option<Key>,
     merged: bool,
 }
+
+/// What entries are sorted by: page, LSN, whether it is an image.
+type Key = (PageId, Lsn, bool);
 
 impl MergeWork {
     pub(crate) fn new(
@@ -129,6 +134,7 @@ impl MergeWork {
             composer: Composer::new(page_bytes, horizon, bound, is_bottom),
             output,
             base: None,
+            last: None,
             merged: false,
         }
     }
@@ -217,6 +223,7 @@ impl MergeWork {
             composer,
             output,
             base,
+            last,
             ..
         } = self;
         let layers = &mut segment.layers;
@@ -229,11 +236,26 @@ impl MergeWork {
             if output.has_chunk() || *budget == 0 {
                 break Ok(false);
             }
-            let (page, at) = match least(&mut heads, cursors)? {
-                Least::Entry(page, at) => (page, at),
+            let (key, at) = match least(&mut heads, cursors)? {
+                Least::Entry(key, at) => (key, at),
                 Least::ReadOn => break Ok(false),
                 Least::End => break Ok(true),
             };
+            let (page, lsn, is_image) = key;
+            if last.is_some_and(|last| key <= last) {
+                if is_image && *last == Some(key) {
+                    // Two runs made the same one.
+                    heads[at].next();
+                    taken[at] += 1;
+                    continue;
+                }
+                let layer = cursors[at].layers.front();
+                break Err(JobError::from(LayerDamage {
+                    layer: layer.map_or(LayerNumber::FIRST, |layer| layer.number),
+                    page,
+                    what: format!("an entry at LSN {lsn} stands behind a later one"),
+                }));
+            }
             if composer.page() != Some(page) {
                 if output.is_long() {
                     composer.end_page(output.builder(|| layers.take_number()));
@@ -242,6 +264,9 @@ impl MergeWork {
                 }
                 composer.end_page(output.builder(|| layers.take_number()));
                 composer.begin(page, Depth::default());
+            } else if output.is_too_long() {
+                output.finish_layer();
+                break Ok(false);
             }
             let Some(Ok(entry)) = heads[at].peek() else {
                 unreachable!("looked at just now");
@@ -256,6 +281,7 @@ impl MergeWork {
                 Ok(Composed::Taken) => {
                     heads[at].next();
                     taken[at] += 1;
+                    *last = Some(key);
                 }
                 Ok(Composed::NeedsBase(page, lsn)) => {
                     let gather = Gather::new(page, lsn, None, layers.runs());
@@ -283,8 +309,8 @@ impl MergeWork {
 
 /// What a merge takes next.
 enum Least {
-    /// The next entry of this run, of this page.
-    Entry(PageId, usize),
+    /// The next entry of this run.
+    Entry(Key, usize),
     /// A run has to be read on before anything else is taken.
     ReadOn,
     /// Nothing is left.
@@ -311,7 +337,7 @@ fn least<'a>(
             None => return Ok(Least::ReadOn),
         }
     }
-    Ok(first.map_or(Least::End, |((page, ..), at)| Least::Entry(page, at)))
+    Ok(first.map_or(Least::End, |(key, at)| Least::Entry(key, at)))
 }
 
 /// Which neighbors should be merged: their place among the runs.

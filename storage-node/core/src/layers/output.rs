@@ -1,7 +1,8 @@
 //! The files that a freeze or a merge writes: one after the other, each in whole chunks, then synced.
 
 use sixfold_log_format::layer::{
-    BLOCK_BYTES_USUAL, CatalogLayer, LayerBuilder, LayerIdentity, LayerNumber, LayerOptions,
+    BLOCK_BYTES_USUAL, CatalogLayer, LAYER_BYTES_MAX, LayerBuilder, LayerIdentity, LayerNumber,
+    LayerOptions,
 };
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PgId, SegmentId, VolumeId};
@@ -57,7 +58,8 @@ impl Output {
                 unit_bytes,
                 block_bytes: BLOCK_BYTES_USUAL,
             },
-            layer_bytes_max,
+            // Twice that, with index and filter, is still a layer.
+            layer_bytes_max: layer_bytes_max.min(LAYER_BYTES_MAX / 4),
             builder: None,
             finishing: None,
             syncing: false,
@@ -81,6 +83,14 @@ impl Output {
     pub(crate) fn is_long(&self) -> bool {
         let bytes = self.builder.as_ref().map_or(0, LayerBuilder::data_bytes);
         bytes >= self.layer_bytes_max
+    }
+
+    /// Whether it is so long that it ends within a page, which the next one goes on with: a page that is written all the time
+    /// and may be read as it was long ago would outgrow every file.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.builder.as_ref().is_some_and(|builder| {
+            !builder.is_empty() && builder.data_bytes() >= 2 * self.layer_bytes_max
+        })
     }
 
     /// Whether a chunk is ready, so that nothing more should be pushed.

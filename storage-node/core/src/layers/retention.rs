@@ -3,10 +3,11 @@
 //! ```text
 //!   horizon = min(PGMRPL while its lease runs, what retention keeps, SCL, highest VDL seen); it never falls
 //! ```
-//! PGMRPL comes from the writer of the epoch that is held, in its envelopes (R17). When its lease has run out it holds nothing
-//! back any more, so that a dead reader cannot for ever. After a start, and after a fence, a whole lease is waited for: somebody
-//! may hold one that this segment does not know. Time is the writer's, as stamped into batches: a segment that hears nothing
-//! collects nothing.
+//! PGMRPL comes from the writer of the epoch that is held, in its envelopes (R17), and only while its lease runs is anything
+//! collected: a segment that does not hear the writer, be it that gossip alone feeds it, cannot know which snapshots the writer
+//! has announced since. A dead reader holds nothing back for ever, since the writer counts it no more; nor does a dead writer: where
+//! none is heard nothing new has to be collected, and the next one says what is in use. Time is the writer's, as stamped into
+//! batches.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,8 +19,6 @@ use sixfold_log_format::{BatchHeader, Lsn, VolumeParameters};
 const MARKS_MAX: usize = 1_024;
 /// Longest lease that is honored, so that a wrong one cannot stop collection for ever.
 const LEASE_MAX: Duration = Duration::from_secs(60);
-/// A lease that may run without this segment knowing it, after a start or a fence.
-pub(crate) const UNKNOWN_LEASE: Duration = Duration::from_secs(10);
 
 /// A point of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +32,9 @@ struct Mark {
 /// What a segment knows of what must stay readable.
 #[derive(Debug)]
 pub(crate) struct Retention {
-    /// The lowest read point in use, and until when that is promised.
+    /// The lowest read point in use, and until when that is promised: later nothing is collected.
     pgmrpl: Lsn,
     lease_until: Duration,
-    /// Nothing is collected before: leases that nobody here knows.
-    wait_until: Duration,
     marks: VecDeque<Mark>,
     redo_bytes: u64,
     stamp: u64,
@@ -47,12 +44,11 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Of a segment that is created, or read back from the log, at `now`.
-    pub(crate) fn new(now: Duration) -> Retention {
+    /// Of a segment that is created, or read back from the log.
+    pub(crate) fn new() -> Retention {
         Retention {
             pgmrpl: Lsn::NONE,
             lease_until: Duration::ZERO,
-            wait_until: now + UNKNOWN_LEASE,
             marks: VecDeque::new(),
             redo_bytes: 0,
             stamp: 0,
@@ -66,15 +62,12 @@ impl Retention {
         self.pgmrpl = pgmrpl;
         let lease = Duration::from_millis(u64::from(lease_ms)).min(LEASE_MAX);
         self.lease_until = now + lease;
-        // The current writer knows every reader.
-        self.wait_until = self.wait_until.min(now);
     }
 
     /// Somebody else claimed the volume: what was said before is void, and what is in use is not known.
-    pub(crate) fn fenced(&mut self, now: Duration) {
+    pub(crate) fn fenced(&mut self) {
         self.pgmrpl = Lsn::NONE;
         self.lease_until = Duration::ZERO;
-        self.wait_until = now + UNKNOWN_LEASE;
     }
 
     /// A batch of the chain is durable.
@@ -105,9 +98,10 @@ impl Retention {
         }
     }
 
-    /// The highest VDL may be collected up to here, as far as readers and retention go; `None` while that is not known.
+    /// It may be collected up to here, as far as readers and retention go; `None` while no writer is heard that knows.
     pub(crate) fn limit(&self, now: Duration, parameters: &VolumeParameters) -> Option<Lsn> {
-        if now < self.wait_until {
+        let ignored = planted(Mutant::PgmrplIgnored);
+        if now >= self.lease_until && !ignored {
             return None;
         }
         let by_time =
@@ -117,11 +111,7 @@ impl Retention {
             bytes => self.newest(|mark| mark.redo_bytes.saturating_add(bytes) <= self.redo_bytes),
         };
         let retained = by_time.max(by_bytes);
-        let in_use = if now < self.lease_until && !planted(Mutant::PgmrplIgnored) {
-            self.pgmrpl
-        } else {
-            Lsn::MAX
-        };
+        let in_use = if ignored { Lsn::MAX } else { self.pgmrpl };
         Some(retained.min(in_use))
     }
 

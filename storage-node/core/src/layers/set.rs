@@ -1,7 +1,8 @@
 //! Which layers a segment has, as its catalog says, in the order in which reads want them.
 //!
-//! Layers form *runs*: a run covers a range of LSNs, `(after, through]`, and its layers share it, each for pages of its own. Runs
-//! do not overlap and leave no gap, the oldest one first. A freeze adds a run at the end, a merge replaces neighbors by one.
+//! Layers form *runs*: a run covers a range of LSNs, `(after, through]`, and its layers share it, each for pages of its own; but a
+//! page that would make a layer too long goes on in the next one, its later entries there. Runs do not overlap and leave no gap,
+//! the oldest one first. A freeze adds a run at the end, a merge replaces neighbors by one.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +26,12 @@ impl Run {
             .sum()
     }
 
-    /// The layer that may hold a page.
-    pub(crate) fn layer_of(&self, page: PageId) -> Option<&CatalogLayer> {
-        let at = self
-            .layers
-            .partition_point(|layer| layer.summary.page_last < page);
-        self.layers
-            .get(at)
-            .filter(|layer| layer.summary.covers_page(page))
+    /// The layers that may hold a page, its oldest entries first. Nearly always it is one.
+    pub(crate) fn layers_of(&self, page: PageId) -> &[CatalogLayer] {
+        let layers = &self.layers;
+        let start = layers.partition_point(|layer| layer.summary.page_last < page);
+        let end = layers.partition_point(|layer| layer.summary.page_first <= page);
+        &layers[start..end.max(start)]
     }
 }
 
@@ -78,10 +77,15 @@ pub(crate) fn runs_of(catalog: &LayerCatalog) -> Result<Vec<Run>, CatalogError> 
     }
     let mut runs: Vec<Run> = Vec::new();
     for ((after, through), mut layers) in by_range {
-        layers.sort_by_key(|layer| layer.summary.page_first);
+        // One job wrote all of a run, in this order; a copy keeps the number that the file was written under.
+        layers.sort_by_key(|layer| {
+            let summary = &layer.summary;
+            let written = summary.identity.layer;
+            (summary.page_first, summary.page_last, written)
+        });
         let overlap = layers
             .windows(2)
-            .find(|pair| pair[0].summary.page_last >= pair[1].summary.page_first);
+            .find(|pair| pair[0].summary.page_last > pair[1].summary.page_first);
         let clash = runs.last().is_some_and(|before| before.through > after);
         if overlap.is_some() || clash {
             let layer = layers[0].number;

@@ -3,7 +3,7 @@
 //! ```text
 //!   index or unfolded redo near its budget, a peer copies, a file is pinned   ->  freeze, the largest segment first
 //!   runs that are too many or too alike                                       ->  merge
-//!   a hot-log file with nothing but what is in layers, outside the window     ->  delete
+//!   a hot-log file with nothing but what is in layers, outside the window     ->  recycle, or delete
 //!   a file that must go and holds what cannot be frozen                       ->  write that again at the tail (F7)
 //! ```
 //! One freeze and one merge run at a time; both go in small steps behind everything else. Where they do not keep up, batches are
@@ -33,6 +33,9 @@ use crate::segment::Segment;
 /// Pause before something that could not be published is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_millis(2);
 
+/// Pause before a freeze or a merge that came upon damage is begun again.
+const DAMAGE_RETRY: Duration = Duration::from_secs(1);
+
 /// What a remembered chain takes in memory, bytes, about.
 const DEPTH_BYTES: usize = 32;
 
@@ -45,6 +48,10 @@ pub(crate) struct Upkeep {
     due: bool,
     redo_since: usize,
     no_space_until: Option<Duration>,
+    /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
+    paused: BTreeMap<SegmentId, Duration>,
+    /// The last layer that was to be written found no space.
+    no_space: bool,
     /// Batches that are written again, by the ticket of the copy.
     moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
     moving_bytes: usize,
@@ -74,6 +81,22 @@ impl Upkeep {
     /// A layer could not be written: another one is tried later.
     pub(crate) fn wait_for_space(&mut self, now: Duration) {
         self.no_space_until = Some(now + FULL_RETRY);
+        self.no_space = true;
+    }
+
+    /// Work on this segment came upon damage. Begun again at once it would come to the same place.
+    pub(crate) fn pause(&mut self, segment: SegmentId, now: Duration) {
+        self.paused.insert(segment, now + DAMAGE_RETRY);
+    }
+
+    /// The time may have come to try again.
+    pub(crate) fn look_for_space(&mut self, now: Duration) {
+        self.due |= self.no_space_until.is_some_and(|until| until <= now);
+    }
+
+    /// What waits for space goes on when its time has come: else the timeout would stay due, and nobody would act on it.
+    pub(crate) fn wake(&mut self, now: Duration) {
+        self.due |= self.no_space_until.is_some_and(|until| until <= now);
     }
 
     /// The copy of a batch is durable: whose it is.
@@ -95,6 +118,29 @@ impl Segment {
             return self.scl();
         }
         self.scl().min(self.vdl_seen)
+    }
+
+    /// Of batches that are to be frozen those before the first that cannot be read, as far as is known.
+    fn whole_of(&self, (mut batches, mut through): (Vec<BatchId>, Lsn)) -> (Vec<BatchId>, Lsn) {
+        let is_whole = |batch: &BatchId| {
+            let held = self.chain.get(*batch);
+            let doubted = held.bad || self.doubts.contains_key(&Part::Batch(*batch));
+            held.resident.is_some() || !doubted
+        };
+        let whole = batches.iter().take_while(|batch| is_whole(batch)).count();
+        if whole < batches.len() {
+            batches.truncate(whole);
+            let last = batches.last().map(|batch| self.chain.get(*batch));
+            let last = last.and_then(|held| held.last_valid(Lsn::MAX, &self.history));
+            through = last.unwrap_or(Lsn::NONE);
+        }
+        (batches, through)
+    }
+
+    /// Whether no layer is known to be damaged.
+    fn has_whole_layers(&self) -> bool {
+        let mut doubts = self.doubts.keys();
+        self.bad_layers.is_empty() && !doubts.any(|part| matches!(part, Part::Layer(..)))
     }
 
     /// The horizon that may be put into a catalog whose layers end at `folded`. Collection is a write: while a claim is held whose
@@ -124,6 +170,7 @@ impl NodeCore {
             return;
         }
         self.upkeep.no_space_until = None;
+        self.upkeep.paused.retain(|_, until| now < *until);
         if self.upkeep.freezing.is_none() {
             self.start_freeze(now);
         }
@@ -189,7 +236,7 @@ impl NodeCore {
     }
 
     /// Whether a catalog is on its way to the disk.
-    fn is_publishing(&self, segment: &Segment) -> bool {
+    pub(crate) fn is_publishing(&self, segment: &Segment) -> bool {
         let ticket = segment.publishing;
         ticket.is_some_and(|ticket| ticket > self.log.durable())
     }
@@ -201,6 +248,13 @@ impl NodeCore {
             || segment.index.memory_bytes() > self.bounds.index_bytes_max / 2;
         let waits = segment.pending_bytes > self.bounds.queued_bytes_max / 4 * 3;
         self.at_bound || self.pressed && hogs || waits
+    }
+
+    /// Whether a batch of this segment is refused because the disk is full: the hot log finds no room, or a bound is near that layers
+    /// would move away if there were room for them.
+    pub(crate) fn is_full_for(&self, segment: &Segment) -> bool {
+        let lacks_space = self.log.is_full() || self.upkeep.no_space;
+        !self.log.takes_batches() || lacks_space && self.is_crowded(segment)
     }
 
     fn chain_bound(&self) -> ChainBound {
@@ -223,16 +277,19 @@ impl NodeCore {
         // A catalog stands at the head of every hot-log file.
         let room = self.log.file_bytes() / 8 / CATALOG_LAYER_BYTES as u64;
         let layers_max = (CATALOG_LAYERS_MAX / 2).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let has_room = self.has_room_for_layers(1);
         let is_due = |segment: &&Segment| {
             let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max
                 && segment.unfolded_bytes >= self.bounds.freeze_bytes_max / 16;
             let asked = near || segment.freeze_wanted || long;
             asked
                 && !self.is_publishing(segment)
+                && !self.upkeep.paused.contains_key(&segment.id)
                 && segment.foldable_through() > segment.layers.folded_through()
                 && segment.unfolded_bytes > 0
                 && segment.layers.runs().len() < self.bounds.runs_max * 2
                 && segment.layers.catalog().layers.len() < layers_max
+                && has_room
         };
         let weight = |segment: &&Segment| {
             (
@@ -245,10 +302,11 @@ impl NodeCore {
         due.sort_by_key(weight);
         let begun = due.iter().rev().find_map(|segment| {
             let found = segment.chain.foldable(
-                segment.foldable_through(),
+                (segment.foldable_through(), segment.vdl_seen),
                 self.bounds.freeze_bytes_max,
                 &segment.history,
             );
+            let found = segment.whole_of(found);
             (!found.0.is_empty()).then_some((segment.id, found))
         });
         let Some((id, (batches, through))) = begun else {
@@ -278,6 +336,9 @@ impl NodeCore {
             .segments
             .values()
             .filter(|segment| !self.is_publishing(segment))
+            // A copy counts on the layers that were here when it began.
+            .filter(|segment| segment.copy.is_none() && segment.has_whole_layers())
+            .filter(|segment| !self.upkeep.paused.contains_key(&segment.id))
             .filter_map(|segment| {
                 let range = choose(segment.layers.runs(), runs_max)?;
                 Some((segment.layers.runs().len(), segment.id, range))
@@ -334,6 +395,15 @@ impl NodeCore {
                 || planted(Mutant::LayerAboveVdl),
             "layers end at min(SCL, highest VDL seen) (R11)"
         );
+        if catalog.layers.len() > CATALOG_LAYERS_MAX {
+            self.log_line(
+                Severity::Error,
+                format!("segment {id}: more layers than a catalog holds"),
+            );
+            self.clean_up(&job);
+            self.upkeep.pause(id, now);
+            return self.background_ended(&job);
+        }
         let entry = Entry::Catalog {
             segment: id,
             catalog,
@@ -342,6 +412,7 @@ impl NodeCore {
             Ok(ticket) => {
                 let segment = self.segments.get_mut(&id).expect("looked at just now");
                 segment.publishing = Some(ticket);
+                self.upkeep.no_space = false;
                 if let Work::Freeze(freeze) = &job.work {
                     self.keep_depths(id, &freeze.depths);
                 }
@@ -480,9 +551,7 @@ impl NodeCore {
         for (id, batch) in pinned {
             let segment = self.segments.get_mut(id).expect("listed just now");
             let held = segment.chain.get(*batch);
-            let limit = segment.foldable_through();
-            let valid = held.last_valid(Lsn::MAX, &segment.history);
-            if valid.is_some_and(|last| last <= limit) {
+            if segment.is_freezable(held) {
                 segment.freeze_wanted = true;
                 continue;
             }
@@ -561,12 +630,15 @@ impl NodeCore {
         }
         self.log.freed(file);
         self.upkeep.files_freed += 1;
-        let file = FileName::HotLog(file);
-        self.actions.push_back(Action::Delete { file });
     }
 
     /// Layer files that no catalog names are garbage of a crash; files that one names and that are not there are damage.
-    pub(crate) fn check_layer_files(&mut self, found: Vec<(SegmentId, LayerNumber, u64)>) {
+    /// After damage of the hot log they are set aside: it may be their catalog that was lost.
+    pub(crate) fn check_layer_files(
+        &mut self,
+        found: Vec<(SegmentId, LayerNumber, u64)>,
+        is_log_damaged: bool,
+    ) {
         let mut there: BTreeMap<(SegmentId, LayerNumber), u64> = BTreeMap::new();
         for (id, layer, bytes) in found {
             let segment = self.segments.get_mut(&id);
@@ -578,7 +650,11 @@ impl NodeCore {
                 there.insert((id, layer), bytes);
             } else {
                 let file = FileName::Layer(id, layer);
-                self.actions.push_back(Action::Delete { file });
+                self.actions.push_back(if is_log_damaged {
+                    Action::SetAside { file }
+                } else {
+                    Action::Delete { file }
+                });
             }
         }
         let mut lost = Vec::new();

@@ -301,3 +301,49 @@ fn a_full_disk_refuses_batches_serves_reads_and_takes_claims() {
         batch.header().last
     );
 }
+
+#[test]
+fn layers_without_space_end_in_refusals_that_say_so_and_nothing_else_changes() {
+    let mut shell = crate::layers::node_with(crate::layers::small());
+    shell.layers_full = true;
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let (mut refused, mut told) = (None, false);
+    for _ in 0..2_000 {
+        let batch = writer.batch(&[2, 3, 4]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        // All of it could be frozen.
+        writer.vdl = writer.prev;
+        let heartbeat = writer.heartbeat();
+        shell.say(stream, heartbeat);
+        shell.pass(std::time::Duration::from_millis(3));
+        for message in shell.take(stream) {
+            match message {
+                Message::Ack(ack) => told |= ack.full,
+                Message::Refused(refusal) => refused = refused.or(Some(refusal)),
+                other => panic!("{other:?}"),
+            }
+        }
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_eq!(refused, Some(Refusal::DiskFull));
+    let status = shell.status();
+    assert!(status.upkeep.full && status.upkeep.freezes > 0);
+    let last = status.segments[0].scl;
+    let answer = shell.ask(writer.read(0, &[2], last, last));
+    assert!(matches!(answer, Message::Pages(_)));
+    let stream = writer.attach(&mut shell, 0);
+    let heartbeat = writer.heartbeat();
+    shell.say(stream, heartbeat);
+    assert!(told || last_ack(&mut shell, stream).full);
+    // Space returns, and with it the writer.
+    shell.layers_full = false;
+    shell.pass(std::time::Duration::from_secs(3));
+    let batch = writer.batches.last().unwrap().clone();
+    let ack = writer.ship(&mut shell, stream, &batch);
+    assert_eq!(ack.scl, batch.header().last);
+    assert!(!ack.full && !shell.status().upkeep.full);
+}

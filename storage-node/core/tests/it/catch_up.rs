@@ -10,14 +10,14 @@ use crate::layers::{PAGES, check_at, say_heartbeat, small};
 use crate::shell::{Shell, node_id};
 use crate::writer::{Writer, create, refusal, segment_id, volume};
 
-struct Cluster {
-    nodes: Vec<Shell>,
-    streams: Vec<StreamKey>,
-    writer: Writer,
+pub struct Cluster {
+    pub nodes: Vec<Shell>,
+    pub streams: Vec<StreamKey>,
+    pub writer: Writer,
 }
 
 impl Cluster {
-    fn new(count: u8) -> Cluster {
+    pub fn new(count: u8) -> Cluster {
         let writer = Writer::first();
         let mut nodes: Vec<Shell> = (0..count)
             .map(|number| {
@@ -40,7 +40,7 @@ impl Cluster {
     }
 
     /// Ships batches to all nodes but those that are away.
-    fn load(&mut self, batches: u64, away: &[usize]) {
+    pub fn load(&mut self, batches: u64, away: &[usize]) {
         for number in 0..batches {
             let pages: Vec<u64> = (0..1 + number % 5)
                 .map(|at| PAGES[((number + at) % 8) as usize])
@@ -56,7 +56,7 @@ impl Cluster {
         }
     }
 
-    fn round(&mut self) {
+    pub fn round(&mut self) {
         for node in &mut self.nodes {
             node.now += Duration::from_millis(200);
             node.event(Event::Timeout);
@@ -85,11 +85,11 @@ impl Cluster {
         panic!("gossip does not end");
     }
 
-    fn scl(&mut self, node: usize) -> Lsn {
+    pub fn scl(&mut self, node: usize) -> Lsn {
         self.nodes[node].status().segments[0].scl
     }
 
-    fn rounds_until(&mut self, what: &str, is_done: &mut dyn FnMut(&mut Cluster) -> bool) {
+    pub fn rounds_until(&mut self, what: &str, is_done: &mut dyn FnMut(&mut Cluster) -> bool) {
         for _ in 0..400 {
             if is_done(self) {
                 return;
@@ -140,7 +140,7 @@ fn a_node_that_was_away_for_long_copies_layers_and_then_the_log() {
 }
 
 /// Reads pages of node `number` at a few LSNs.
-fn check_node(shell: &mut Shell, writer: &Writer, number: u8) {
+pub fn check_node(shell: &mut Shell, writer: &Writer, number: u8) {
     let lsns: Vec<Lsn> = writer
         .batches
         .iter()
@@ -285,6 +285,37 @@ fn a_dropped_segment_is_gone_with_its_files_and_never_answers_again() {
         shell.work();
         assert!(shell.stopped.is_none());
     }
+}
+
+#[test]
+fn a_layer_that_found_no_space_is_tried_again_when_its_time_comes() {
+    let mut small = small();
+    small.bounds.gossip_interval = Duration::from_secs(60);
+    let mut shell = Shell::with(small);
+    create(&mut shell, 0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    shell.layers_full = true;
+    crate::layers::load(&mut shell, &mut writer, stream, 100);
+    // A round of gossip looks what is due.
+    shell.now = Duration::from_secs(70);
+    shell.event(Event::Timeout);
+    while shell.turn() || shell.complete_write() || shell.complete_layer_op() {}
+    assert!(shell.layer_ops_done > 0 && shell.layers.is_empty());
+    shell.layers_full = false;
+    // Nothing but the clock says that it is time.
+    let due = shell.core.poll_timeout().unwrap();
+    assert!(shell.now < due && due <= shell.now + Duration::from_secs(1));
+    shell.now = due;
+    for _ in 0..1_000 {
+        if shell.core.poll_timeout().is_none_or(|due| due > shell.now) {
+            break;
+        }
+        shell.event(Event::Timeout);
+        while shell.complete_write() || shell.complete_layer_op() {}
+    }
+    assert!(shell.core.poll_timeout().is_none_or(|due| due > shell.now));
+    assert!(!shell.layers.is_empty());
 }
 
 #[test]

@@ -8,8 +8,12 @@
 
 mod append;
 mod catch_up;
+mod copies;
+mod damage;
 mod fence;
+mod file_heads;
 mod gossip;
+mod half_annulled;
 mod hostile;
 mod hot_log;
 mod layers;
@@ -17,6 +21,7 @@ mod layers_model;
 mod model;
 mod planted;
 mod reads;
+mod recycle;
 mod reopen;
 mod restart;
 mod scale;

@@ -71,6 +71,14 @@ pub struct Shell {
     pub hold_reads: bool,
     pub reads_done: usize,
     pub writes_done: usize,
+    /// Files that become others: the new one, the old one.
+    pub recycles: VecDeque<(FileNumber, FileNumber)>,
+    pub hold_recycles: bool,
+    pub recycled: usize,
+    /// Files that were made anew.
+    pub made: usize,
+    /// Writes to the hot log that ended: file, offset, length.
+    pub log_writes: Vec<(FileNumber, usize, usize)>,
     next_stream: u64,
 }
 
@@ -154,6 +162,11 @@ impl Shell {
             hold_reads: false,
             reads_done: 0,
             writes_done: 0,
+            recycles: VecDeque::new(),
+            hold_recycles: false,
+            recycled: 0,
+            made: 0,
+            log_writes: Vec::new(),
             next_stream: 0,
         };
         shell.drain();
@@ -251,10 +264,31 @@ impl Shell {
                         self.layers.remove(&(segment, layer));
                     }
                 }
-                Action::Prepare { file, bytes } => {
+                Action::Prepare {
+                    file,
+                    bytes,
+                    from: Some(from),
+                } => {
+                    assert_eq!(self.files[&from].len() as u64, bytes);
+                    assert_eq!(
+                        self.files.first_key_value().map(|(oldest, _)| *oldest),
+                        Some(from),
+                        "a file in the middle would be missing after a crash"
+                    );
+                    self.recycles.push_back((file, from));
+                    if !self.hold_recycles {
+                        self.complete_recycle();
+                    }
+                }
+                Action::Prepare {
+                    file,
+                    bytes,
+                    from: None,
+                } => {
                     let result = if self.disk_full {
                         Err(DiskError::Full)
                     } else {
+                        self.made += 1;
                         self.files.insert(file, vec![0; bytes as usize]);
                         Ok(())
                     };
@@ -300,6 +334,25 @@ impl Shell {
         self.drain();
     }
 
+    /// The first block of a file that becomes another is zeroed.
+    pub fn behead(&mut self, from: FileNumber) {
+        self.files.get_mut(&from).unwrap()[..BLOCK].fill(0);
+    }
+
+    /// An old file becomes a new one; false when none is to.
+    pub fn complete_recycle(&mut self) -> bool {
+        let Some((file, from)) = self.recycles.pop_front() else {
+            return false;
+        };
+        self.recycled += 1;
+        self.behead(from);
+        let bytes = self.files.remove(&from).unwrap();
+        assert!(self.files.insert(file, bytes).is_none());
+        let result = Ok(());
+        self.event(Event::Prepared { file, result });
+        true
+    }
+
     /// The write in flight becomes durable; false when there is none.
     pub fn complete_write(&mut self) -> bool {
         let Some(write) = self.writes.pop_front() else {
@@ -307,6 +360,7 @@ impl Shell {
         };
         self.writes_done += 1;
         let start = write.offset as usize;
+        self.log_writes.push((write.file, start, write.bytes.len()));
         let file = self.files.get_mut(&write.file).unwrap();
         file[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
         self.event(Event::Written {

@@ -1,0 +1,199 @@
+//! The scan at a start, as the node takes it: what it asks for, what each entry found means, and what follows when it is over.
+//!
+//! The entries go through the same functions as those that become durable later, so that both end in the same state. How the log
+//! is read and where it ends is [`Scan`](crate::hot_log::scan::Scan)'s to say.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::mutant::{Mutant, planted};
+use sixfold_log_format::{Batch, SegmentId};
+use sixfold_recovery::lease::GrantedLease;
+
+use super::{NodeCore, PROOFS_NEEDED, Phase};
+use crate::action::{Action, FileName, Severity};
+use crate::admin::Counters;
+use crate::hot_log::Place;
+use crate::hot_log::scan::{Next, Tail};
+use crate::segment::{Applied, READ_LEASE, Segment};
+
+impl NodeCore {
+    pub(super) fn scan_step(&mut self, now: Duration, next: Next) {
+        match next {
+            Next::Read {
+                file,
+                offset,
+                bytes,
+            } => {
+                let (_, ahead) = self.scan.as_mut().expect("it asks");
+                for read in ahead.want((file, offset, bytes)) {
+                    let token = self.reads.next_token();
+                    ahead.asked(read, token);
+                    let (file, offset, bytes) = read;
+                    self.actions.push_back(Action::Read {
+                        token,
+                        file: FileName::HotLog(file),
+                        offset,
+                        bytes,
+                    });
+                }
+            }
+            Next::Corrupt(line) => {
+                self.log_line(Severity::Error, line.clone());
+                self.stop(line);
+            }
+            Next::Done(tail) => self.scan_done(now, *tail),
+        }
+    }
+
+    /// Bytes came. The scan takes what it waits for, chunk after chunk as far as they are there.
+    pub(super) fn on_scan_read(&mut self, now: Duration) {
+        while let Some((mut scan, mut ahead)) = self.scan.take() {
+            let Some(result) = ahead.take() else {
+                self.scan = Some((scan, ahead));
+                return;
+            };
+            self.index_durable();
+            let bytes = match result {
+                Ok(bytes) => bytes,
+                Err(error) => return self.stop(format!("reading the hot log failed: {error:?}")),
+            };
+            let mut damage = None;
+            let next = scan.take(&bytes, &mut |place, entry, is_whole| {
+                if damage.is_none() {
+                    damage = self.replay(place, &entry, is_whole).err();
+                }
+            });
+            self.scan = Some((scan, ahead));
+            self.scan_step(now, damage.map_or(next, Next::Corrupt));
+            if !matches!(self.phase, Phase::Scanning) {
+                return;
+            }
+        }
+    }
+
+    /// Takes an entry that the scan found.
+    fn replay(&mut self, place: Place, entry: &Entry, is_whole: bool) -> Result<(), String> {
+        let at = || format!("hot-log file {} at offset {}", place.file.0, place.offset);
+        let id = entry.segment();
+        if self.heads.0 != place.file {
+            let dropped = self.dropped.iter();
+            self.heads = (
+                place.file,
+                self.segments.keys().chain(dropped).copied().collect(),
+            );
+        }
+        if let Entry::State { pg, manifest, .. } = entry
+            && !self.segments.contains_key(&id)
+            && !self.dropped.contains(&id)
+        {
+            // Its creation stood in a file that was deleted, or is damaged.
+            let lease = GrantedLease::none(READ_LEASE);
+            let segment = Segment::new(id, *pg, manifest.clone(), lease);
+            self.segments.insert(id, segment);
+        }
+        if let Entry::State { .. } | Entry::Dropped { .. } = entry {
+            self.heads.1.remove(&id);
+        }
+        if let Entry::Dropped { .. } = entry {
+            self.index_durable();
+            self.drop_segment(id);
+            return Ok(());
+        }
+        if let Entry::Created { .. } = entry {
+            self.apply(entry, place);
+            return Ok(());
+        }
+        let Some(segment) = self.segments.get_mut(&id) else {
+            if self.dropped.contains(&id) || !is_whole {
+                return Ok(());
+            }
+            return Err(format!(
+                "{}: an entry of segment {id}, which was not created",
+                at()
+            ));
+        };
+        let applied = match entry {
+            Entry::Batch { bytes, .. } => {
+                let batch = Batch::decode(bytes.clone(), segment.volume)
+                    .map_err(|error| format!("{}: {error}", at()))?;
+                segment.replay_batch(batch, place)
+            }
+            Entry::State { .. } => segment.apply_state(entry),
+            Entry::Dropped { .. } => Applied::Other,
+            Entry::Claim { .. } if planted(Mutant::RestartForgetsClaims) => Applied::Other,
+            Entry::Created { .. }
+            | Entry::Claim { .. }
+            | Entry::Install { .. }
+            | Entry::Catalog { .. } => segment.apply(entry, place),
+        };
+        self.applied(id, applied);
+        Ok(())
+    }
+
+    fn scan_done(&mut self, now: Duration, tail: Tail) {
+        if let Some((file, offset)) = tail.torn {
+            self.log_line(
+                Severity::Info,
+                format!(
+                    "hot-log file {} was cut at offset {offset}: a write was torn",
+                    file.0
+                ),
+            );
+        }
+        for line in &tail.damage {
+            self.log_line(Severity::Error, line.clone());
+        }
+        let is_damaged = !tail.damage.is_empty();
+        self.scrub.damage_found += tail.damage.len() as u64;
+        self.scan = None;
+        let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
+        let last = tail.current.as_ref().map(|header| header.file);
+        let missing: Vec<SegmentId> = match last {
+            Some(last) if last == file => missing.into_iter().collect(),
+            // Not one entry of its first write survived, whatever its header did: nothing stands in it yet.
+            Some(_) => self.segments.keys().chain(&self.dropped).copied().collect(),
+            None => Vec::new(),
+        };
+        let heads = missing.iter().map(|id| match self.segments.get(id) {
+            Some(segment) => segment.state_entry(),
+            None => Entry::Dropped { segment: *id },
+        });
+        let heads = heads.collect();
+        self.log.resume(tail, heads);
+        self.ack_due.clear();
+        self.counters = Counters::default();
+        let mut damaged = Vec::new();
+        for segment in self.segments.values_mut() {
+            segment.settle_after_scan();
+            if is_damaged {
+                segment.unproven = PROOFS_NEEDED;
+            }
+            // It does not know what it granted before (T1).
+            segment.lease = GrantedLease::after_restart(now, READ_LEASE);
+            if let Some(lsn) = segment.missing_below.filter(|_| segment.is_damaged()) {
+                damaged.push((segment.id, segment.scl(), lsn));
+            }
+        }
+        for (id, scl, lsn) in damaged {
+            self.log_line(
+                Severity::Error,
+                format!("segment {id} has SCL {scl} and acknowledged {lsn} before"),
+            );
+        }
+        self.phase = Phase::Running;
+        let found = std::mem::take(&mut self.found_layers);
+        self.check_layer_files(found, is_damaged);
+        self.upkeep.look();
+        for early in std::mem::take(&mut self.early) {
+            self.on_message(
+                now,
+                early.connection,
+                early.role,
+                early.stream,
+                early.message,
+            );
+        }
+    }
+}
