@@ -50,7 +50,6 @@ pub(crate) struct Upkeep {
     no_space_until: Option<Duration>,
     /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
-    /// The last layer that was to be written found no space.
     no_space: bool,
     /// Batches that are written again, by the ticket of the copy.
     moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
@@ -80,8 +79,7 @@ impl Upkeep {
 
     /// A layer could not be written: another one is tried later.
     pub(crate) fn wait_for_space(&mut self, now: Duration) {
-        self.no_space_until = Some(now + FULL_RETRY);
-        self.no_space = true;
+        (self.no_space, self.no_space_until) = (true, Some(now + FULL_RETRY));
     }
 
     /// Work on this segment came upon damage. Begun again at once it would come to the same place.
@@ -89,7 +87,7 @@ impl Upkeep {
         self.paused.insert(segment, now + DAMAGE_RETRY);
     }
 
-    /// The time may have come to try again.
+    /// Tries again when it is time.
     pub(crate) fn look_for_space(&mut self, now: Duration) {
         self.due |= self.no_space_until.is_some_and(|until| until <= now);
     }
@@ -250,11 +248,10 @@ impl NodeCore {
         self.at_bound || self.pressed && hogs || waits
     }
 
-    /// Whether a batch of this segment is refused because the disk is full: the hot log finds no room, or a bound is near that layers
-    /// would move away if there were room for them.
+    /// Whether its batches are refused because the disk is full: for the hot log, or for layers that would move a bound away.
     pub(crate) fn is_full_for(&self, segment: &Segment) -> bool {
-        let lacks_space = self.log.is_full() || self.upkeep.no_space;
-        !self.log.takes_batches() || lacks_space && self.is_crowded(segment)
+        let lacks = self.log.is_full() || self.upkeep.no_space;
+        !self.log.takes_batches() || lacks && self.is_crowded(segment)
     }
 
     fn chain_bound(&self) -> ChainBound {

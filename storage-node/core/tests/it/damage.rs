@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sixfold_log_format::Lsn;
-use sixfold_log_format::wire::{DropSegment, Message, ReadLog, Role};
+use sixfold_log_format::wire::{DropSegment, Message, Role};
 use sixfold_storage_node_core::{DiskError, Event, FileName, StreamKey};
 
 use crate::catch_up::{Cluster, check_node};
@@ -270,41 +270,6 @@ fn redo_of_a_dropped_segment_leaves_the_account_of_memory() {
     };
     shell.ask_as(Role::Operator, Message::DropSegment(drop));
     assert_eq!(shell.status().upkeep.memory.redo_bytes, 0);
-}
-
-#[test]
-fn redo_that_was_trimmed_from_memory_makes_room_for_newer_redo() {
-    let mut found = small();
-    found.bounds.resident_redo_bytes_max = 96 << 10;
-    let mut shell = node_with(found);
-    let mut writer = Writer::first();
-    let stream = writer.attach(&mut shell, 0);
-    for _ in 0..40 {
-        load(&mut shell, &mut writer, stream, 50);
-        writer.pgmrpl = writer.prev;
-        for versions in writer.pages.values_mut() {
-            versions.drain(..versions.len().saturating_sub(3));
-        }
-    }
-    assert!(shell.status().upkeep.files_freed > 0);
-    // What was shipped just now is in memory, and is read without the disk.
-    let tail: Vec<_> = (0..20).map(|_| writer.batch(&[2, 3])).collect();
-    for batch in &tail {
-        let append = writer.append(batch);
-        shell.say(stream, append);
-        shell.settle();
-    }
-    let read = Message::ReadLog(ReadLog {
-        segment: segment_id(0),
-        history_epoch: writer.epoch,
-        after: tail[0].header().prev,
-        through: writer.prev,
-        bytes_max: 1 << 20,
-    });
-    let before = shell.reads_done;
-    let answer = shell.ask(read);
-    assert!(matches!(answer, Message::LogPiece(_)), "{answer:?}");
-    assert_eq!(shell.reads_done, before);
 }
 
 #[test]
