@@ -159,7 +159,7 @@ async fn four_watchers_beside_three_writers_are_told_the_same_and_all_of_it() {
                         } = watch.next().await.unwrap()
                         {
                             commits.push((lsn, before, changes));
-                            if kind == 2 && commits.len() % 7 == 0 {
+                            if kind == 2 && commits.len().is_multiple_of(7) {
                                 watch = watching(&database, watch.resume_lsn(), kind);
                             }
                         }
