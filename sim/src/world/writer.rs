@@ -230,6 +230,11 @@ impl World {
     }
 
     pub(super) fn writer_timer(&mut self, writer: usize) {
+        // One that an earlier one has overtaken is nobody's any more: else they would become more and more.
+        let armed = self.writers[writer].armed;
+        if armed.is_none_or(|armed| armed > self.now) {
+            return;
+        }
         self.writers[writer].armed = None;
         let now = self.local_now(writer);
         let due = self.writer_due(writer).is_some_and(|due| due <= now);

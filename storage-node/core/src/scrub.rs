@@ -72,6 +72,15 @@ impl NodeCore {
         if self.scrub.running || self.bounds.scrub_bytes == 0 {
             return;
         }
+        // What is doubted goes first, wherever the scrub is: until it is read once more, nobody heals it.
+        let mut segments = self.segments.values();
+        let again = segments.find_map(|segment| {
+            let parts = doubted(segment);
+            (!parts.is_empty()).then_some((segment.id, parts))
+        });
+        if let Some((id, parts)) = again {
+            return self.start_scrub(id, parts, false);
+        }
         let from = self.scrub.segment;
         let next = self.segments.range(from..).next();
         let Some((id, segment)) = next else {
@@ -86,29 +95,23 @@ impl NodeCore {
         if id != from {
             self.scrub.at = None;
         }
-        let doubted = doubted(segment);
-        let again = !doubted.is_empty();
-        if self.scrub.at.is_none() && !again {
+        if self.scrub.at.is_none() {
             self.scrub.sound = true;
         }
-        let (parts, at) = if again {
-            (doubted, self.scrub.at)
-        } else {
-            let bytes_max = self.bounds.scrub_bytes;
-            next_parts(segment, self.scrub.index.as_ref(), self.scrub.at, bytes_max)
-        };
-        self.scrub.segment = id;
+        let bytes_max = self.bounds.scrub_bytes;
+        let (parts, at) = next_parts(segment, self.scrub.index.as_ref(), self.scrub.at, bytes_max);
+        let last = at.is_none();
+        self.scrub.segment = if last { after(id) } else { id };
         self.scrub.at = at;
-        if at.is_none() && !again {
-            self.scrub.segment = after(id);
+        if !parts.is_empty() {
+            return self.start_scrub(id, parts, last);
         }
-        let last = at.is_none() && !again;
-        if parts.is_empty() {
-            if last {
-                self.scrubbed(id);
-            }
-            return;
+        if last {
+            self.scrubbed(id);
         }
+    }
+
+    fn start_scrub(&mut self, id: SegmentId, parts: Vec<Located>, last: bool) {
         self.scrub.bytes += parts.iter().map(|part| u64::from(part.bytes)).sum::<u64>();
         self.scrub.running = true;
         let work = ScrubWork {
@@ -172,7 +175,8 @@ impl NodeCore {
             is_known = std::mem::replace(&mut segment.unreadable, true);
         }
         for at in &damage.parts {
-            if segment.is_bad(at.part) {
+            // What went while it was read is missed by nobody.
+            if segment.is_bad(at.part) || !segment.holds(at.part) {
                 continue;
             }
             if segment.doubts.remove(&at.part).is_none() {

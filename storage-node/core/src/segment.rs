@@ -206,6 +206,14 @@ impl Segment {
         !self.bad_layers.is_empty() || self.chain.first_bad().is_some()
     }
 
+    /// Whether a part is of a batch or a layer that is here still.
+    pub(crate) fn holds(&self, part: Part) -> bool {
+        match part {
+            Part::Batch(id) => self.chain.find_held(id).is_some(),
+            Part::Layer(layer, _) => self.layers.layer(layer).is_some(),
+        }
+    }
+
     /// Whether a part is known to be damaged.
     pub(crate) fn is_bad(&self, part: Part) -> bool {
         match part {

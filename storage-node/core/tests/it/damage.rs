@@ -8,7 +8,8 @@ use sixfold_log_format::wire::{DropSegment, Message, Role};
 use sixfold_storage_node_core::{DiskError, Event, FileName, StreamKey};
 
 use crate::catch_up::{Cluster, check_node};
-use crate::layers::{check_all, load, node_with, small};
+use crate::file_heads::other;
+use crate::layers::{PAGES, check_all, load, node_with, small};
 use crate::shell::{LayerOp, Shell};
 use crate::writer::{Writer, segment_id, volume};
 
@@ -83,6 +84,45 @@ fn the_scrub_gets_through_a_layer_whose_index_no_cache_keeps() {
         shell.status()
     );
     check_all(&mut shell, &writer, writer.batches[150].header().last);
+}
+
+#[test]
+fn what_was_misread_is_read_again_before_the_scrub_gets_there() {
+    let mut found = small();
+    found.bounds.layer_cache_bytes_max = 0;
+    found.bounds.page_cache_bytes_max = 0;
+    let mut shell = node_with(found);
+    for number in 11..=20 {
+        let create = Message::CreateSegment(Box::new(other(number)));
+        assert_eq!(shell.ask(create), Message::Done);
+    }
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    load(&mut shell, &mut writer, stream, 300);
+    let flip = |shell: &mut Shell| {
+        for file in shell.layers.values_mut() {
+            file.bytes.iter_mut().skip(128).for_each(|byte| *byte ^= 1);
+        }
+    };
+    let is_damaged = |shell: &mut Shell| {
+        let status = shell.status();
+        let mut segments = status.segments.iter();
+        segments.any(|segment| segment.damaged)
+    };
+    // Wherever the scrub is, among ten other segments.
+    for turn in 0..20 {
+        flip(&mut shell);
+        let at = writer.batches[200].header().last;
+        let read = writer.read(0, &PAGES[..1], at, writer.prev);
+        let answer = shell.open_stream();
+        shell.say(answer, read);
+        shell.work();
+        flip(&mut shell);
+        assert!(is_damaged(&mut shell), "turn {turn}: {:?}", shell.logged);
+        shell.pass(Duration::from_secs(1));
+        assert!(!is_damaged(&mut shell), "turn {turn}");
+    }
+    assert_eq!(shell.status().upkeep.damage_found, 0);
 }
 
 /// Ships batches until the first write of a layer waits.

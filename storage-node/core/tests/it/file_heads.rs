@@ -10,7 +10,7 @@ use crate::layers::{load, node_with, small};
 use crate::shell::{BLOCK, Shell};
 use crate::writer::{Writer, manifest, refusal};
 
-fn other(number: u8) -> CreateSegment {
+pub fn other(number: u8) -> CreateSegment {
     let mut manifest = manifest(1);
     manifest.volume = VolumeId::from_bytes([number; 16]);
     let segment = SegmentId::from_bytes([number; 16]);
