@@ -138,6 +138,12 @@ impl NodeCore {
         all <= self.log.heads_bytes_max()
     }
 
+    /// Whether the catalogs take more than half of their room at the head of a file: then layers are joined into fewer, larger ones.
+    pub(crate) fn is_crowded_with_layers(&self) -> bool {
+        let held = self.segments.values().map(Segment::catalog_bytes);
+        held.sum::<usize>() > self.log.heads_bytes_max() / 2
+    }
+
     /// Drops a segment, or finds that it is not there.
     pub(crate) fn on_drop(&mut self, now: Duration, stream: StreamKey, drop: DropSegment) {
         let Some(segment) = self.segments.get(&drop.segment) else {

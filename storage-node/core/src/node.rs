@@ -490,7 +490,6 @@ impl NodeCore {
             self.scrub_turn();
             self.upkeep.look();
         }
-        self.upkeep.look_for_space(now);
         self.upkeep.wake(now);
         self.sweep_step();
         self.resume_paused(now);

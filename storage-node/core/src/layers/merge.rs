@@ -345,8 +345,15 @@ fn least<'a>(
 /// A run should be more than twice as large as everything newer together: sizes triple from run to run then, so that there are
 /// about log3(all bytes / bytes of a freeze) + [`RUNS_MIN`] of them, and what can be collected is less than half of what cannot.
 /// Where that does not hold for at least [`RUNS_MIN`] of them, they are merged. Above `runs_max` the newest ones are, whatever
-/// their sizes.
-pub(crate) fn choose(runs: &[Run], runs_max: usize) -> Option<std::ops::Range<usize>> {
+/// their sizes. `crowded`: the catalogs need room, and all runs become one.
+pub(crate) fn choose(
+    runs: &[Run],
+    runs_max: usize,
+    crowded: bool,
+) -> Option<std::ops::Range<usize>> {
+    if crowded && runs.len() > 1 {
+        return Some(0..runs.len());
+    }
     let mut newer = 0;
     let mut start = None;
     for (at, run) in runs.iter().enumerate().rev() {

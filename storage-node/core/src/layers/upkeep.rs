@@ -87,11 +87,6 @@ impl Upkeep {
         self.paused.insert(segment, now + DAMAGE_RETRY);
     }
 
-    /// Tries again when it is time.
-    pub(crate) fn look_for_space(&mut self, now: Duration) {
-        self.due |= self.no_space_until.is_some_and(|until| until <= now);
-    }
-
     /// What waits for space goes on when its time has come: else the timeout would stay due, and nobody would act on it.
     pub(crate) fn wake(&mut self, now: Duration) {
         self.due |= self.no_space_until.is_some_and(|until| until <= now);
@@ -263,7 +258,9 @@ impl NodeCore {
 
     fn output(&self, segment: &Segment, range: (Lsn, Lsn)) -> Output {
         let owner = (segment.volume, segment.pg, segment.id);
-        Output::new(owner, range, self.block_bytes, self.bounds.layer_bytes_max)
+        let crowded = u64::from(self.is_crowded_with_layers());
+        let layer_bytes_max = self.bounds.layer_bytes_max << (4 * crowded);
+        Output::new(owner, range, self.block_bytes, layer_bytes_max)
     }
 
     /// Starts the freeze that is due most, if one is.
@@ -328,6 +325,7 @@ impl NodeCore {
 
     /// Starts a merge where runs are too many.
     fn start_merge(&mut self, now: Duration) {
+        let crowded = self.is_crowded_with_layers();
         let runs_max = self.bounds.runs_max;
         let chosen = self
             .segments
@@ -337,7 +335,7 @@ impl NodeCore {
             .filter(|segment| segment.copy.is_none() && segment.has_whole_layers())
             .filter(|segment| !self.upkeep.paused.contains_key(&segment.id))
             .filter_map(|segment| {
-                let range = choose(segment.layers.runs(), runs_max)?;
+                let range = choose(segment.layers.runs(), runs_max, crowded)?;
                 Some((segment.layers.runs().len(), segment.id, range))
             })
             .max_by_key(|(count, id, _)| (*count, *id));
