@@ -2,7 +2,7 @@
 //!
 //! There is one source of truth, the log, and one decoder. While somebody watches, the writer keeps the newest batches at or below VDL
 //! in a ring that is bounded in bytes and shared by all watchers; whoever is behind the ring reads the same batches from the
-//! segments. Both go through [`merge`], so that the change from one to the other is a matter of LSNs alone.
+//! segments. Both go through `merge`, so that the change from one to the other is a matter of LSNs alone.
 //!
 //! ```text
 //! seal ──▶ WatchTail (sealed, above VDL) ──VDL moved──▶ WatchShared (ring) ──┐
