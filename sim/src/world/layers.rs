@@ -232,7 +232,8 @@ impl World {
         }
         let files = self.nodes[node].disk.layers.count_of(held.segment);
         // What a merge has just replaced is still there: no more than catalogs could name, a quarter of a file for all heads.
-        let replaced = self.plan.shape.file_bytes as usize / 4 / CATALOG_LAYER_BYTES;
+        let heads_bytes = self.plan.shape.file_bytes / 4;
+        let replaced = usize::try_from(heads_bytes).unwrap_or(usize::MAX) / CATALOG_LAYER_BYTES;
         if files > 3 * held.layer_count as usize + FILES_IN_THE_MAKING + replaced {
             return self.fail(format!(
                 "{name} has {files} layer files in group {pg}, its catalog names {}",
