@@ -51,6 +51,9 @@ fn check(create: &CreateSegment, node: NodeId) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// How much longer layers become while catalogs crowd the heads of hot-log files.
+const CROWDED_LAYER_FACTOR: u64 = 16;
+
 impl NodeCore {
     /// Makes a segment, or finds that it was made (idempotent while nobody opened the volume).
     pub(crate) fn on_create(&mut self, now: Duration, stream: StreamKey, create: CreateSegment) {
@@ -142,6 +145,16 @@ impl NodeCore {
     pub(crate) fn is_crowded_with_layers(&self) -> bool {
         let held = self.segments.values().map(Segment::catalog_bytes);
         held.sum::<usize>() > self.log.heads_bytes_max() / 2
+    }
+
+    /// How long a layer becomes that is written now, bytes, about: longer while catalogs crowd the heads of files.
+    pub(crate) fn layer_bytes_wanted(&self) -> u64 {
+        let bytes = self.bounds.layer_bytes_max;
+        if self.is_crowded_with_layers() {
+            bytes.saturating_mul(CROWDED_LAYER_FACTOR)
+        } else {
+            bytes
+        }
     }
 
     /// Drops a segment, or finds that it is not there.

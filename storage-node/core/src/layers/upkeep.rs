@@ -258,9 +258,7 @@ impl NodeCore {
 
     fn output(&self, segment: &Segment, range: (Lsn, Lsn)) -> Output {
         let owner = (segment.volume, segment.pg, segment.id);
-        let crowded = u64::from(self.is_crowded_with_layers());
-        let layer_bytes_max = self.bounds.layer_bytes_max << (4 * crowded);
-        Output::new(owner, range, self.block_bytes, layer_bytes_max)
+        Output::new(owner, range, self.block_bytes, self.layer_bytes_wanted())
     }
 
     /// Starts the freeze that is due most, if one is.
