@@ -34,6 +34,14 @@ impl Latencies {
             .saturating_record(us.clamp(1, LATENCY_MAX_US));
     }
 
+    /// Counts what another one has counted, too.
+    ///
+    /// # Errors
+    /// Never: all have the same bounds.
+    pub fn add(&mut self, other: &Latencies) -> Result<(), hdrhistogram::AdditionError> {
+        self.histogram.add(&other.histogram)
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.histogram.len()
@@ -42,6 +50,24 @@ impl Latencies {
     /// The latency that this share of all stays within, microseconds; 0 when none was counted.
     pub fn quantile_us(&self, share: f64) -> u64 {
         self.histogram.value_at_quantile(share)
+    }
+
+    /// The distribution for a picture: shares, ever closer to 1, and the latency that each stays within, microseconds. Shares that
+    /// so few were counted for that they would be the slowest one again are left out.
+    pub fn distribution(&self) -> Vec<(f64, u64)> {
+        let mut points = Vec::new();
+        for nines in 0..6_i32 {
+            let left = 10_f64.powi(-nines);
+            for part in [1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13] {
+                let left = left * part;
+                #[allow(clippy::cast_precision_loss)] // Far fewer than 2^53.
+                let counted = self.count() as f64 * left;
+                if counted >= 1.0 {
+                    points.push((1.0 - left, self.quantile_us(1.0 - left)));
+                }
+            }
+        }
+        points
     }
 
     /// Median, microseconds.
@@ -74,5 +100,18 @@ mod tests {
             (latencies.count(), latencies.p50_us(), latencies.p99_us()),
             (1_000, 500, 990)
         );
+    }
+
+    #[test]
+    fn a_distribution_ends_where_single_latencies_begin() {
+        let mut latencies = Latencies::default();
+        for us in 1..=1_000 {
+            latencies.record(Duration::from_micros(us));
+        }
+        let points = latencies.distribution();
+        assert!(points.is_sorted_by(|left, right| left.0 < right.0 && left.1 <= right.1));
+        let (share, us) = points.last().copied().unwrap();
+        assert!(share <= 0.999 && us >= 998, "{share} {us}");
+        assert!(Latencies::default().distribution().is_empty());
     }
 }

@@ -4,9 +4,17 @@
 //! anything: [`commit`] is the engine, [`bare`] the same bytes through the same transport, processes and disks without an
 //! engine, [`floor`] what the transport and the disk do alone.
 
+pub mod draw;
 pub mod latency;
+pub mod pace;
 
 pub mod commit;
+pub mod wire;
+
+pub mod fill;
+pub mod mixed;
+pub mod points;
+pub mod read;
 
 pub mod history;
 
@@ -16,3 +24,6 @@ pub mod bare_node;
 pub mod floor;
 
 pub mod node;
+
+pub mod outage;
+pub mod reopen;

@@ -1,12 +1,27 @@
-//! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it;
-//! `history` writes what clients saw under faults.
+//! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it, `wire`
+//! what a commit costs on the network; `read`, `scan` and `mixed` read, too; `versus` runs the load of `commit` on other systems;
+//! `history` writes what clients saw under faults, `reopen` and `outage` measure what becomes of a kill.
 
+mod disk;
 mod history;
 mod history_writer;
+mod mixed;
 mod node;
+mod outage;
+mod outage_writer;
+mod postgres;
+mod read;
+mod reopen;
+mod reopen_writer;
+mod site;
+mod versus;
+mod versus_program;
+mod wire;
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +29,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use sixfold::{Database, Options};
 use sixfold_benches::commit::CommitRun;
+use sixfold_benches::pace::Pace;
 use sixfold_log_format::NodeId;
 use sixfold_transport::{Identity, TransportOptions};
 
@@ -36,17 +52,39 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Commits in a closed loop, one put each
+    /// Commits of one put each, in a closed loop and at fixed rates
     Commit(CommitArgs),
+    /// Bytes, datagrams and network writes at the writer for each commit
+    Wire(wire::WireArgs),
+    /// Point reads of what is in the cache, beside embedded peers
+    Read(read::ReadArgs),
+    /// Range scans of what is in the cache, beside embedded peers
+    Scan(read::ScanArgs),
+    /// YCSB's workloads A to F
+    Mixed(mixed::MixedArgs),
+    /// The load of `commit` on other durable systems
+    Versus(versus::VersusArgs),
     /// What transport and disk do without an engine
     Floor(FloorArgs),
     /// A storage node beside its device
     Node(node::NodeArgs),
+    /// What nodes write for each byte of redo, under commits
+    Disk(disk::DiskArgs),
     /// Clients under faults, and what they saw in a file for outside checkers of isolation
     History(history::HistoryArgs),
     /// A writer process with clients, for `history`
     #[command(hide = true)]
     HistoryWriter(history_writer::HistoryWriterArgs),
+    /// How long a volume takes to open after a kill, by how much redo no layer holds
+    Reopen(reopen::ReopenArgs),
+    /// A writer process for `reopen`
+    #[command(hide = true)]
+    ReopenWriter(reopen_writer::ReopenWriterArgs),
+    /// Commits and reads before, during and after outages of each kind
+    Outage(outage::OutageArgs),
+    /// A writer process with clients, for `outage`
+    #[command(hide = true)]
+    OutageWriter(outage_writer::OutageWriterArgs),
     /// A node without a storage node, for `floor`
     #[command(hide = true)]
     BareNode(BareNodeArgs),
@@ -75,6 +113,10 @@ struct CommitArgs {
     /// Length of a value, bytes
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     value_bytes: u64,
+    /// Commits a second that are due whatever became of those before, after the closed loop; latencies then count from when a
+    /// commit was due
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Vec<u32>,
     /// Measure the floor in the same run
     #[arg(long)]
     with_floor: bool,
@@ -125,9 +167,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Commit(commit) => measure(&commit.common, Some(commit)),
         What::Floor(floor) => measure(&floor.common, None),
+        What::Wire(args) => wire::run(args),
+        What::Read(args) => read::run(args),
+        What::Scan(args) => read::run_scan(args),
+        What::Mixed(args) => mixed::run(args),
+        What::Versus(args) => versus::run(args),
         What::Node(args) => node::run(args),
+        What::Disk(args) => disk::run(args),
         What::History(args) => history::run(args),
         What::HistoryWriter(args) => history_writer::run(args),
+        What::Reopen(args) => reopen::run(args),
+        What::ReopenWriter(args) => reopen_writer::run(args),
+        What::Outage(args) => outage::run(args),
+        What::OutageWriter(args) => outage_writer::run(args),
         What::BareNode(node) => bare_node(node),
     }
 }
@@ -189,17 +241,29 @@ async fn rows(common: &CommonArgs, engine: Option<&CommitArgs>, root: &Path) -> 
     if let Some(engine) = engine {
         let database =
             Database::create(Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES)).await?;
+        let keys = Rc::new(Cell::new(0));
+        let time = Duration::from_secs(common.seconds);
         for &clients in &common.clients {
-            say(&format!("{clients} clients"));
-            let value_bytes = usize::try_from(engine.value_bytes)?;
-            let time = Duration::from_secs(common.seconds);
-            let commit =
-                sixfold_benches::commit::run(&database, clients, value_bytes, time).await?;
-            runs.push(Row {
-                commit: Some(commit),
-                bare_clients: None,
-                floor: None,
-            });
+            let closed = std::iter::once(None);
+            for rate in closed.chain(engine.rate.iter().copied().map(Some)) {
+                say(&match rate {
+                    None => format!("{clients} clients"),
+                    Some(rate) => format!("{clients} clients, {rate} commits a second"),
+                });
+                let value_bytes = usize::try_from(engine.value_bytes)?;
+                let pace = Pace {
+                    clients,
+                    time,
+                    rate,
+                };
+                let commit =
+                    sixfold_benches::commit::at_pace(&database, pace, value_bytes, &keys).await?;
+                runs.push(Row {
+                    commit: Some(commit),
+                    bare_clients: None,
+                    floor: None,
+                });
+            }
         }
         database.close().await;
     } else {
@@ -214,7 +278,13 @@ async fn rows(common: &CommonArgs, engine: Option<&CommitArgs>, root: &Path) -> 
         say("the fourth of six synced writes");
         let append_p50_us = sixfold_benches::floor::append(root, FLOOR_ROUNDS)?.p50_us();
         let (_bare_nodes, addresses) = start_bare_nodes(&dir, root).await?;
-        for (row, &clients) in runs.iter_mut().zip(&common.clients) {
+        // The floor is a closed loop: it stands beside the closed loop's rows.
+        let closed = runs.iter_mut().filter(|row| {
+            row.commit
+                .as_ref()
+                .is_none_or(|run| run.rate_per_second.is_none())
+        });
+        for (row, &clients) in closed.zip(&common.clients) {
             say(&format!("{clients} clients without an engine"));
             // The same bytes for each commit as the engine made of it.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A few hundred.
@@ -295,8 +365,9 @@ fn say(what: &str) {
 
 fn print_rows(report: &Report) -> Result<()> {
     say!(
-        "{:>8} {:>12} {:>8} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
+        "{:>8} {:>9} {:>12} {:>8} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
         "clients",
+        "rate",
         "commits/s",
         "p50 us",
         "p99 us",
@@ -330,7 +401,12 @@ fn print_rows(report: &Report) -> Result<()> {
             ),
             None => format!("{:>12} {:>10} {:>10} {:>10}", "-", "-", "-", "-"),
         };
-        say!("{clients:>8} {engine} {floor}");
+        let rate = row
+            .commit
+            .as_ref()
+            .and_then(|run| run.rate_per_second)
+            .map_or("-".to_owned(), |rate| rate.to_string());
+        say!("{clients:>8} {rate:>9} {engine} {floor}");
     }
     Ok(())
 }

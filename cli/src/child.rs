@@ -1,6 +1,7 @@
 //! Child processes that never outlive their parent, and the signals that end a process in order.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -70,6 +71,15 @@ impl OwnedChild {
     /// Starts this very program with `args`. Standard output is read line by line; standard error is passed on.
     pub(crate) fn start(name: &str, args: &[String]) -> Result<OwnedChild> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
+        OwnedChild::start_program(name, &program, args)
+    }
+
+    /// The same with another program, which ends when its standard input does.
+    pub(crate) fn start_program(
+        name: &str,
+        program: &Path,
+        args: &[String],
+    ) -> Result<OwnedChild> {
         let mut child = Command::new(program)
             .args(args)
             .stdin(Stdio::piped())

@@ -22,6 +22,8 @@ use crate::storage_node::NodeConfig;
 
 /// Nodes of a local cluster.
 pub(crate) const NODE_COUNT: usize = 6;
+/// Nodes that one directory may hold.
+pub(crate) const NODES_MAX: usize = 64;
 /// How long a node may take to scan its log and answer.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,9 +38,13 @@ pub(crate) struct ClusterDir {
     root: PathBuf,
 }
 
-/// The availability zone of the node with this index: az1, az1, az2, az2, az3, az3.
+/// The availability zone of the node with this index: az1, az1, az2, az2, az3, az3, then spares, one in each zone by turns.
 pub(crate) fn az_of(index: usize) -> String {
-    format!("az{}", index / 2 + 1)
+    let zone = match index.checked_sub(NODE_COUNT) {
+        None => index / 2,
+        Some(spare) => spare % (NODE_COUNT / 2),
+    };
+    format!("az{}", zone + 1)
 }
 
 impl ClusterDir {
@@ -65,8 +71,13 @@ impl ClusterDir {
         self.cluster_file().exists()
     }
 
-    /// Lays a cluster out, unless it was before. `cluster.toml` comes last: without it nothing counts.
+    /// Lays a cluster of six nodes out, unless one was before.
     pub(crate) fn lay_out(&self, hot_log_file_mib: u64) -> Result<()> {
+        self.lay_out_fleet(NODE_COUNT, hot_log_file_mib)
+    }
+
+    /// Lays a cluster out, unless one was before, of whatever size. `cluster.toml` comes last: without it nothing counts.
+    pub(crate) fn lay_out_fleet(&self, node_count: usize, hot_log_file_mib: u64) -> Result<()> {
         if self.exists() {
             return Ok(());
         }
@@ -87,10 +98,10 @@ impl ClusterDir {
         ca.save(&tls_dir)?;
         ca.issue(Role::Writer, None)?.save(&tls_dir, "writer")?;
         ca.issue(Role::Operator, None)?.save(&tls_dir, "operator")?;
-        let addresses = free_addresses(NODE_COUNT)?;
-        let mut nodes = Vec::with_capacity(NODE_COUNT);
+        let addresses = free_addresses(node_count)?;
+        let mut nodes = Vec::with_capacity(node_count);
         for (index, address) in addresses.into_iter().enumerate() {
-            nodes.push(self.lay_out_node(&ca, index, address, hot_log_file_mib)?);
+            nodes.push(self.lay_out_node(&ca, index, &az_of(index), address, hot_log_file_mib)?);
         }
         let volume = VolumeId::from_bytes(random_bytes()?);
         Cluster {
@@ -106,6 +117,7 @@ impl ClusterDir {
         &self,
         ca: &ClusterCa,
         index: usize,
+        az: &str,
         address: SocketAddr,
         hot_log_file_mib: u64,
     ) -> Result<ClusterNode> {
@@ -119,7 +131,7 @@ impl ClusterDir {
             .save(&dir.join("tls"), "node")?;
         let config = NodeConfig {
             node: Some(node.to_string()),
-            az: Some(az_of(index)),
+            az: Some(az.to_owned()),
             listen: Some(address),
             data_dir: Some("data".into()),
             tls_dir: Some("tls".into()),
@@ -132,9 +144,46 @@ impl ClusterDir {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(ClusterNode {
             node,
-            az: az_of(index),
+            az: az.to_owned(),
             address,
         })
+    }
+
+    /// Lays one more node out, beside the cluster: it is in no list yet. Returns it with its settings file.
+    pub(crate) fn make_node(
+        &self,
+        az: &str,
+        hot_log_file_mib: u64,
+    ) -> Result<(ClusterNode, PathBuf)> {
+        anyhow::ensure!(!az.is_empty(), "the availability zone is empty");
+        anyhow::ensure!(
+            self.exists(),
+            "{} holds no cluster.toml",
+            self.root.display()
+        );
+        let ca = ClusterCa::load(&self.root.join("tls"))?;
+        let index = (0..NODES_MAX)
+            .find(|&index| !self.node_dir(index).exists())
+            .context("too many nodes in one directory")?;
+        let address = free_addresses(1)?[0];
+        let node = self.lay_out_node(&ca, index, az, address, hot_log_file_mib)?;
+        Ok((node, self.node_dir(index).join("node.toml")))
+    }
+
+    /// The cluster's nodes that have a directory here, with their indexes.
+    pub(crate) fn nodes_here(&self, cluster: &Cluster) -> Result<Vec<(usize, ClusterNode)>> {
+        let mut here = Vec::new();
+        for index in 0..NODES_MAX {
+            let path = self.node_dir(index).join("node.toml");
+            if !path.exists() {
+                continue;
+            }
+            let id = NodeConfig::load(&path)?.node;
+            let id = id.as_deref().and_then(NodeId::from_hex);
+            let listed = cluster.nodes.iter().find(|node| Some(node.node) == id);
+            here.extend(listed.map(|node| (index, node.clone())));
+        }
+        Ok(here)
     }
 
     /// Where a node's certificates are.
@@ -148,23 +197,36 @@ impl ClusterDir {
 
     /// Starts a node; it ends with this process.
     pub(crate) fn start_node(&self, index: usize) -> Result<OwnedChild> {
+        self.start_node_with(index, &[])
+    }
+
+    /// The same with flags that override its settings.
+    fn start_node_with(&self, index: usize, flags: &[String]) -> Result<OwnedChild> {
         let config = self.node_dir(index).join("node.toml");
-        OwnedChild::start(
-            &format!("node {}", index + 1),
-            &[
-                "storage-node".into(),
-                "--config".into(),
-                path_text(&config)?,
-                "--stop-with-stdin".into(),
-            ],
-        )
+        let mut args = vec![
+            "storage-node".into(),
+            "--config".into(),
+            path_text(&config)?,
+            "--stop-with-stdin".into(),
+        ];
+        args.extend_from_slice(flags);
+        OwnedChild::start(&format!("node {}", index + 1), &args)
     }
 
     /// Starts these nodes and waits until each is ready.
     pub(crate) async fn start_nodes(&self, indexes: &[usize]) -> Result<Vec<(usize, OwnedChild)>> {
+        self.start_nodes_with(indexes, &[]).await
+    }
+
+    /// The same with flags that override the settings of each.
+    pub(crate) async fn start_nodes_with(
+        &self,
+        indexes: &[usize],
+        flags: &[String],
+    ) -> Result<Vec<(usize, OwnedChild)>> {
         let mut nodes = Vec::with_capacity(indexes.len());
         for &index in indexes {
-            nodes.push((index, self.start_node(index)?));
+            nodes.push((index, self.start_node_with(index, flags)?));
         }
         for (_, node) in &mut nodes {
             node.wait_for("ready ", READY_LIMIT).await?;
@@ -214,7 +276,7 @@ fn ephemeral_ports_start() -> u16 {
 }
 
 /// Sixteen random bytes for an id.
-fn random_bytes() -> Result<[u8; 16]> {
+pub(crate) fn random_bytes() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! `sixfold local`: six storage nodes on this machine, kept until Ctrl-C.
+//! `sixfold local`: six storage nodes and more on this machine, kept until Ctrl-C.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::child::stop_signal;
-use crate::cluster_dir::{ClusterDir, NODE_COUNT, az_of};
+use crate::cluster_dir::{ClusterDir, NODE_COUNT, NODES_MAX};
 
 /// How often the children are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -20,6 +20,9 @@ pub(crate) struct LocalArgs {
     /// Where the cluster is kept; made when it is not there, and found again at the next start
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// Nodes of a new cluster: six hold the first protection group, the others are spares, one in each zone by turns
+    #[arg(long, default_value_t = NODE_COUNT, value_parser = node_count)]
+    nodes: usize,
     /// Size of a hot-log file of a new cluster, MiB
     #[arg(long, default_value_t = 64)]
     hot_log_file_mib: u64,
@@ -28,12 +31,19 @@ pub(crate) struct LocalArgs {
     stop_with_stdin: bool,
 }
 
+fn node_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ NODE_COUNT..=NODES_MAX) => Ok(count),
+        _ => Err(format!("not in {NODE_COUNT}..={NODES_MAX}")),
+    }
+}
+
 /// Starts the nodes and keeps them. A node that dies is started again.
 pub(crate) fn run(args: &LocalArgs) -> Result<()> {
     std::fs::create_dir_all(&args.dir)
         .with_context(|| format!("cannot make {}", args.dir.display()))?;
     let dir = ClusterDir::at(&args.dir)?;
-    dir.lay_out(args.hot_log_file_mib)?;
+    dir.lay_out_fleet(args.nodes, args.hot_log_file_mib)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -50,19 +60,20 @@ pub(crate) fn run(args: &LocalArgs) -> Result<()> {
 /// Starts the nodes and starts again what dies; gives up when a node dies twice within a short time.
 async fn keep(args: &LocalArgs, dir: &ClusterDir) -> Result<()> {
     let cluster = dir.cluster()?;
-    let indexes: Vec<usize> = (0..NODE_COUNT).collect();
+    let here = dir.nodes_here(&cluster)?;
+    let indexes: Vec<usize> = here.iter().map(|(index, _)| *index).collect();
     let mut nodes = dir.start_nodes(&indexes).await?;
-    for (index, node) in &nodes {
+    for ((index, process), (_, node)) in nodes.iter().zip(&here) {
         say!(
             "node {} {} {} pid {}",
             index + 1,
-            az_of(*index),
-            cluster.nodes[*index].address,
-            node.id()
+            node.az,
+            node.address,
+            process.id()
         );
     }
     say!("ready: sixfold shell --dir {}", args.dir.display());
-    let mut restarted: [Option<Instant>; NODE_COUNT] = [None; NODE_COUNT];
+    let mut restarted: [Option<Instant>; NODES_MAX] = [None; NODES_MAX];
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         for (index, node) in &mut nodes {

@@ -16,8 +16,11 @@ mod inspect;
 mod local;
 mod node;
 mod shell;
+mod standby;
 mod status;
 mod storage_node;
+mod verbs;
+mod volume;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -51,9 +54,14 @@ enum Verb {
     Local(local::LocalArgs),
     /// Open the volume of a running local cluster and talk to it
     Shell(shell::ShellArgs),
+    /// Follow the writer of a volume, and become the writer when it is gone
+    Standby(standby::StandbyArgs),
     /// Show how the nodes of a cluster are
     Status(status::StatusArgs),
-    /// List or drop segments of single nodes
+    /// Create, show, grow or retire the volume
+    #[command(subcommand)]
+    Volume(volume::VolumeVerb),
+    /// Add, replace or empty nodes; list or drop segments of single ones
     #[command(subcommand)]
     Node(node::NodeVerb),
     /// Tell what stands in the data directory of a node that is not running
@@ -85,7 +93,9 @@ fn main() -> ExitCode {
         Verb::StorageNode(args) => storage_node::run(args),
         Verb::Local(args) => local::run(&args),
         Verb::Shell(args) => shell::run(&args),
+        Verb::Standby(args) => standby::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Volume(verb) => volume::run(&verb),
         Verb::Node(verb) => node::run(&verb),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => bench::run(&args),

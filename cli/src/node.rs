@@ -1,6 +1,6 @@
-//! `sixfold node`: what an operator does to the segments of a single node.
+//! `sixfold node`: what an operator does to nodes and their segments. What the writer does on a wish stands in [`crate::verbs`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -10,6 +10,9 @@ use sixfold_log_format::{NodeId, SegmentId, VolumeId};
 
 use crate::cluster_dir::ClusterDir;
 use crate::status::Operator;
+use crate::verbs::add::{self, AddArgs, ForgetArgs, MakeArgs};
+use crate::verbs::moves::{self, DrainArgs, ReplaceArgs, RestoreArgs};
+use crate::verbs::not_an_id;
 
 /// Verbs of `node`.
 #[derive(Debug, Subcommand)]
@@ -18,6 +21,18 @@ pub(crate) enum NodeVerb {
     List(ListArgs),
     /// Drop a segment, for ever: its identity never answers again
     Drop(DropArgs),
+    /// Lay out the directory of one more node of a local cluster
+    Make(MakeArgs),
+    /// Take a running node into the fleet, or tell its new address
+    Add(AddArgs),
+    /// Take a node that holds nothing of the volume out of the fleet
+    Forget(ForgetArgs),
+    /// Build a node's segments, or one segment, anew on another node
+    Replace(ReplaceArgs),
+    /// Take a running replacement back
+    Restore(RestoreArgs),
+    /// Move everything away from a node
+    Drain(DrainArgs),
 }
 
 /// Flags of `node list`.
@@ -50,20 +65,33 @@ pub(crate) struct DropArgs {
 
 /// Runs one of them.
 pub(crate) fn run(verb: &NodeVerb) -> Result<()> {
-    let dir = match verb {
-        NodeVerb::List(args) => &args.dir,
-        NodeVerb::Drop(args) => &args.dir,
-    };
+    match verb {
+        NodeVerb::List(args) => with_operator(&args.dir, async |operator, nodes| {
+            list(operator, nodes, args).await
+        }),
+        NodeVerb::Drop(args) => with_operator(&args.dir, async |operator, nodes| {
+            drop_segment(operator, nodes, args).await
+        }),
+        NodeVerb::Make(args) => add::make(args),
+        NodeVerb::Add(args) => add::add(args),
+        NodeVerb::Forget(args) => add::forget(args),
+        NodeVerb::Replace(args) => moves::replace(args),
+        NodeVerb::Restore(args) => moves::restore(args),
+        NodeVerb::Drain(args) => moves::drain(args),
+    }
+}
+
+fn with_operator(
+    dir: &Path,
+    work: impl AsyncFnOnce(&Operator, &[ClusterNode]) -> Result<()>,
+) -> Result<()> {
     let cluster = ClusterDir::at(dir)?.cluster()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let operator = Operator::new(&cluster, "operator")?;
-        let done = match verb {
-            NodeVerb::List(args) => list(&operator, &cluster.nodes, args).await,
-            NodeVerb::Drop(args) => drop_segment(&operator, &cluster.nodes, args).await,
-        };
+        let done = work(&operator, &cluster.nodes).await;
         operator.close().await;
         done
     })
@@ -126,8 +154,4 @@ fn find<'a>(nodes: &'a [ClusterNode], id: &str) -> Result<&'a ClusterNode> {
     let wanted = NodeId::from_hex(id).with_context(|| not_an_id(id))?;
     let found = nodes.iter().find(|node| node.node == wanted);
     found.with_context(|| format!("the cluster has no node {id}"))
-}
-
-fn not_an_id(text: &str) -> String {
-    format!("{text:?} is not 32 hexadecimal digits")
 }

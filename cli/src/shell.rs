@@ -2,13 +2,14 @@
 //! piped: then there is no prompt, and the first failing line ends it with an error.
 
 use std::io::{BufRead, IsTerminal};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reedline::{DefaultPrompt, DefaultPromptSegment, Reedline, Signal};
-use sixfold::{Database, Error, Options, Transaction};
+use sixfold::{Database, Error, Options, Range, ReadOnly, Transaction};
 
 use crate::cluster_dir::ClusterDir;
 
@@ -21,6 +22,9 @@ pub(crate) struct ShellArgs {
     /// Take the volume over from a writer that is alive
     #[arg(long)]
     take_over: bool,
+    /// Only read, as of one point: disturbs no writer, and works with three nodes of each protection group
+    #[arg(long, conflicts_with = "take_over")]
+    read_only: bool,
 }
 
 const HELP: &str = "\
@@ -31,6 +35,7 @@ scan [FROM [TO]]         keys from FROM (inclusive) to TO (exclusive), at most 1
 begin | commit | rollback
                          a transaction; without begin each line is one
 status                   points of the volume and its segments
+refresh                  the state of now, in a read-only shell
 help | exit
 Text is UTF-8; \\xHH in a key or value stands for a byte.";
 
@@ -44,8 +49,43 @@ const IN_USE_INTERVAL: Duration = Duration::from_millis(100);
 const SCAN_COUNT_MAX: usize = 100;
 
 struct Shell {
-    database: Database,
+    volume: Volume,
     transaction: Option<Transaction>,
+}
+
+/// What the lines are for.
+#[derive(Clone)]
+enum Volume {
+    Open(Database),
+    ReadOnly(ReadOnly),
+}
+
+impl Volume {
+    async fn open(options: Options, args: &ShellArgs) -> Result<Volume> {
+        if args.read_only {
+            let reader = Database::open_read_only(options).await?;
+            return Ok(Volume::ReadOnly(reader));
+        }
+        Ok(Volume::Open(open(options, args.take_over).await?))
+    }
+
+    /// The volume for what a reader cannot do.
+    fn writable(&self) -> Result<&Database> {
+        match self {
+            Volume::Open(database) => Ok(database),
+            Volume::ReadOnly(reader) => bail!(
+                "the volume is open read-only, {}; nothing can be changed",
+                reader.as_of()
+            ),
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Volume::Open(database) => database.close().await,
+            Volume::ReadOnly(reader) => reader.close().await,
+        }
+    }
 }
 
 /// Opens the volume (creates it at the first use) and reads lines until `exit` or the end of the input.
@@ -55,9 +95,9 @@ pub(crate) fn run(args: &ShellArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let database = runtime.block_on(open(options, args.take_over))?;
+    let volume = runtime.block_on(Volume::open(options, args))?;
     let mut shell = Shell {
-        database: database.clone(),
+        volume,
         transaction: None,
     };
     let ended = if std::io::stdin().is_terminal() {
@@ -66,7 +106,7 @@ pub(crate) fn run(args: &ShellArgs) -> Result<()> {
         piped(&runtime, &mut shell)
     };
     shell.transaction = None;
-    runtime.block_on(database.close());
+    runtime.block_on(shell.volume.close());
     ended
 }
 
@@ -146,7 +186,7 @@ impl Shell {
             "begin" if self.transaction.is_some() => {
                 bail!("a transaction is open; commit or rollback first")
             }
-            "begin" => self.transaction = Some(self.database.begin().await?),
+            "begin" => self.transaction = Some(self.volume.writable()?.begin().await?),
             "commit" => {
                 let transaction = self.transaction.take().context("no transaction is open")?;
                 say!("committed at {}", transaction.commit().await?.lsn);
@@ -158,6 +198,7 @@ impl Shell {
                     .rollback();
             }
             "status" => self.status().await?,
+            "refresh" => self.refresh().await?,
             "get" | "put" | "delete" | "scan" => self.operate(verb, rest).await?,
             other => bail!("no command {other:?}; help lists them"),
         }
@@ -166,15 +207,18 @@ impl Shell {
 
     /// Runs an operation in the open transaction, or in one of its own.
     async fn operate(&self, verb: &str, rest: &str) -> Result<()> {
+        if let (Volume::ReadOnly(reader), "get" | "scan") = (&self.volume, verb) {
+            return match verb {
+                "get" => print_value(reader.get(&one_key(rest)?).await?),
+                _ => print_range(reader.range(scan_bounds(rest)?)).await,
+            };
+        }
         let transaction = match &self.transaction {
             Some(transaction) => transaction.clone(),
-            None => self.database.begin().await?,
+            None => self.volume.writable()?.begin().await?,
         };
         match verb {
-            "get" => match transaction.get(&one_key(rest)?).await? {
-                Some(value) => say!("{}", escape(&value)),
-                None => say!("(absent)"),
-            },
+            "get" => print_value(transaction.get(&one_key(rest)?).await?)?,
             "put" => {
                 let (key, value) = rest
                     .split_once(char::is_whitespace)
@@ -182,7 +226,7 @@ impl Shell {
                 transaction.put(&unescape(key)?, &unescape(value.trim_start())?)?;
             }
             "delete" => transaction.delete(&one_key(rest)?)?,
-            _ => scan(&transaction, rest).await?,
+            _ => print_range(transaction.range(scan_bounds(rest)?)).await?,
         }
         if self.transaction.is_none() {
             let committed = transaction.commit().await?;
@@ -193,9 +237,31 @@ impl Shell {
         Ok(())
     }
 
+    async fn refresh(&mut self) -> Result<()> {
+        let Volume::ReadOnly(reader) = &self.volume else {
+            bail!("only a read-only shell stays at one point");
+        };
+        let reader = reader.refresh().await?;
+        say!("{}", reader.as_of());
+        self.volume = Volume::ReadOnly(reader);
+        Ok(())
+    }
+
     async fn status(&self) -> Result<()> {
-        let stats = self.database.stats().await?;
-        let report = self.database.open_report();
+        let database = match &self.volume {
+            Volume::Open(database) => database,
+            Volume::ReadOnly(reader) => {
+                let as_of = reader.as_of();
+                say!(
+                    "read-only {as_of}, volume epoch {}, opened in {} ms",
+                    as_of.volume_epoch,
+                    as_of.open_ms()
+                );
+                return Ok(());
+            }
+        };
+        let stats = database.stats().await?;
+        let report = database.open_report();
         say!(
             "volume epoch {}, opened in {} ms",
             report.volume_epoch,
@@ -224,18 +290,29 @@ impl Shell {
     }
 }
 
-async fn scan(transaction: &Transaction, rest: &str) -> Result<()> {
+fn print_value(value: Option<sixfold::Bytes>) -> Result<()> {
+    match value {
+        Some(value) => say!("{}", escape(&value)),
+        None => say!("(absent)"),
+    }
+    Ok(())
+}
+
+fn scan_bounds(rest: &str) -> Result<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
     let mut words = rest.split_whitespace();
     let from = unescape(words.next().unwrap_or_default())?;
     let to = words.next().map(unescape).transpose()?;
     if words.next().is_some() {
         bail!("scan [FROM [TO]]");
     }
-    use std::ops::Bound::{Excluded, Included, Unbounded};
-    let upper = to.map_or(Unbounded, Excluded);
-    let mut range = transaction
-        .range((Included(from), upper))
-        .limit(SCAN_COUNT_MAX);
+    Ok((
+        Bound::Included(from),
+        to.map_or(Bound::Unbounded, Bound::Excluded),
+    ))
+}
+
+async fn print_range(range: Range) -> Result<()> {
+    let mut range = range.limit(SCAN_COUNT_MAX);
     while let Some((key, value)) = range.next().await? {
         say!("{} {}", escape(&key), escape(&value));
     }

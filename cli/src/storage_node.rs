@@ -106,7 +106,8 @@ pub(crate) struct NodeConfig {
 }
 
 impl NodeConfig {
-    fn load(path: &Path) -> Result<NodeConfig> {
+    /// Reads a settings file.
+    pub(crate) fn load(path: &Path) -> Result<NodeConfig> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let mut config: NodeConfig = toml::from_str(&text)

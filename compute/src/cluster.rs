@@ -18,6 +18,9 @@ pub const CLUSTER_FILE: &str = "cluster.toml";
 /// Name of the writer's certificate in the certificate directory: `writer.pem`, `writer-key.pem`.
 pub const WRITER_IDENTITY: &str = "writer";
 
+/// Name of a reader's certificate there: `reader.pem`, `reader-key.pem`. It has no power to write; a cluster may do without.
+pub const READER_IDENTITY: &str = "reader";
+
 /// A cluster, as its writer needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
@@ -95,27 +98,28 @@ impl Cluster {
         std::fs::rename(&draft, path).map_err(failed)
     }
 
-    /// Checks that a volume can be made here: six nodes, two in each of three availability zones, each named once.
+    /// Checks that a volume can be made here: a fleet with two nodes and more in each of three availability zones and more, each named
+    /// once.
     pub(crate) fn check_for_creation(&self) -> Result<(), Error> {
         self.check_nodes()?;
-        if self.nodes.len() != 6 {
+        if self.nodes.len() < 6 {
             return Err(Error::config(format!(
                 "a volume needs six storage nodes, the cluster has {}",
                 self.nodes.len()
             )));
         }
-        for node in &self.nodes {
-            let count = self
-                .nodes
-                .iter()
-                .filter(|other| other.az == node.az)
-                .count();
-            if count != 2 {
-                return Err(Error::config(format!(
-                    "a volume needs two storage nodes in each of three availability zones, {:?} has {count}",
-                    node.az
-                )));
-            }
+        let count_in = |az: &str| self.nodes.iter().filter(|node| node.az == az).count();
+        let mut wide: Vec<&str> = self.nodes.iter().map(|node| node.az.as_str()).collect();
+        wide.sort_unstable();
+        wide.dedup();
+        wide.retain(|az| count_in(az) >= 2);
+        if wide.len() < 3 {
+            let narrow = self.nodes.iter().find(|node| count_in(&node.az) != 2);
+            let az = narrow.map_or("", |node| &node.az);
+            return Err(Error::config(format!(
+                "a volume needs two storage nodes in each of three availability zones, {az:?} has {}",
+                count_in(az)
+            )));
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::driver::clock::{self, VolumeClock};
 use crate::driver::commands::Command;
+use crate::driver::recovery::Respect;
+use crate::driver::standby::Detected;
 use crate::driver::state::State;
 use crate::driver::{self, Mode, Started};
 use crate::error::Error;
@@ -75,7 +77,7 @@ impl Database {
     /// [`Error::InUse`] while another writer is alive, [`Error::NoVolume`], [`Error::Unavailable`] without a write
     /// quorum, [`Error::Config`].
     pub async fn open(options: Options) -> Result<Database, Error> {
-        Database::start(options, Mode::Open).await
+        Database::start(options, Mode::Open(Respect::the_living())).await
     }
 
     /// Opens a volume also when another writer is alive, which is fenced: nothing that it tries from then on succeeds.
@@ -84,38 +86,21 @@ impl Database {
     /// # Errors
     /// Those of [`Database::open`] but [`Error::InUse`]; [`Error::Fenced`] when yet another one was faster.
     pub async fn take_over(options: Options) -> Result<Database, Error> {
-        Database::start(options, Mode::TakeOver).await
+        Database::start(options, Mode::Open(Respect::nobody())).await
     }
 
     async fn start(options: Options, mode: Mode) -> Result<Database, Error> {
-        let volume = options.cluster.volume;
-        let (commit_deadline, read_deadline) = (options.commit_deadline, options.read_deadline);
-        let transact_deadline = options.transact_deadline;
-        let transact_bytes_max = options.transact_bytes_max;
-        let Started {
-            commands,
-            shared,
-            state,
-            report,
-            page_bytes,
-            clock,
-            watch_waker,
-        } = driver::start(options, mode).await?;
-        let mut inner = Inner {
-            shared,
-            state,
-            space: Space::default_of(page_bytes),
-            transact_deadline,
-            commands,
-            room: Arc::new(Semaphore::new(WAITING_COMMIT_BYTES_MAX)),
-            report,
-            volume,
-            clock,
-            commit_deadline,
-            read_deadline,
-            transact_bytes_max,
-            watch_waker,
-        };
+        Ok(Database::start_as(options, mode).await?.0)
+    }
+
+    /// Opens it. Of a standby: when and why, too.
+    pub(crate) async fn start_as(
+        options: Options,
+        mode: Mode,
+    ) -> Result<(Database, Option<Detected>), Error> {
+        let started = driver::start(options.clone(), mode).await?;
+        let detected = started.detected;
+        let mut inner = Inner::new(&options, started);
         let recorded = inner.recorded_ms().await;
         if let Ok(recorded_ms) = recorded {
             inner.clock.raise(recorded_ms);
@@ -123,7 +108,7 @@ impl Database {
         let inner = Arc::new(inner);
         let database = Database { inner };
         match recorded {
-            Ok(_) => Ok(database),
+            Ok(_) => Ok((database, detected)),
             Err(error) => {
                 database.close().await;
                 Err(error)
@@ -284,6 +269,25 @@ impl Database {
 }
 
 impl Inner {
+    /// What users hold of an open volume.
+    pub(crate) fn new(options: &Options, started: Started) -> Inner {
+        Inner {
+            shared: started.shared,
+            state: started.state,
+            space: Space::default_of(started.page_bytes),
+            transact_deadline: options.transact_deadline,
+            commands: started.commands,
+            room: Arc::new(Semaphore::new(WAITING_COMMIT_BYTES_MAX)),
+            report: started.report,
+            volume: options.cluster.volume,
+            clock: started.clock,
+            commit_deadline: options.commit_deadline,
+            read_deadline: options.read_deadline,
+            transact_bytes_max: options.transact_bytes_max,
+            watch_waker: started.watch_waker,
+        }
+    }
+
     /// Whether the read lease is held at this moment (T1).
     fn is_leased(&self) -> bool {
         // The lease is read first: it only grows.
@@ -307,8 +311,13 @@ impl Inner {
         self.clock.now_ms()
     }
 
+    /// The volume.
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// The clock that the volume has recorded.
-    async fn recorded_ms(&self) -> Result<u64, Error> {
+    pub(crate) async fn recorded_ms(&self) -> Result<u64, Error> {
         let point = self.shared.announce();
         let meta = |view: &PageView| match view.page(PageId::META) {
             Some(meta) => Ok(meta.clock_ms()),

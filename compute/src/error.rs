@@ -3,6 +3,7 @@
 use sixfold_compute_core::{CommitError, FetchError, RoundError};
 use sixfold_log_format::{Lsn, VolumeEpoch, VolumeId};
 use sixfold_recovery::machine::RecoveryError;
+use sixfold_recovery::machine::survey::SurveyError;
 
 /// What went wrong, by what to do about it.
 ///
@@ -234,6 +235,20 @@ impl From<RecoveryError> for Error {
             RecoveryError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
             RecoveryError::HistoryFull { ranges } => Error::HistoryFull { ranges },
             RecoveryError::Corrupt(cut) => Error::Corrupt {
+                what: cut.to_string(),
+            },
+        }
+    }
+}
+
+impl From<SurveyError> for Error {
+    fn from(error: SurveyError) -> Error {
+        match error {
+            SurveyError::NoVolume { volume } => Error::NoVolume { volume },
+            SurveyError::Unavailable { .. }
+            | SurveyError::Behind { .. }
+            | SurveyError::Undecided { .. } => Error::unavailable(error.to_string()),
+            SurveyError::Corrupt(cut) => Error::Corrupt {
                 what: cut.to_string(),
             },
         }

@@ -214,6 +214,25 @@ impl Database {
     }
 }
 
+/// A snapshot over the keys of the keyspace of this name, if there was one.
+///
+/// # Errors
+/// [`Error::Invalid`] for a name that none can have; those of a read.
+pub(crate) async fn snapshot_of(
+    snapshot: &Snapshot,
+    inner: &Inner,
+    name: &str,
+) -> Result<Option<Snapshot>, Error> {
+    check_name(name)?;
+    let directory = snapshot.within_space(inner.engine_space());
+    let row = directory.get(row_key(name)).await?;
+    let id = row.as_ref().map(id_of).transpose()?;
+    Ok(id.map(|id| {
+        let name = name.to_owned();
+        snapshot.within_space(inner.space.named(Arc::new(Named { name, id })))
+    }))
+}
+
 /// Makes sure that a keyspace is in the directory as of a read point; its row's stored key.
 ///
 /// # Errors

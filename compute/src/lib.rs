@@ -37,6 +37,8 @@
 //! | to ... | use |
 //! |---|---|
 //! | open a volume | [`Options`], [`Database::create`], [`Database::open`], [`Database::take_over`] |
+//! | read it while somebody else writes, or nobody can | [`Database::open_read_only`] |
+//! | take over when the writer is gone | [`Database::standby`] |
 //! | change it | [`Database::transact`], or [`Database::begin`] and [`Transaction::commit`] |
 //! | read at one point | [`Database::snapshot`], [`Database::snapshot_at`], [`Database::snapshot_at_time`] |
 //! | scan | [`Transaction::range`], [`Snapshot::range`], [`prefix`] |
@@ -102,6 +104,9 @@ mod random;
 mod database;
 mod stats;
 
+mod read_only;
+mod standby;
+
 mod keyspace;
 mod space;
 
@@ -124,9 +129,12 @@ mod watch_news;
 
 mod driver;
 
+mod admin;
+
 pub mod blocking;
 
-pub use cluster::{CLUSTER_FILE, Cluster, ClusterNode, WRITER_IDENTITY};
+pub use admin::{Admin, Operation, OperationState, Progress, Subject};
+pub use cluster::{CLUSTER_FILE, Cluster, ClusterNode, READER_IDENTITY, WRITER_IDENTITY};
 pub use commit::CommitInfo;
 pub use database::Database;
 pub use error::Error;
@@ -134,7 +142,9 @@ pub use estimate::Estimate;
 pub use keyspace::Keyspace;
 pub use options::Options;
 pub use range::{KeyRange, Range, prefix};
+pub use read_only::{AsOf, ReadOnly};
 pub use snapshot::Snapshot;
+pub use standby::{FailoverReport, Standby, StandbyOptions};
 pub use stats::{OpenReport, Stats, Status};
 pub use token::Token;
 pub use transaction::Transaction;
@@ -142,7 +152,7 @@ pub use watch::{Change, Watch, WatchEvent};
 
 pub use bytes::Bytes;
 pub use futures_core::Stream;
-pub use sixfold_compute_core::{Relation, WriterStats};
+pub use sixfold_compute_core::{MembershipStats, Relation, ReplacePhase, ReplacementStats, WriterStats};
 pub use sixfold_log_format::wire::{NodeStatus, SegmentStatus};
 pub use sixfold_log_format::{Lsn, NodeId, SegmentId, VolumeEpoch, VolumeId};
 pub use sixfold_transport::WireStats;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sixfold_compute_core::WriterBounds;
+use sixfold_compute_core::{MemberBounds, WriterBounds};
 use sixfold_log_format::VolumeParameters;
 use sixfold_log_format::limits;
 
@@ -12,6 +12,9 @@ use crate::error::Error;
 
 /// Pages of a protection group by default: 10 GiB of 8 KiB pages.
 const PAGES_PER_PG: u64 = (10 << 30) / limits::PAGE_BYTES_MAX as u64;
+
+/// A writer that a dead rival's claims left with just a write quorum opens the volume again under a higher epoch after this long (R8).
+const REFENCE_AFTER: Duration = Duration::from_secs(2);
 
 /// How to create or open a database. Made from a [`Cluster`], which is read from a file or put together from its nodes; every
 /// setting has a default.
@@ -40,6 +43,8 @@ pub struct Options {
     pub(crate) watch_bytes: usize,
     pub(crate) mtu_bytes: Option<u16>,
     pub(crate) seals_in_flight: usize,
+    pub(crate) repair_after: Option<Duration>,
+    pub(crate) grow_below_free_pages: Option<u64>,
     pub(crate) parameters: VolumeParameters,
 }
 
@@ -58,6 +63,8 @@ impl Options {
             watch_bytes: 16 << 20,
             mtu_bytes: None,
             seals_in_flight: 3,
+            repair_after: Some(Duration::from_secs(300)),
+            grow_below_free_pages: None,
             parameters: VolumeParameters {
                 page_bytes: u32::try_from(limits::PAGE_BYTES_MAX).expect("a page is small"),
                 lal: limits::LAL_MAX,
@@ -167,6 +174,22 @@ impl Options {
         self
     }
 
+    /// How long a segment may be silent before it is built anew on a spare node of its availability zone; `None` = for ever: an
+    /// operator decides ([`Admin`](crate::Admin)). Five minutes unless set.
+    #[must_use]
+    pub fn repair_after(mut self, patience: Option<Duration>) -> Options {
+        self.repair_after = patience;
+        self
+    }
+
+    /// The volume grows by a protection group when fewer pages than this are free; `None` = by an operator's wish alone, which is so
+    /// unless set.
+    #[must_use]
+    pub fn grow_below_free_pages(mut self, pages: Option<u64>) -> Options {
+        self.grow_below_free_pages = pages;
+        self
+    }
+
     /// Page size of a volume to be created, bytes: a power of two up to 8,192, which is the default.
     #[must_use]
     pub fn page_bytes(mut self, bytes: u32) -> Options {
@@ -264,6 +287,12 @@ impl Options {
             watch_bytes_max: self.watch_bytes,
             lease: Duration::from_millis(limits::READ_LEASE_MS),
             token_retention: self.token_retention,
+            members: MemberBounds {
+                repair_after: self.repair_after,
+                grow_below_free_pages: self.grow_below_free_pages,
+                refence_after: Some(REFENCE_AFTER),
+                ..MemberBounds::default()
+            },
         }
     }
 }

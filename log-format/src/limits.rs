@@ -45,6 +45,10 @@ pub const SEGMENTS_PER_SET_MAX: usize = 6;
 pub const HISTORY_RANGES_MAX: usize = 4_096;
 /// Longest text in a message (reasons, addresses, names), bytes.
 pub const TEXT_BYTES_MAX: usize = 1_024;
+/// Most wishes of a volume that a node keeps open, and that an ack carries.
+pub const WISHES_OPEN_MAX: usize = 32;
+/// Most hints of a volume that a node keeps until they stand in the manifest.
+pub const HINTS_LEFT_MAX: usize = 256;
 /// Length of a read lease, milliseconds (T1).
 pub const READ_LEASE_MS: u64 = 50;
 /// A writer that a segment heard within this time is alive (T11), milliseconds.
@@ -74,5 +78,6 @@ const _: () = assert!(READ_LEASE_MS < HEARTBEAT_MS && HEARTBEAT_MS * 5 < IN_USE_
 const _: () =
     assert!(HISTORY_RANGES_MAX * crate::history::ANNULLED_RANGE_BYTES < FRAME_BYTES_MAX / 8);
 const _: () = assert!(BATCH_BYTES_MAX * 2 < crate::hot_log::GROUP_BYTES_MAX);
+const _: () = assert!(HINTS_LEFT_MAX * (TEXT_BYTES_MAX * 2 + 32) < FRAME_BYTES_MAX);
 const _: () = assert!(PAGE_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(TEXT_BYTES_MAX <= u16::MAX as usize);

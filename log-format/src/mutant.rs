@@ -121,6 +121,22 @@ pub enum Mutant {
     TrimUnfolded,
     /// A block of a layer is taken whatever its checksum says.
     StaleBlockAccepted,
+    /// A tombstone does not remember the manifest that removed its segment (R20).
+    TombstoneForgotten,
+    /// A segment that a manifest does not name any more goes on as if nothing had happened (R20).
+    RemovedSegmentServes,
+    /// A survey claims the next epoch (R23).
+    SurveyClaims,
+    /// While a step is under way writes count for the sets that it enters alone (R20).
+    StepCountsNewSetsOnly,
+    /// A segment leaves although the one in its place is not whole (R20).
+    FinishWithoutCompleteness,
+    /// A joining segment counts for the read lease (R20, T1).
+    JoiningCountsInLease,
+    /// A group takes records before the root's step that appends it is in force (R10).
+    RecordBeforeRootEntry,
+    /// Acknowledgements of a removed segment count (R20).
+    RemovedAckCounts,
 }
 
 /// Whether this bug is planted.
@@ -208,6 +224,17 @@ mod planting {
         (Mutant::PgmrplIgnored, "pgmrpl-ignored"),
         (Mutant::TrimUnfolded, "trim-unfolded"),
         (Mutant::StaleBlockAccepted, "stale-block-accepted"),
+        (Mutant::TombstoneForgotten, "tombstone-forgotten"),
+        (Mutant::RemovedSegmentServes, "removed-segment-serves"),
+        (Mutant::SurveyClaims, "survey-claims"),
+        (Mutant::StepCountsNewSetsOnly, "step-counts-new-sets-only"),
+        (
+            Mutant::FinishWithoutCompleteness,
+            "finish-without-completeness",
+        ),
+        (Mutant::JoiningCountsInLease, "joining-counts-in-lease"),
+        (Mutant::RecordBeforeRootEntry, "record-before-root-entry"),
+        (Mutant::RemovedAckCounts, "removed-ack-counts"),
     ];
 
     /// Plants a bug in this thread, in place of any other.

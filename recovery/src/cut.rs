@@ -102,6 +102,23 @@ pub fn cut(answers: &[(PgId, Census)]) -> Result<Cut, CutError> {
     })
 }
 
+/// Each PG's last valid LSN at or below `vdl`, as far as these answers tell; one entry for each PG of the manifest. An
+/// answer that has seen more than `vdl` may keep it to itself: its `last_valid` is above.
+pub(crate) fn last_at_or_below(
+    vdl: Lsn,
+    answers: &[(PgId, Census)],
+    history: &History,
+    manifest: &Manifest,
+) -> Vec<(PgId, Lsn)> {
+    pg_last(
+        vdl,
+        answers,
+        &valid_pieces(answers, history),
+        history,
+        manifest,
+    )
+}
+
 /// A run of records that the chosen history does not annul.
 #[derive(Debug, Clone, Copy)]
 struct Piece {

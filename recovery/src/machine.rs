@@ -18,10 +18,13 @@
 
 mod draw;
 mod fence;
+pub mod follow;
+mod pieces;
 mod probe;
 mod refill;
 mod requests;
 mod settle;
+pub mod survey;
 mod types;
 
 use std::collections::VecDeque;
@@ -236,6 +239,7 @@ impl Recovery {
 
     /// One step forward; false when there is nothing to conclude now.
     fn advance(&mut self, now: Duration) -> bool {
+        let in_use = (!self.options.take_over).then_some(self.options.in_use);
         match &mut self.step {
             Step::Over => false,
             Step::Pause { until } => {
@@ -245,7 +249,7 @@ impl Recovery {
                 }
                 over
             }
-            Step::Probe(step) => match step.verdict(now, self.options.take_over, &self.past) {
+            Step::Probe(step) => match step.verdict(now, in_use, &self.past) {
                 ProbeVerdict::Wait => false,
                 ProbeVerdict::Ready {
                     manifest,

@@ -17,6 +17,7 @@ pub const fn write_count(model: QuorumModel) -> usize {
     match model {
         QuorumModel::FourOfSix | QuorumModel::FullTail => 4,
         QuorumModel::ThreeOfFour => 3,
+        QuorumModel::TwoOfThree => 2,
     }
 }
 
@@ -24,7 +25,7 @@ pub const fn write_count(model: QuorumModel) -> usize {
 pub const fn read_count(model: QuorumModel) -> usize {
     match model {
         QuorumModel::FourOfSix | QuorumModel::FullTail => 3,
-        QuorumModel::ThreeOfFour => 2,
+        QuorumModel::ThreeOfFour | QuorumModel::TwoOfThree => 2,
     }
 }
 
@@ -91,7 +92,7 @@ fn highest_with_write_quorum(set: &SegmentSet, scl_of: &dyn Fn(SegmentId) -> Lsn
         scls.nth(write_count(set.model) - usize::from(planted(Mutant::WriteQuorumOfThree)));
     match set.model {
         QuorumModel::FullTail => by_count.max(lowest_full.unwrap_or(Lsn::NONE)),
-        QuorumModel::FourOfSix | QuorumModel::ThreeOfFour => by_count,
+        QuorumModel::FourOfSix | QuorumModel::ThreeOfFour | QuorumModel::TwoOfThree => by_count,
     }
 }
 
@@ -113,7 +114,7 @@ pub(crate) fn highest_with_read_quorum<T: Ord + Copy + Default>(
     let by_count = values.nth(read_count(set.model));
     match set.model {
         QuorumModel::FullTail => by_count.min(highest_full),
-        QuorumModel::FourOfSix | QuorumModel::ThreeOfFour => by_count,
+        QuorumModel::FourOfSix | QuorumModel::ThreeOfFour | QuorumModel::TwoOfThree => by_count,
     }
 }
 

@@ -68,6 +68,11 @@ pub enum Reached {
     WatchFellBack,
     WatchResumed,
     PastPointRounded,
+    DamageFoundByAudit,
+    SegmentDropped,
+    StartedAfterADrop,
+    WatchTooOld,
+    SnapshotHeldForLong,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -182,6 +187,20 @@ const NAMES: &[(Reached, &str)] = &[
     (Reached::WatchFellBack, "watch fell back to the log"),
     (Reached::WatchResumed, "watch resumed at another writer"),
     (Reached::PastPointRounded, "past LSN rounded down"),
+    (
+        Reached::DamageFoundByAudit,
+        "damage found by the last audit, and healed",
+    ),
+    (Reached::SegmentDropped, "segment dropped"),
+    (
+        Reached::StartedAfterADrop,
+        "node started behind a dropped segment",
+    ),
+    (Reached::WatchTooOld, "watch too old, begun anew"),
+    (
+        Reached::SnapshotHeldForLong,
+        "page fetched at a point held for long",
+    ),
 ];
 
 /// How often each situation was met.

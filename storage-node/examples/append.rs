@@ -1,4 +1,4 @@
-//! A lone synced 4 KiB append through the ring, beside a plain `pwrite`, on the same pre-zeroed file, in turns.
+//! A lone synced 4 KiB append through rings of each setup, beside a plain `pwrite`, on the same pre-zeroed file, in turns.
 //!
 //! `cargo run --release -p sixfold-storage-node --example append -- [DIR] [ROUNDS]`
 
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sixfold_storage_node::open_synced;
-use sixfold_storage_node::uring::{Completion, Ring};
+use sixfold_storage_node::uring::{Completion, Ring, Setup};
 use sixfold_storage_node_core::{DiskToken, IoBuf};
 
 const BLOCK_BYTES: usize = 4096;
@@ -33,18 +33,30 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
-    let (mut plain, mut ring) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+    let mut plain = Vec::with_capacity(rounds);
+    let setups = [Setup::Cooperative, Setup::Deferred, Setup::Plain];
+    let mut rings: Vec<(Setup, Vec<Duration>)> = setups
+        .into_iter()
+        .map(|setup| (setup, Vec::new()))
+        .collect();
     // In turns, so that a noisy neighbor disturbs both.
     const TURN: usize = 500;
     let mut block = 0;
-    while ring.len() < rounds {
+    while plain.len() < rounds {
         for _ in 0..TURN {
             plain.push(append_plain(&file, offset(&mut block)));
         }
-        runtime.block_on(append_ring(&file, &mut block, TURN, &mut ring));
+        for (setup, samples) in &mut rings {
+            match Ring::with(*setup) {
+                Ok(ring) => runtime.block_on(append_ring(ring, &file, &mut block, TURN, samples)),
+                Err(error) => println!("{setup:?}: {error}"),
+            }
+        }
     }
     report("pwrite O_DIRECT|O_DSYNC", &mut plain);
-    report("io_uring in the reactor", &mut ring);
+    for (setup, samples) in rings.iter_mut().filter(|(_, samples)| !samples.is_empty()) {
+        report(&format!("io_uring in the reactor, {setup:?}"), samples);
+    }
 }
 
 fn prepare(path: &std::path::Path) -> Rc<File> {
@@ -69,8 +81,13 @@ fn append_plain(file: &File, offset: u64) -> Duration {
     started.elapsed()
 }
 
-async fn append_ring(file: &Rc<File>, block: &mut u64, count: usize, into: &mut Vec<Duration>) {
-    let mut ring = Ring::new().unwrap();
+async fn append_ring(
+    mut ring: Ring,
+    file: &Rc<File>,
+    block: &mut u64,
+    count: usize,
+    into: &mut Vec<Duration>,
+) {
     let watch = ring.watch().unwrap();
     let mut ended = Vec::new();
     for _ in 0..count {

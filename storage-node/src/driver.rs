@@ -652,11 +652,17 @@ async fn watch_clock(driver: Rc<Driver>) {
             None => changed.await,
             Some(due) => {
                 let wait = due.saturating_sub(now());
-                tokio::select! {
-                    () = changed => {}
-                    () = tokio::time::sleep(wait) => driver.handle(Event::Timeout),
+                if wait.is_zero() {
+                    // A timer would round up to its next millisecond.
+                    driver.handle(Event::Timeout);
+                } else {
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep(wait) => driver.handle(Event::Timeout),
+                    }
                 }
-                // A core whose timeout stays in the past must not starve everybody else.
+                // A core whose timeout stays in the past must not starve everybody else: whoever yields goes on when sockets and
+                // the ring were looked at.
                 tokio::task::yield_now().await;
             }
         }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::Role;
-use sixfold_storage_node_core::{FoundDirectory, NodeCore};
+use sixfold_storage_node_core::{Event, FoundDirectory, NodeCore};
 use sixfold_transport::{Endpoint, Identity, TransportOptions};
 use tokio::task::LocalSet;
 
@@ -146,7 +146,9 @@ async fn serve(
     );
 
     let failure = Rc::new(Failure::default());
-    let core = NodeCore::new(found, driver::now());
+    let mut core = NodeCore::new(found, driver::now());
+    let address = endpoint.local_address();
+    core.handle(driver::now(), Event::Listening { address });
     let shell = Shell {
         ring,
         device,

@@ -8,9 +8,10 @@
 //! what is in flight, so that the kernel never writes into freed memory. Short transfers are continued here. Completions
 //! are announced on an eventfd in the reactor; the door itself never blocks but in `drop`, and decides nothing.
 //!
-//! The ring runs without `DEFER_TASKRUN` (F5): completions are posted whenever this thread enters the kernel, sleeping
+//! The daemon's ring runs without `DEFER_TASKRUN` (F5): completions are posted whenever this thread enters the kernel, sleeping
 //! in `epoll_wait` included, and each posting signals the eventfd, so that no wake-up can be lost. `COOP_TASKRUN` spares
-//! the interrupt that would post them a little earlier while the thread is running.
+//! the interrupt that would post them a little earlier while the thread is running. Deferred, registered files and registered
+//! buffers were measured and bring nothing (docs/decisions/2026-11-23-plain-operations.md); [`Setup`] keeps that repeatable.
 
 #![allow(unsafe_code)]
 
@@ -43,6 +44,17 @@ const SECTOR_BYTES: usize = 512;
 const TRIES_MAX: u8 = 16;
 /// How often a submission is tried again that the kernel has no memory for.
 const SUBMIT_TRIES_MAX: u32 = 10_000;
+
+/// How a ring is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// `SINGLE_ISSUER | COOP_TASKRUN`: the daemon's, where the kernel has them.
+    Cooperative,
+    /// `SINGLE_ISSUER | DEFER_TASKRUN`: completions are posted only by an enter that asks for events (F5).
+    Deferred,
+    /// No flags: for kernels before 6.0, with an interrupt more.
+    Plain,
+}
 
 /// An operation that ended.
 #[derive(Debug)]
@@ -170,23 +182,44 @@ impl fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring of this thread.
+    /// A ring of this thread, as the kernel has it: a kernel that knows no flags gives one without.
     ///
     /// # Errors
     /// `ENOSYS` or `EPERM` where the host allows no io_uring; other errors when it is short of something.
     pub fn new() -> io::Result<Ring> {
-        let ring = match IoUring::builder()
-            .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(IN_FLIGHT_MAX)
-        {
-            // Kernels before 6.0 know none of these flags; without them all is as before, with an interrupt more.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                IoUring::new(IN_FLIGHT_MAX)?
+        Ring::first_of(&[Setup::Cooperative, Setup::Plain])
+    }
+
+    /// The first of these setups that the kernel knows.
+    fn first_of(setups: &[Setup]) -> io::Result<Ring> {
+        let (last, others) = setups.split_last().expect("there is always one more");
+        for setup in others {
+            match Ring::with(*setup) {
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
+                other => return other,
             }
-            other => other?,
+        }
+        Ring::with(*last)
+    }
+
+    /// A ring of this thread, set up in one way.
+    ///
+    /// # Errors
+    /// As [`Ring::new`]; `EINVAL` where the kernel does not know the setup.
+    pub fn with(setup: Setup) -> io::Result<Ring> {
+        let mut builder = IoUring::builder();
+        match setup {
+            Setup::Cooperative => builder
+                .setup_single_issuer()
+                .setup_coop_taskrun()
+                .setup_taskrun_flag(),
+            Setup::Deferred => builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag(),
+            Setup::Plain => &mut builder,
         };
+        let ring: IoUring = builder.build(IN_FLIGHT_MAX)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         let count = IN_FLIGHT_MAX as usize;

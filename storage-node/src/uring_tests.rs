@@ -102,3 +102,11 @@ fn an_operation_in_flight_keeps_the_lock_of_a_file_that_everybody_has_closed() {
     }
     assert_eq!(*byte, *b"x");
 }
+
+#[test]
+fn a_kernel_that_refuses_a_setup_gets_the_next_one() {
+    // The last one is what every kernel has.
+    let ring = Ring::first_of(&[Setup::Deferred, Setup::Cooperative, Setup::Plain]).unwrap();
+    assert_eq!(ring.pending(), 0);
+    assert!(Ring::first_of(&[Setup::Plain]).is_ok());
+}

@@ -25,6 +25,8 @@ const VOLUME_EPOCH: VolumeEpoch = VolumeEpoch::new(2);
 const LARGE_BYTES: usize = 8_000;
 /// Bytes that a record of a chain writes.
 const CHAIN_BYTES: usize = 48;
+/// Bytes that a record of a mixed load writes: a small row and its key.
+const ROW_BYTES: usize = 120;
 /// Room that group, entry and batch take around the records, bytes.
 const FRAME_BYTES: usize = 1_024;
 
@@ -68,6 +70,42 @@ fn manifest(volume_epoch: VolumeEpoch) -> Manifest {
     }
 }
 
+/// A log stream of the writer's.
+async fn attach(node: &mut LocalNode) -> Result<StreamKey> {
+    let attach = Attach {
+        segment: SEGMENT,
+        volume_epoch: VOLUME_EPOCH,
+        writer: WRITER,
+        history: History {
+            volume_epoch: VOLUME_EPOCH,
+            floor: Lsn::NONE,
+            ranges: vec![AnnulledRange {
+                after: Lsn::NONE,
+                through: Lsn::new(LAL),
+                volume_epoch: VOLUME_EPOCH,
+            }],
+        },
+        manifest: manifest(VOLUME_EPOCH),
+    };
+    let stream = node.open_stream();
+    node.tell(stream, Message::Attach(Box::new(attach)))?;
+    let answer = node.answer(stream).await?;
+    ensure!(matches!(answer, Message::Attached(_)), "{answer:?}");
+    Ok(stream)
+}
+
+/// Numbers that look random and are the same in every run.
+pub(super) struct Drawn(pub(super) u64);
+
+impl Drawn {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
 /// A writer's position in the log.
 pub(super) struct Load {
     stream: StreamKey,
@@ -88,25 +126,7 @@ impl Load {
         };
         let answer = node.call(Message::CreateSegment(Box::new(create))).await?;
         ensure!(answer == Message::Done, "{answer:?}");
-        let attach = Attach {
-            segment: SEGMENT,
-            volume_epoch: VOLUME_EPOCH,
-            writer: WRITER,
-            history: History {
-                volume_epoch: VOLUME_EPOCH,
-                floor: Lsn::NONE,
-                ranges: vec![AnnulledRange {
-                    after: Lsn::NONE,
-                    through: Lsn::new(LAL),
-                    volume_epoch: VOLUME_EPOCH,
-                }],
-            },
-            manifest: manifest(VOLUME_EPOCH),
-        };
-        let stream = node.open_stream();
-        node.tell(stream, Message::Attach(Box::new(attach)))?;
-        let answer = node.answer(stream).await?;
-        ensure!(matches!(answer, Message::Attached(_)), "{answer:?}");
+        let stream = attach(node).await?;
         Ok(Load {
             stream,
             sequence: 0,
@@ -227,6 +247,60 @@ impl Load {
         rounds
     }
 
+    /// A batch of `records` small records on pages that `drawn` picks, of `pages` that are written again and again.
+    pub(super) fn rows(&mut self, records: usize, pages: usize, drawn: &mut Drawn) -> Bytes {
+        let (mut builder, before) = (self.builder(), self.last);
+        let pages = pages.max(1);
+        if self.chain.len() < pages {
+            self.chain.resize(pages, Lsn::NONE);
+        }
+        for _ in 0..records.max(1) {
+            let number = drawn.next();
+            let index = usize::try_from(number % pages as u64).expect("below the pages");
+            let page = PageId::new(index as u64 + 1);
+            let prev = self.chain[index];
+            self.chain[index] = if prev.is_none() {
+                self.format(&mut builder, page)
+            } else {
+                let offset = u16::try_from((number >> 32) % 8_000).expect("below 8,000");
+                let write = Op::WriteBytes {
+                    offset,
+                    bytes: vec![number.to_le_bytes()[7]; ROW_BYTES].into(),
+                };
+                self.push(&mut builder, page, prev, write)
+            };
+        }
+        self.seal(&mut builder, before)
+    }
+
+    /// The message that appends a batch, and the LSN whose ack ends it.
+    pub(super) fn append_message(&mut self, batch: Bytes) -> (Message, Lsn) {
+        let last = Lsn::new(u64::from_le_bytes(
+            *batch[40..].first_chunk().expect("a batch has a header"),
+        ));
+        self.sequence += 1;
+        let append = Append {
+            sequence: self.sequence,
+            membership_epoch: MembershipEpoch::new(1),
+            pgmrpl: Lsn::NONE,
+            pgmrpl_lease_ms: 0,
+            batch,
+        };
+        (Message::Append(append), last)
+    }
+
+    /// The stream that batches are appended on.
+    pub(super) fn stream(&self) -> StreamKey {
+        self.stream
+    }
+
+    /// Attaches anew, to a node that was started again.
+    pub(super) async fn attach_again(&mut self, node: &mut LocalNode) -> Result<()> {
+        self.stream = attach(node).await?;
+        self.sequence = 0;
+        Ok(())
+    }
+
     /// Appends batches, at most `in_flight` under way, and waits for the ack of the last.
     pub(super) async fn append(
         &mut self,
@@ -236,18 +310,8 @@ impl Load {
     ) -> Result<()> {
         let mut waiting: VecDeque<Lsn> = VecDeque::new();
         for batch in batches {
-            let last = Lsn::new(u64::from_le_bytes(
-                *batch[40..].first_chunk().expect("a batch has a header"),
-            ));
-            self.sequence += 1;
-            let append = Append {
-                sequence: self.sequence,
-                membership_epoch: MembershipEpoch::new(1),
-                pgmrpl: Lsn::NONE,
-                pgmrpl_lease_ms: 0,
-                batch,
-            };
-            node.tell(self.stream, Message::Append(append))?;
+            let (message, last) = self.append_message(batch);
+            node.tell(self.stream, message)?;
             waiting.push_back(last);
             while waiting.len() >= in_flight {
                 self.ack(node, &mut waiting).await?;
@@ -284,7 +348,7 @@ impl Load {
 pub(super) struct Reader {
     last: Lsn,
     page_count: u64,
-    state: u64,
+    drawn: Drawn,
 }
 
 impl Reader {
@@ -292,22 +356,19 @@ impl Reader {
         Reader {
             last: load.last,
             page_count,
-            state: 7,
+            drawn: Drawn(7),
         }
     }
 
     /// A number that looks random.
     pub(super) fn draw(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state
+        self.drawn.next()
     }
 
-    /// Reads one page as of now.
-    pub(super) async fn read(&mut self, node: &mut LocalNode) -> Result<()> {
+    /// Asks for a page as of when the reader was made.
+    pub(super) fn request(&mut self) -> Message {
         let page = PageId::new(self.draw() % self.page_count + 1);
-        let request = Message::ReadPages(ReadPages {
+        Message::ReadPages(ReadPages {
             segment: SEGMENT,
             history_epoch: VOLUME_EPOCH,
             pages: vec![PageRequest {
@@ -315,13 +376,23 @@ impl Reader {
                 lsn: self.last,
                 pg_last: self.last,
             }],
-        });
-        match node.call(request).await? {
-            Message::Pages(pages) => match &pages.pages[..] {
-                [PageAnswer::Page(_)] => Ok(()),
-                other => bail!("{other:?}"),
-            },
+        })
+    }
+
+    /// Reads one page as of then.
+    pub(super) async fn read(&mut self, node: &mut LocalNode) -> Result<()> {
+        let request = self.request();
+        is_page(&node.call(request).await?)
+    }
+}
+
+/// Whether an answer is a page.
+pub(super) fn is_page(answer: &Message) -> Result<()> {
+    match answer {
+        Message::Pages(pages) => match &pages.pages[..] {
+            [PageAnswer::Page(_)] => Ok(()),
             other => bail!("{other:?}"),
-        }
+        },
+        other => bail!("{other:?}"),
     }
 }

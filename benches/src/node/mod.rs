@@ -1,6 +1,7 @@
 //! A storage node beside its device: the real core, the real ring, real files, and no sockets, in turns with a writer that does
 //! nothing but write. What the transport costs is measured elsewhere ([`crate::floor`]).
 
+mod beside;
 mod load;
 mod plain;
 mod shell;
@@ -13,7 +14,8 @@ use serde::Serialize;
 use sixfold_storage_node_core::Bounds;
 
 use crate::latency::Latencies;
-use load::{Load, Reader};
+pub use beside::{Beside, BesideOptions, Side, run as run_beside};
+use load::{Drawn, Load, Reader};
 use plain::Plain;
 use shell::LocalNode;
 
@@ -31,6 +33,12 @@ const CHAIN_RECORDS: u64 = 64;
 const COLD_CACHE_BYTES: usize = 64 << 10;
 /// Room for the indexes of layers and a few of their blocks, bytes: what a node with ten times its memory of data has left.
 const INDEX_CACHE_BYTES: usize = 1 << 20;
+/// Most records in a batch of the mixed load: as many as 64 clients can have in one.
+const MIXED_RECORDS_MAX: u64 = 64;
+/// Pages that the mixed load writes to.
+const MIXED_PAGES: usize = 16_000;
+/// Its batches under way: a writer seals the next while two or three lack their quorum (F2).
+const MIXED_IN_FLIGHT: usize = 3;
 /// Longest wait for the node to fold what it has.
 const FOLD_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,6 +57,8 @@ pub struct NodeOptions {
     pub read_count: usize,
     /// Sizes of hot logs that are scanned at a start, bytes.
     pub restart_bytes: Vec<u64>,
+    /// Latencies beside background work; not measured for `None`.
+    pub beside: Option<BesideOptions>,
 }
 
 /// The figures.
@@ -78,8 +88,20 @@ pub struct NodeRun {
     pub device_reads_per_read: f64,
     /// Redo that was not in layers when reads were measured, bytes.
     pub unfolded_bytes: u64,
+    /// Bytes written to the hot log for each byte of redo, at groups of 64 KiB: headers, padding and heads of files included, the zeros
+    /// of new files and what was written to layers not.
+    pub disk_bytes_per_redo_byte: f64,
+    /// The same for small batches as a writer with 64 clients seals them.
+    pub mixed_disk_bytes_per_redo_byte: f64,
+    /// Redo of a mean batch of that mix, bytes.
+    pub mixed_batch_bytes: u64,
+    /// Zeros written to make the files that both took.
+    pub zeroed_bytes: u64,
     /// Starts of a node.
     pub restarts: Vec<Restart>,
+    /// Beside background work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
 }
 
 /// A start of a node.
@@ -98,12 +120,23 @@ pub struct Restart {
 /// # Errors
 /// When the device or the node fails.
 pub async fn run(options: &NodeOptions) -> Result<NodeRun> {
-    let (append, plain_append, lone, plain_lone) = appends(options).await?;
+    let Appends {
+        append,
+        plain_append,
+        lone,
+        plain_lone,
+        disk,
+    } = appends(options).await?;
+    let mixed = mixed(options).await?;
     let (read, device_read, reads_per_read, unfolded_bytes) = reads(options).await?;
     let mut restarts = Vec::new();
     for bytes in &options.restart_bytes {
         restarts.push(restart(options, *bytes).await?);
     }
+    let beside = match &options.beside {
+        Some(beside) => Some(beside::run(&options.dir, beside).await?),
+        None => None,
+    };
     Ok(NodeRun {
         append_mb_per_second: append,
         plain_append_mb_per_second: plain_append,
@@ -117,7 +150,64 @@ pub async fn run(options: &NodeOptions) -> Result<NodeRun> {
         device_read_p99_us: device_read.p99_us(),
         device_reads_per_read: reads_per_read,
         unfolded_bytes,
+        disk_bytes_per_redo_byte: disk.ratio(),
+        mixed_disk_bytes_per_redo_byte: mixed.ratio(),
+        mixed_batch_bytes: mixed.redo_bytes / mixed.batches.max(1),
+        zeroed_bytes: disk.zero_bytes + mixed.zero_bytes,
         restarts,
+        beside,
+    })
+}
+
+/// What a load made of a hot log.
+#[derive(Debug, Clone, Copy)]
+struct DiskBytes {
+    redo_bytes: u64,
+    batches: u64,
+    log_bytes: u64,
+    zero_bytes: u64,
+}
+
+impl DiskBytes {
+    fn ratio(&self) -> f64 {
+        self.log_bytes as f64 / self.redo_bytes.max(1) as f64
+    }
+}
+
+/// Latencies and throughput of both writers.
+struct Appends {
+    append: f64,
+    plain_append: f64,
+    lone: Latencies,
+    plain_lone: Latencies,
+    disk: DiskBytes,
+}
+
+/// Small batches, as many under way as a writer with 64 clients has, drawn around what it seals.
+async fn mixed(options: &NodeOptions) -> Result<DiskBytes> {
+    let scratch = Scratch::new(&options.dir, "mixed")?;
+    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let mut load = Load::create(&mut node).await?;
+    let mut drawn = Drawn(5);
+    let before = node.counts();
+    let (mut redo_bytes, mut batches) = (0, 0);
+    while redo_bytes < options.append_bytes / 8 {
+        let some: Vec<_> = (0..256)
+            .map(|_| {
+                let records = usize::try_from(drawn.next() % MIXED_RECORDS_MAX).expect("a few");
+                load.rows(records, MIXED_PAGES, &mut drawn)
+            })
+            .collect();
+        redo_bytes += some.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        batches += some.len() as u64;
+        load.append(&mut node, some, MIXED_IN_FLIGHT).await?;
+    }
+    let after = node.counts();
+    Ok(DiskBytes {
+        redo_bytes,
+        batches,
+        log_bytes: after.log_bytes - before.log_bytes,
+        zero_bytes: after.zero_bytes - before.zero_bytes,
     })
 }
 
@@ -143,7 +233,7 @@ fn megabytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
     bytes as f64 / 1e6 / elapsed.as_secs_f64()
 }
 
-async fn appends(options: &NodeOptions) -> Result<(f64, f64, Latencies, Latencies)> {
+async fn appends(options: &NodeOptions) -> Result<Appends> {
     let scratch = Scratch::new(&options.dir, "append")?;
     let bounds = Bounds {
         group_bytes_max: GROUP_BYTES,
@@ -155,6 +245,7 @@ async fn appends(options: &NodeOptions) -> Result<(f64, f64, Latencies, Latencie
     let mut load = Load::create(&mut node).await?;
     let mut plain = Plain::new(&scratch.0.join("plain"))?;
     let (mut node_time, mut plain_time, mut done) = (Duration::ZERO, Duration::ZERO, 0);
+    let (before, mut batch_count) = (node.counts(), 0);
     while done < options.append_bytes {
         let batches = load.large_batches(TURN_BYTES, GROUP_BYTES);
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
@@ -166,7 +257,15 @@ async fn appends(options: &NodeOptions) -> Result<(f64, f64, Latencies, Latencie
         plain.append(count, GROUP_BYTES).await?;
         plain_time += begun.elapsed();
         done += bytes;
+        batch_count += count as u64;
     }
+    let after = node.counts();
+    let disk = DiskBytes {
+        redo_bytes: done,
+        batches: batch_count,
+        log_bytes: after.log_bytes - before.log_bytes,
+        zero_bytes: after.zero_bytes - before.zero_bytes,
+    };
     let (mut lone, mut plain_lone) = (Latencies::default(), Latencies::default());
     while lone.count() < options.lone_count as u64 {
         for batch in load.lone_batches(TURN_LONE) {
@@ -180,12 +279,13 @@ async fn appends(options: &NodeOptions) -> Result<(f64, f64, Latencies, Latencie
             plain_lone.record(begun.elapsed());
         }
     }
-    Ok((
-        megabytes_per_second(done, node_time),
-        megabytes_per_second(done, plain_time),
+    Ok(Appends {
+        append: megabytes_per_second(done, node_time),
+        plain_append: megabytes_per_second(done, plain_time),
         lone,
         plain_lone,
-    ))
+        disk,
+    })
 }
 
 async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)> {
@@ -220,7 +320,7 @@ async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)
     let mut plain = Plain::new(&scratch.0.join("plain"))?;
     let mut reader = Reader::new(&load, options.page_count);
     let (mut read, mut device) = (Latencies::default(), Latencies::default());
-    let before = node.reads();
+    let before = node.counts().reads;
     while read.count() < options.read_count as u64 {
         for _ in 0..100 {
             let begun = Instant::now();
@@ -233,7 +333,7 @@ async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)
             device.record(begun.elapsed());
         }
     }
-    let device_reads = (node.reads() - before) as f64 / read.count() as f64;
+    let device_reads = (node.counts().reads - before) as f64 / read.count() as f64;
     Ok((read, device, device_reads, unfolded_bytes))
 }
 

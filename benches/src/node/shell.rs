@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -13,13 +14,16 @@ use sixfold_log_format::NodeId;
 use sixfold_log_format::SegmentId;
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::layer::LayerNumber;
-use sixfold_log_format::wire::{Message, Role};
+use sixfold_log_format::wire::{Message, NodeStatus, Role};
 use sixfold_storage_node::open_synced;
 use sixfold_storage_node::uring::{Completion, Ring, Watch};
 use sixfold_storage_node_core::{
-    Action, Bounds, ConnectionKey, Event, FileName, FoundDirectory, IoBuf, NodeCore, StreamKey,
+    Action, Bounds, ConnectionKey, DiskError, DiskToken, Event, FileName, FoundDirectory, IoBuf,
+    NodeCore, StreamKey,
 };
 use tokio::sync::mpsc;
+
+use crate::latency::Latencies;
 
 /// Size of a hot-log file, bytes.
 const FILE_BYTES: u64 = 64 << 20;
@@ -31,6 +35,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The node that is measured.
 pub(super) const NODE: NodeId = NodeId::from_bytes([1; 16]);
 
+/// What a node had its device do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DiskCounts {
+    /// Reads.
+    pub(super) reads: u64,
+    /// Bytes of them.
+    pub(super) read_bytes: u64,
+    /// Bytes written to the hot log: headers, padding and the heads of files too, zeros not.
+    pub(super) log_bytes: u64,
+    /// Bytes written to layers.
+    pub(super) layer_bytes: u64,
+    /// Zeros written to make hot-log files.
+    pub(super) zero_bytes: u64,
+}
+
+/// What a helper did.
+enum Told {
+    Event(Event),
+    Opened(FileName, io::Result<File>),
+    Prepared(FileNumber, io::Result<File>),
+}
+
+/// What waits for a file to be open.
+enum Waiting {
+    Write(DiskToken, u64, IoBuf),
+    Read(DiskToken, u64, u32),
+}
+
 /// A node in this process.
 pub(super) struct LocalNode {
     core: NodeCore,
@@ -38,16 +70,26 @@ pub(super) struct LocalNode {
     watch: Watch,
     dir: PathBuf,
     files: BTreeMap<FileName, Rc<File>>,
+    opening: BTreeMap<FileName, Vec<Waiting>>,
     begun: Instant,
     /// What was sent, and on which stream.
     sent: VecDeque<(StreamKey, Message)>,
     told: VecDeque<Event>,
-    outside: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+    outside: (mpsc::UnboundedSender<Told>, mpsc::UnboundedReceiver<Told>),
     completions: Vec<Completion>,
     streams: u64,
-    reads: u64,
-    read_bytes: u64,
+    counts: DiskCounts,
+    turns: Latencies,
     start_bytes: u64,
+}
+
+/// As the daemon waits: what is due at once takes its turn when sockets and the ring were looked at.
+async fn wait_for(time: Duration) {
+    if time.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(time).await;
+    }
 }
 
 fn path_of(dir: &Path, name: FileName) -> PathBuf {
@@ -91,15 +133,14 @@ pub(super) fn prepare(dir: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn make_file(path: &Path, bytes: u64) -> Result<File> {
-    let context = || format!("cannot prepare {}", path.display());
-    let file = File::create(path).with_context(context)?;
+fn make_file(path: &Path, bytes: u64) -> io::Result<File> {
+    let file = File::create(path)?;
     let zeros = vec![0; 1 << 20];
     for offset in (0..bytes).step_by(zeros.len()) {
-        file.write_all_at(&zeros, offset).with_context(context)?;
+        file.write_all_at(&zeros, offset)?;
     }
-    file.sync_all().with_context(context)?;
-    open_synced(path).with_context(context)
+    file.sync_all()?;
+    open_synced(path)
 }
 
 impl LocalNode {
@@ -140,31 +181,37 @@ impl LocalNode {
             watch,
             dir: dir.to_owned(),
             files: open,
+            opening: BTreeMap::new(),
             begun: Instant::now(),
             sent: VecDeque::new(),
             told: VecDeque::new(),
             outside: mpsc::unbounded_channel(),
             completions: Vec::new(),
             streams: 0,
-            reads: 0,
-            read_bytes: 0,
+            counts: DiskCounts::default(),
+            turns: Latencies::default(),
             start_bytes: 0,
         };
         while !node.core.is_ready() {
             node.step().await?;
         }
-        node.start_bytes = node.read_bytes;
+        node.start_bytes = node.counts.read_bytes;
         Ok(node)
     }
 
-    /// Reads that the device was asked for.
-    pub(super) fn reads(&self) -> u64 {
-        self.reads
+    /// What the device was asked for.
+    pub(super) fn counts(&self) -> DiskCounts {
+        self.counts
     }
 
     /// Bytes that the start read.
     pub(super) fn start_bytes(&self) -> u64 {
         self.start_bytes
+    }
+
+    /// How long the core's turns of its own took since this was asked last.
+    pub(super) fn take_turns(&mut self) -> Latencies {
+        std::mem::take(&mut self.turns)
     }
 
     /// A stream of its own.
@@ -202,20 +249,54 @@ impl LocalNode {
         let stream = self.open_stream();
         self.tell(stream, message)?;
         let answer = self.answer(stream).await?;
-        self.core
-            .handle(self.begun.elapsed(), Event::StreamClosed { stream });
+        self.close_stream(stream);
         Ok(answer)
+    }
+
+    /// How the node says that it is.
+    pub(super) async fn status(&mut self) -> Result<NodeStatus> {
+        match self.call(Message::AskStatus).await? {
+            Message::NodeStatus(status) => Ok(status),
+            other => bail!("{other:?}"),
+        }
     }
 
     /// Redo that is not in layers yet, bytes.
     pub(super) async fn unfolded_bytes(&mut self) -> Result<u64> {
-        match self.call(Message::AskStatus).await? {
-            Message::NodeStatus(status) => Ok(status
-                .segments
-                .iter()
-                .map(|segment| segment.unfolded_bytes)
-                .sum()),
-            other => bail!("{other:?}"),
+        let segments = self.status().await?.segments;
+        Ok(segments.iter().map(|segment| segment.unfolded_bytes).sum())
+    }
+
+    /// What the node has sent so far.
+    pub(super) fn take_sent(&mut self) -> VecDeque<(StreamKey, Message)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// A stream of a request is over.
+    pub(super) fn close_stream(&mut self, stream: StreamKey) {
+        self.core
+            .handle(self.begun.elapsed(), Event::StreamClosed { stream });
+    }
+
+    /// Lets the node work until it has sent something, or `arrivals` has something; that is returned. As a daemon's thread does, it
+    /// looks at what arrived between two steps of the core, never in one.
+    pub(super) async fn serve<T>(
+        &mut self,
+        arrivals: &mut mpsc::UnboundedReceiver<T>,
+    ) -> Result<Option<T>> {
+        loop {
+            self.pump()?;
+            if !self.sent.is_empty() {
+                return Ok(None);
+            }
+            if let Ok(arrival) = arrivals.try_recv() {
+                return Ok(Some(arrival));
+            }
+            tokio::select! {
+                biased;
+                arrival = arrivals.recv() => return Ok(arrival),
+                stepped = self.step() => stepped?,
+            }
         }
     }
 
@@ -246,20 +327,46 @@ impl LocalNode {
         let now = self.begun.elapsed();
         let due = self.core.poll_timeout();
         let wait = due.map_or(PATIENCE, |due| due.saturating_sub(now));
-        let event = tokio::select! {
+        let told = tokio::select! {
             biased;
             signaled = self.watch.signaled() => {
                 signaled?;
                 None
             }
-            event = self.outside.1.recv() => event,
-            () = tokio::time::sleep(wait) => {
+            told = self.outside.1.recv() => told,
+            () = wait_for(wait) => {
                 anyhow::ensure!(due.is_some(), "nothing happens any more");
-                Some(Event::Timeout)
+                Some(Told::Event(Event::Timeout))
             }
         };
-        self.told.extend(event);
+        match told {
+            None => {}
+            Some(Told::Event(event)) => self.told.push_back(event),
+            Some(Told::Opened(name, file)) => {
+                let file = Rc::new(file?);
+                self.files.insert(name, Rc::clone(&file));
+                for waiting in self.opening.remove(&name).unwrap_or_default() {
+                    self.start_waiting(waiting, &file);
+                }
+            }
+            Some(Told::Prepared(number, file)) => {
+                self.files.insert(FileName::HotLog(number), Rc::new(file?));
+                self.told.push_back(Event::Prepared {
+                    file: number,
+                    result: Ok(()),
+                });
+            }
+        }
         self.pump()
+    }
+
+    /// Does something off this thread, as the daemon's helpers do.
+    fn outside(&self, work: impl FnOnce() -> Told + Send + 'static) {
+        let answer = self.outside.0.clone();
+        tokio::task::spawn_blocking(move || {
+            // The node is gone when nobody listens.
+            let _ = answer.send(work());
+        });
     }
 
     fn pump(&mut self) -> Result<()> {
@@ -276,7 +383,13 @@ impl LocalNode {
             }
             let now = self.begun.elapsed();
             for event in std::mem::take(&mut self.told) {
-                self.core.handle(now, event);
+                if matches!(event, Event::Timeout) {
+                    let begun = Instant::now();
+                    self.core.handle(now, event);
+                    self.turns.record(begun.elapsed());
+                } else {
+                    self.core.handle(now, event);
+                }
             }
             for completion in std::mem::take(&mut self.completions) {
                 let event = match completion {
@@ -288,19 +401,44 @@ impl LocalNode {
         }
     }
 
-    fn file(&mut self, name: FileName) -> Result<Rc<File>> {
-        if let Some(file) = self.files.get(&name) {
-            return Ok(Rc::clone(file));
+    fn start_waiting(&mut self, waiting: Waiting, file: &Rc<File>) {
+        match waiting {
+            Waiting::Write(token, offset, bytes) => {
+                self.ring
+                    .write_behind(token, Rc::clone(file), offset, bytes);
+            }
+            Waiting::Read(token, offset, bytes) => {
+                self.ring.read(token, Rc::clone(file), offset, bytes);
+            }
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(matches!(name, FileName::Layer(..)))
-            .custom_flags(OFlags::DIRECT.bits().cast_signed())
-            .open(path_of(&self.dir, name))?;
-        let file = Rc::new(file);
-        self.files.insert(name, Rc::clone(&file));
-        Ok(file)
+    }
+
+    /// An operation on a layer, now or when its file is open.
+    fn layer(&mut self, name: FileName, waiting: Waiting) {
+        if let Some(file) = self.files.get(&name).cloned() {
+            return self.start_waiting(waiting, &file);
+        }
+        let queue = self.opening.entry(name).or_default();
+        queue.push(waiting);
+        if queue.len() > 1 {
+            return;
+        }
+        let path = path_of(&self.dir, name);
+        self.outside(move || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(OFlags::DIRECT.bits().cast_signed())
+                .open(path);
+            Told::Opened(name, file)
+        });
+    }
+
+    fn log_file(&self, name: FileName) -> Result<Rc<File>> {
+        let file = self.files.get(&name);
+        file.cloned().context("a hot-log file that is not there")
     }
 
     fn perform(&mut self, action: Action) -> Result<()> {
@@ -314,10 +452,14 @@ impl LocalNode {
                 offset,
                 bytes,
             } => {
-                let handle = self.file(file)?;
-                match file {
-                    FileName::HotLog(_) => self.ring.write(token, handle, offset, bytes),
-                    FileName::Layer(..) => self.ring.write_behind(token, handle, offset, bytes),
+                let length = bytes.as_ref().len() as u64;
+                if let FileName::HotLog(_) = file {
+                    self.counts.log_bytes += length;
+                    let handle = self.log_file(file)?;
+                    self.ring.write(token, handle, offset, bytes);
+                } else {
+                    self.counts.layer_bytes += length;
+                    self.layer(file, Waiting::Write(token, offset, bytes));
                 }
             }
             Action::Read {
@@ -326,10 +468,14 @@ impl LocalNode {
                 offset,
                 bytes,
             } => {
-                let handle = self.file(file)?;
-                self.reads += 1;
-                self.read_bytes += u64::from(bytes);
-                self.ring.read(token, handle, offset, bytes);
+                self.counts.reads += 1;
+                self.counts.read_bytes += u64::from(bytes);
+                if let FileName::HotLog(_) = file {
+                    let handle = self.log_file(file)?;
+                    self.ring.read(token, handle, offset, bytes);
+                } else {
+                    self.layer(file, Waiting::Read(token, offset, bytes));
+                }
             }
             Action::Sync {
                 token,
@@ -337,40 +483,24 @@ impl LocalNode {
                 layer,
             } => {
                 let path = path_of(&self.dir, FileName::Layer(segment, layer));
-                let (dir, answer) = (self.dir.clone(), self.outside.0.clone());
-                tokio::task::spawn_blocking(move || {
+                let dir = self.dir.clone();
+                self.outside(move || {
                     let sync = || {
                         File::open(path)?
                             .sync_all()
                             .and(File::open(dir)?.sync_all())
                     };
-                    let result = sync().map_err(|_| sixfold_storage_node_core::DiskError::Failed);
-                    let _ = answer.send(Event::Written { token, result });
+                    let result = sync().map_err(|_| DiskError::Failed);
+                    Told::Event(Event::Written { token, result })
                 });
             }
             Action::Delete { file } | Action::SetAside { file } => {
                 self.files.remove(&file);
-                fs::remove_file(path_of(&self.dir, file))?;
+                let path = path_of(&self.dir, file);
+                // What is left of it is removed with the directory.
+                tokio::task::spawn_blocking(move || fs::remove_file(path));
             }
-            Action::Prepare { file, bytes, from } => {
-                let name = FileName::HotLog(file);
-                let made = match from.map(FileName::HotLog) {
-                    Some(from) => {
-                        let made = self.file(from)?;
-                        let head = IoBuf::zeroed(BLOCK_BYTES as usize);
-                        made.write_all_at(head.as_ref(), 0)?;
-                        self.files.remove(&from);
-                        fs::rename(path_of(&self.dir, from), path_of(&self.dir, name))?;
-                        made
-                    }
-                    None => Rc::new(make_file(&path_of(&self.dir, name), bytes)?),
-                };
-                self.files.insert(name, made);
-                self.told.push_back(Event::Prepared {
-                    file,
-                    result: Ok(()),
-                });
-            }
+            Action::Prepare { file, bytes, from } => self.prepare_file(file, bytes, from)?,
             Action::AskPeer { token, .. } => self.told.push_back(Event::PeerAnswer {
                 token,
                 answer: None,
@@ -379,6 +509,31 @@ impl LocalNode {
             Action::Disconnect { .. } => bail!("the node disconnects"),
             Action::Log { .. } => {}
         }
+        Ok(())
+    }
+
+    fn prepare_file(
+        &mut self,
+        number: FileNumber,
+        bytes: u64,
+        from: Option<FileNumber>,
+    ) -> Result<()> {
+        let path = path_of(&self.dir, FileName::HotLog(number));
+        let Some(from) = from.map(FileName::HotLog) else {
+            self.counts.zero_bytes += bytes;
+            self.outside(move || Told::Prepared(number, make_file(&path, bytes)));
+            return Ok(());
+        };
+        self.counts.log_bytes += u64::from(BLOCK_BYTES);
+        let file = self.files.remove(&from).context("a spare file")?;
+        let (file, before) = (file.try_clone()?, path_of(&self.dir, from));
+        self.outside(move || {
+            let head = IoBuf::zeroed(BLOCK_BYTES as usize);
+            let made = file
+                .write_all_at(head.as_ref(), 0)
+                .and_then(|()| fs::rename(before, path));
+            Told::Prepared(number, made.map(|()| file))
+        });
         Ok(())
     }
 }

@@ -101,6 +101,8 @@ pub struct Running {
     child: Child,
     input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
+    /// A line that was looked at.
+    seen: Option<String>,
     errors: Option<JoinHandle<String>>,
 }
 
@@ -165,6 +167,7 @@ impl Running {
             child,
             input,
             lines,
+            seen: None,
             errors: Some(errors),
         }
     }
@@ -173,8 +176,22 @@ impl Running {
         self.child.id()
     }
 
+    /// The next line of its output, if there is one already.
+    pub fn try_line(&mut self) -> Option<String> {
+        self.seen.take().or_else(|| self.lines.try_recv().ok())
+    }
+
+    /// Whether there is a line already.
+    pub fn has_line(&mut self) -> bool {
+        self.seen = self.try_line();
+        self.seen.is_some()
+    }
+
     /// The next line of its output.
     pub fn line(&mut self) -> String {
+        if let Some(line) = self.seen.take() {
+            return line;
+        }
         match self.lines.recv_timeout(LIMIT) {
             Ok(line) => line,
             Err(error) => panic!("no line: {error}; {}", self.end_now()),

@@ -1,4 +1,4 @@
-//! Six storage-node processes of the real binary in one directory, laid out as `sixfold local` does it.
+//! Six storage-node processes of the real binary and more in one directory, laid out as `sixfold local` does it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,11 @@ fn own_address() -> Ipv4Addr {
 impl RealCluster {
     /// Lays a cluster out without starting anything.
     pub fn lay_out() -> RealCluster {
+        RealCluster::lay_out_fleet(NODE_COUNT)
+    }
+
+    /// The same with spares, one in each zone by turns.
+    pub fn lay_out_fleet(node_count: usize) -> RealCluster {
         let dir = scratch();
         let ca = ClusterCa::generate().unwrap();
         let tls_dir = dir.path().join("tls");
@@ -48,11 +53,15 @@ impl RealCluster {
         let ip = IpAddr::V4(own_address());
         let node = |index: usize| {
             let address = SocketAddr::new(ip, FIRST_PORT + index as u16);
-            ClusterNode::new(format!("az{}", index / 2 + 1), address)
+            let zone = match index.checked_sub(NODE_COUNT) {
+                None => index / 2,
+                Some(spare) => spare % 3,
+            };
+            ClusterNode::new(format!("az{}", zone + 1), address)
         };
-        let cluster = Cluster::new((0..NODE_COUNT).map(node).collect(), &tls_dir);
+        let cluster = Cluster::new((0..node_count).map(node).collect(), &tls_dir);
         cluster.save(dir.path().join("cluster.toml")).unwrap();
-        let nodes = (0..NODE_COUNT).map(|_| None).collect();
+        let nodes = (0..node_count).map(|_| None).collect();
         let laid_out = RealCluster {
             dir,
             ca,
@@ -76,8 +85,13 @@ impl RealCluster {
 
     /// A running cluster.
     pub fn start() -> RealCluster {
-        let mut cluster = RealCluster::lay_out();
-        let all: Vec<usize> = (0..NODE_COUNT).collect();
+        RealCluster::start_fleet(NODE_COUNT)
+    }
+
+    /// The same with spares.
+    pub fn start_fleet(node_count: usize) -> RealCluster {
+        let mut cluster = RealCluster::lay_out_fleet(node_count);
+        let all: Vec<usize> = (0..node_count).collect();
         cluster.start_nodes(&all);
         cluster
     }
@@ -151,13 +165,13 @@ impl RealCluster {
     }
 
     pub fn running(&self) -> Vec<usize> {
-        (0..NODE_COUNT)
+        (0..self.nodes.len())
             .filter(|&index| self.nodes[index].is_some())
             .collect()
     }
 
     pub fn down(&self) -> Vec<usize> {
-        (0..NODE_COUNT)
+        (0..self.nodes.len())
             .filter(|&index| self.nodes[index].is_none())
             .collect()
     }

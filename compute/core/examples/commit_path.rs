@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sixfold_compute_core::{
-    AttachKey, CommitRequest, CommitTicket, Token, WriterAction, WriterBounds, WriterCore,
+    AttachKey, CommitRequest, CommitTicket, MemberBounds, Token, WriterAction, WriterBounds, WriterCore,
     WriterEvent,
 };
 use sixfold_log_format::wire::{Ack, Attached, Message};
@@ -87,6 +87,7 @@ impl Run {
             remembered_keys_max: 2_000_000,
             lease: Duration::from_millis(50),
             token_retention: Duration::from_secs(3_600),
+            members: MemberBounds::default(),
         };
         let mut run = Run {
             core: WriterCore::new(opened(), bounds, Duration::ZERO, 1_700_000_000_000),

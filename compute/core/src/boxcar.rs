@@ -43,6 +43,14 @@ impl Boxcar {
         }
     }
 
+    /// A group was appended to the volume; it is empty.
+    pub(crate) fn add_group(&mut self, volume: VolumeId, pg: PgId, volume_epoch: VolumeEpoch) {
+        assert_eq!(pg.get() as usize, self.open.len(), "groups are dense");
+        self.open
+            .push(BatchBuilder::new(volume, pg, volume_epoch, Lsn::NONE));
+        self.stamps_ms.push(0);
+    }
+
     /// Adds a record; `unix_ms` stamps the batch that it begins, if it does. Returns the batch that was full, if there was one: it ends inside an MTR or behind a CPL that is no
     /// seal point; only the next seal counts it.
     pub(crate) fn push(

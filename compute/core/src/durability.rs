@@ -32,6 +32,12 @@ impl Durability {
         }
     }
 
+    /// A group was appended to the volume; it is empty.
+    pub(crate) fn add_group(&mut self, pg: PgId) {
+        assert_eq!(pg.get() as usize, self.durable_last.len(), "groups are dense");
+        self.durable_last.push(Lsn::NONE);
+    }
+
     /// All open batches were sealed together.
     pub(crate) fn sealed(&mut self, point: Lsn, parts: Vec<(PgId, Lsn)>) {
         self.points.sealed(point, &parts);

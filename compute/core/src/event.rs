@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sixfold_log_format::wire::Message;
-use sixfold_log_format::{Lsn, NodeId, Page, PageId, SegmentId, VolumeEpoch};
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::wire::{Message, Wish, WishReport};
+use sixfold_log_format::{Lsn, NodeId, Page, PageId, PgId, SegmentId, VolumeEpoch};
+use sixfold_recovery::machine::{Opened, RecoveryError};
+
+use crate::members::MembershipStats;
 
 use crate::watch::{LogAnswer, LogError, LogWant};
 use crate::write_set::{Token, WriteSet};
@@ -206,10 +210,14 @@ pub enum RoundError {
 /// How the writer stands to a segment, for status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
+    /// Its protection group.
+    pub pg: PgId,
     /// The segment.
     pub segment: SegmentId,
     /// Its node.
     pub node: NodeId,
+    /// It is being brought up to the others, and counts in no read quorum (R20).
+    pub joining: bool,
     /// Whether its log stream is up.
     pub attached: bool,
     /// Its SCL as last acknowledged.
@@ -263,6 +271,8 @@ pub struct WriterStats {
     pub hedged: u64,
     /// The segments.
     pub relations: Vec<Relation>,
+    /// Who holds which segment, and what is being changed about it.
+    pub membership: MembershipStats,
 }
 
 /// What happens to the writer.
@@ -345,6 +355,19 @@ pub enum WriterEvent {
         /// Bytes that left the shell's queue.
         bytes: usize,
     },
+    /// Somebody in this process wants something changed about the membership, beside the wishes that acks bring (R24). Each is
+    /// taken once; [`WriterAction::WishReported`] says how far it is.
+    Wish {
+        /// What.
+        wish: Wish,
+        /// Where the subject of [`WishVerb::Add`](sixfold_log_format::wire::WishVerb::Add) is. `None`: the nodes are asked.
+        hint: Option<NodeHint>,
+    },
+    /// The reopening that [`WriterAction::Refence`] asked for is over.
+    Refenced {
+        /// How it went.
+        result: Result<Box<Opened>, RecoveryError>,
+    },
     /// `poll_timeout` has come.
     Timeout,
     /// Seal what is open and refuse new commits; [`WriterAction::Drained`] follows when all is answered.
@@ -377,15 +400,29 @@ pub enum WriterAction {
         /// `Append` or `Heartbeat`.
         message: Message,
     },
-    /// Ask a segment on a stream of its own; its first answer counts.
+    /// Ask a node on a stream of its own; its first answer counts.
     Ask {
         /// Comes back in [`WriterEvent::Answered`].
         fetch: FetchKey,
         /// The node.
         node: NodeId,
-        /// `ReadPages` or `ReadLog`.
+        /// `ReadPages`, `ReadLog`, or what a change of membership takes: `CreateSegment`, `Install`, `DropSegment`, `AskHints`,
+        /// `WishReport`.
         message: Message,
     },
+    /// Where the nodes of the fleet are, as far as is known (R25): they may be asked from now on. Said again when it changes.
+    Fleet {
+        /// All that are known.
+        hints: Vec<NodeHint>,
+    },
+    /// A wish got further, or ended.
+    WishReported {
+        /// How far it is.
+        report: WishReport,
+    },
+    /// Reopen the volume at a higher epoch (`Recovery` with `take_over`, under a fresh writer id), and hand the outcome back as
+    /// [`WriterEvent::Refenced`]. Nothing is in flight, and nothing is sent to any segment until then.
+    Refence,
     /// A commit ended.
     Committed {
         /// Which.

@@ -258,7 +258,8 @@ impl Fetches {
         let mut pages = Vec::with_capacity(group.len());
         let mut rounds = 0;
         let pg = segments.links[link].pg;
-        let members = segments.links.iter().filter(|link| link.pg == pg).count();
+        let is_asked = |other: &&Link| other.pg == pg && other.may_be_asked();
+        let members = segments.links.iter().filter(is_asked).count();
         for wanted in &group {
             let pending = self.pending.get_mut(wanted).expect("it was looked at");
             rounds = rounds.max(pending.asks.len());

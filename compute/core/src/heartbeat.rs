@@ -159,6 +159,17 @@ impl LeaseKeeper {
         self.wants.drain(..).map(|want| want.ticket).collect()
     }
 
+    /// The volume is being opened again: no lease until it is.
+    pub(crate) fn suspended(&mut self) {
+        self.lease = ReadLease::new(self.length);
+        self.until = None;
+    }
+
+    /// It is open again: whoever waits is served.
+    pub(crate) fn resumed(&mut self) {
+        self.round_wanted |= !self.wants.is_empty();
+    }
+
     /// When to look again.
     pub(crate) fn due(&self) -> Due {
         let mut due = self.wants_due;

@@ -43,7 +43,10 @@ mod commit_queue;
 mod durability;
 mod heartbeat;
 
+pub mod members;
+
 mod fetch;
+pub mod reader;
 mod rounding;
 mod router;
 
@@ -65,6 +68,8 @@ pub use event::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
     ReadRange, Relation, RoundError, WriterAction, WriterEvent, WriterStats, stream_bytes,
 };
+pub use members::{MemberBounds, MembershipStats, ReplacePhase, ReplacementStats};
+pub use reader::{ReaderAction, ReaderCore};
 pub use shared::{PageView, ReadPoint, Shared};
 pub use sixfold_kv::modify::{Modify, ModifyError};
 pub use watch::cursor::Watcher;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Ack, Message};
-use sixfold_log_format::{Lsn, Member, NodeId, PgId, SegmentId};
+use sixfold_log_format::{Lsn, Member, MembershipEpoch, NodeId, PgId, SegmentId};
 
 use crate::event::{AttachKey, Relation, WriterAction, stream_bytes};
 
@@ -30,6 +30,12 @@ pub(crate) struct Link {
     backoff: Duration,
     /// Its disk is full: it refuses batches. Outlives the stream; only an ack that says otherwise ends it.
     pub(crate) full: bool,
+    /// It is being brought up to the others: it is asked for nothing until it is whole (R20).
+    pub(crate) joining: bool,
+    /// When it last said anything; at first, when the link was made.
+    pub(crate) heard_at: Duration,
+    /// The newest manifest that it is known to hold, of this writer's.
+    pub(crate) told: MembershipEpoch,
     ack_us: u64,
 }
 
@@ -43,6 +49,8 @@ pub(crate) enum LinkState {
     Up(Stream),
     /// It accepted a higher claim; nothing is asked of it any more.
     Fenced,
+    /// The manifest does not name it any more. Its place in the list stays empty: requests name it by place.
+    Gone,
 }
 
 /// A log stream that is up.
@@ -80,6 +88,9 @@ impl Link {
             state: LinkState::Down { retry_at: now },
             backoff: BACKOFF_MIN,
             full: false,
+            joining: member.joining,
+            heard_at: now,
+            told: MembershipEpoch::default(),
             ack_us: 0,
         }
     }
@@ -92,6 +103,16 @@ impl Link {
     /// Whether its stream is up.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, LinkState::Up(_))
+    }
+
+    /// Whether a page or the log may be asked of it: a joining segment counts in no read quorum and answers no read (R20).
+    pub(crate) fn may_be_asked(&self) -> bool {
+        !self.joining && !self.is_gone()
+    }
+
+    /// Whether the manifest does not name it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.state, LinkState::Gone)
     }
 
     /// Whether it accepted a higher claim.
@@ -111,8 +132,10 @@ impl Link {
     /// For status.
     pub(crate) fn relation(&self) -> Relation {
         Relation {
+            pg: self.pg,
             segment: self.segment,
             node: self.node,
+            joining: self.joining,
             attached: self.is_up(),
             scl: self.scl,
             ack_us: self.ack_us,

@@ -14,6 +14,8 @@ const WITHIN_PGCL_BYTES_MAX: usize = 4 << 20;
 /// A sealed batch, encoded once.
 #[derive(Debug, Clone)]
 pub(crate) struct Retained {
+    /// Its back-link.
+    prev: Lsn,
     /// LSN of its last record.
     pub(crate) last: Lsn,
     /// Its bytes.
@@ -44,6 +46,7 @@ impl RetainedBatches {
         );
         self.above_bytes += batch.bytes().len();
         self.batches.push_back(Retained {
+            prev: batch.header().prev,
             last,
             bytes: batch.bytes().clone(),
         });
@@ -57,6 +60,11 @@ impl RetainedBatches {
         }
         self.batches
             .get(self.batches.partition_point(|batch| batch.last <= lsn))
+    }
+
+    /// Whether what is kept begins at or below the batch that follows `scl`.
+    pub(crate) fn reaches(&self, scl: Lsn) -> bool {
+        self.batches.front().is_some_and(|oldest| oldest.prev <= scl)
     }
 
     /// PGCL moved: what is within it may go, the oldest first.

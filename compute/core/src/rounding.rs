@@ -147,6 +147,11 @@ impl Rounding {
         }
     }
 
+    /// The volume was opened again by this very writer.
+    pub(crate) fn reopened(&mut self, history: History) {
+        self.history = history;
+    }
+
     /// The point of an LSN that lies in an annulled range.
     pub(crate) fn in_history(&self, lsn: Lsn) -> Option<Lsn> {
         let range = self.history.range_of(lsn)?;

@@ -46,6 +46,11 @@ impl Router {
         }
     }
 
+    /// A link was added at the end of the list.
+    pub(crate) fn added(&mut self) {
+        self.latencies.push(Latency::default());
+    }
+
     /// The link to ask among those with `may_ask`: one that covers `scl_needed` if there is one; else any, since what is known of
     /// its SCL may be old.
     pub(crate) fn choose(
@@ -71,7 +76,7 @@ impl Router {
         let candidates = links
             .iter()
             .enumerate()
-            .filter(|&(index, link)| may_ask(index, link));
+            .filter(|&(index, link)| link.may_be_asked() && may_ask(index, link));
         let (chosen, _) = candidates.min_by_key(rank)?;
         self.latencies[chosen].asked_last = self.choices;
         Some(chosen)

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sixfold_log_format::wire::{Append, Attach, Attached, Heartbeat, Message, Refusal};
-use sixfold_log_format::{Lsn, Manifest, MembershipEpoch, PgId, SegmentId, VolumeEpoch};
+use sixfold_log_format::{
+    Lsn, Manifest, Member, MembershipEpoch, NodeId, PgId, SegmentId, VolumeEpoch,
+};
 use sixfold_recovery::machine::Opened;
 
 use crate::due::Due;
@@ -15,6 +17,8 @@ use crate::event::{AttachKey, WriterAction};
 use crate::link::{Link, LinkState, Stream};
 use crate::retained::RetainedBatches;
 
+/// Before a segment is asked again that heard of a newer manifest of this writer's while an attach was on its way.
+const RACED_PAUSE: Duration = Duration::from_millis(20);
 /// Before a segment is asked again that refused for a reason that time may heal.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A segment that received everything and made no progress for this long is sent again what it lacks.
@@ -24,7 +28,7 @@ const PGMRPL_LEASE_MS: u32 = 10_000;
 /// Unanswered messages on a stream at which heartbeats are left out: a peer that is stopped piles up none.
 const HEARTBEATS_UNANSWERED_MAX: usize = 256;
 
-/// A segment's place in the list of links.
+/// A segment's place in the list of links. It names the same segment as long as the writer lives: places are not used again.
 pub(crate) type LinkIndex = usize;
 
 /// What every message to a protection group says beside its batch.
@@ -63,11 +67,19 @@ pub(crate) enum News {
     Fenced(VolumeEpoch),
 }
 
-/// All links.
+/// One attempt at a log stream.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    link: LinkIndex,
+    /// The manifest that its attach message carried.
+    told: MembershipEpoch,
+}
+
+/// All links. Invariants: a life's link is not gone; every message says the newest manifest of this writer.
 #[derive(Debug)]
 pub(crate) struct Shipper {
     links: Vec<Link>,
-    lives: BTreeMap<AttachKey, LinkIndex>,
+    lives: BTreeMap<AttachKey, Life>,
     next_attach: u64,
     hello: Hello,
     stream_bytes_max: usize,
@@ -79,6 +91,21 @@ pub(crate) struct Shipper {
 struct Hello {
     template: Attach,
     membership_epoch: MembershipEpoch,
+}
+
+impl Hello {
+    fn new(opened: &Opened) -> Hello {
+        Hello {
+            template: Attach {
+                segment: SegmentId::default(),
+                volume_epoch: opened.volume_epoch,
+                writer: opened.writer,
+                history: opened.history.clone(),
+                manifest: opened.manifest.clone(),
+            },
+            membership_epoch: opened.manifest.version.membership_epoch,
+        }
+    }
 }
 
 impl Shipper {
@@ -94,22 +121,11 @@ impl Shipper {
         }
         let mut due = Due::default();
         due.sooner(now);
-        let template = Attach {
-            segment: SegmentId::default(),
-            volume_epoch: opened.volume_epoch,
-            writer: opened.writer,
-            history: opened.history.clone(),
-            manifest: opened.manifest.clone(),
-        };
-        let membership_epoch = opened.manifest.version.membership_epoch;
         Shipper {
             links,
             lives: BTreeMap::new(),
             next_attach: 1,
-            hello: Hello {
-                template,
-                membership_epoch,
-            },
+            hello: Hello::new(opened),
             stream_bytes_max,
             due,
         }
@@ -120,9 +136,99 @@ impl Shipper {
         &self.links
     }
 
-    /// A segment's link.
-    pub(crate) fn link_of(&self, segment: SegmentId) -> Option<&Link> {
-        self.links.iter().find(|link| link.segment == segment)
+    /// The node of a stream.
+    pub(crate) fn node_of(&self, attach: AttachKey) -> Option<NodeId> {
+        let life = self.lives.get(&attach)?;
+        Some(self.links[life.link].node)
+    }
+
+    /// Adds a link, down and due at once.
+    pub(crate) fn add(&mut self, pg: PgId, member: Member, now: Duration) -> LinkIndex {
+        assert!(
+            !self.links.iter().any(|link| link.segment == member.segment),
+            "segment {} has a link already",
+            member.segment
+        );
+        self.links.push(Link::new(pg, member, Lsn::NONE, now));
+        self.due.sooner(now);
+        self.links.len() - 1
+    }
+
+    /// Gives a link up for good: nothing that its segment says counts any more.
+    pub(crate) fn remove(&mut self, index: LinkIndex, actions: &mut VecDeque<WriterAction>) {
+        self.end_lives(|life| life.link == index, actions);
+        self.links[index].state = LinkState::Gone;
+    }
+
+    /// Whether a segment is being brought up to the others (R20).
+    pub(crate) fn set_joining(&mut self, index: LinkIndex, joining: bool) {
+        self.links[index].joining = joining;
+    }
+
+    /// A segment answered an install of this writer's manifest.
+    pub(crate) fn told(&mut self, index: LinkIndex, membership_epoch: MembershipEpoch) {
+        let link = &mut self.links[index];
+        link.told = link.told.max(membership_epoch);
+    }
+
+    /// What is sent from now on says this manifest.
+    pub(crate) fn set_manifest(&mut self, manifest: &Manifest) {
+        self.hello.membership_epoch = manifest.version.membership_epoch;
+        self.hello.template.manifest = manifest.clone();
+    }
+
+    /// What segments are told when they attach.
+    pub(crate) fn hello(&self) -> &Attach {
+        &self.hello.template
+    }
+
+    /// Nothing was heard of anybody for this long because this process stood still: that tells nothing of the segments.
+    pub(crate) fn stood_still(&mut self, gap: Duration) {
+        for link in &mut self.links {
+            link.heard_at += gap;
+        }
+    }
+
+    /// Gives up every stream and attaches nothing until [`Shipper::reopened`].
+    pub(crate) fn suspend(&mut self, actions: &mut VecDeque<WriterAction>) {
+        self.end_lives(|_| true, actions);
+        self.due.clear();
+        let kept = |link: &&mut Link| !link.is_gone();
+        for link in self.links.iter_mut().filter(kept) {
+            link.state = LinkState::Down {
+                retry_at: Duration::MAX,
+            };
+        }
+    }
+
+    /// The volume was opened again by this very writer: everything is attached anew, under the new epoch.
+    pub(crate) fn reopened(&mut self, opened: &Opened, now: Duration) {
+        self.hello = Hello::new(opened);
+        self.due.sooner(now);
+        let kept = |link: &&mut Link| !link.is_gone();
+        for link in self.links.iter_mut().filter(kept) {
+            link.state = LinkState::Down { retry_at: now };
+            link.told = MembershipEpoch::default();
+            link.heard_at = now;
+            let scl = opened.scls.iter().find(|(known, _)| *known == link.segment);
+            if let Some(&(_, scl)) = scl {
+                link.said(scl);
+            }
+        }
+    }
+
+    fn end_lives(
+        &mut self,
+        over: impl Fn(&Life) -> bool,
+        actions: &mut VecDeque<WriterAction>,
+    ) {
+        self.lives.retain(|&attach, life| {
+            let ends = over(life);
+            if ends {
+                actions.push_back(WriterAction::Detach { attach });
+            }
+            !ends
+        });
     }
 
     /// Attaches what is down and due.
@@ -136,7 +242,8 @@ impl Shipper {
             }
             let attach = AttachKey(self.next_attach);
             self.next_attach += 1;
-            self.lives.insert(attach, index);
+            let told = self.hello.membership_epoch;
+            self.lives.insert(attach, Life { link: index, told });
             link.state = LinkState::Attaching;
             let message = Attach {
                 segment: link.segment,
@@ -160,11 +267,15 @@ impl Shipper {
         pg_last: impl Fn(PgId) -> Lsn,
         actions: &mut VecDeque<WriterAction>,
     ) -> News {
-        let Some(&index) = self.lives.get(&attach) else {
+        let Some(&Life { link: index, told }) = self.lives.get(&attach) else {
             return News::Nothing;
         };
         let ours = self.hello.template.volume_epoch;
         let link = &mut self.links[index];
+        // A node that lost the segment does not speak for it (R12).
+        if !matches!(message, Message::Refused(Refusal::UnknownSegment)) {
+            link.heard_at = now;
+        }
         match message {
             Message::Attached(Attached {
                 scl, history_epoch, ..
@@ -173,6 +284,7 @@ impl Shipper {
                 && matches!(link.state, LinkState::Attaching) =>
             {
                 link.said(*scl);
+                link.told = link.told.max(told);
                 link.state = LinkState::Up(Stream::new(attach, *scl, now));
                 News::Up(index)
             }
@@ -190,13 +302,14 @@ impl Shipper {
         pg_last: impl Fn(PgId) -> Lsn,
         actions: &mut VecDeque<WriterAction>,
     ) -> News {
-        let Some(&index) = self.lives.get(&attach) else {
+        let Some(&Life { link: index, .. }) = self.lives.get(&attach) else {
             return News::Nothing;
         };
         let ours = self.hello.template.volume_epoch;
         match message {
             Message::Ack(ack) => {
                 let link = &mut self.links[index];
+                link.heard_at = now;
                 let credible = ack.history_epoch == ours && ack.scl <= pg_last(link.pg);
                 match link.acked(ack, now).filter(|_| credible) {
                     Some((sent, writable_changed)) => {
@@ -229,15 +342,23 @@ impl Shipper {
             Refusal::StaleMembership { manifest } if is_newer(manifest, ours) => {
                 manifest.version.volume_epoch
             }
+            // It has heard of a step meanwhile that this attach did not carry.
+            Refusal::StaleMembership { manifest }
+                if manifest.version.volume_epoch == ours
+                    && manifest.version <= self.hello.template.manifest.version =>
+            {
+                return self.give_up(attach, RACED_PAUSE, now, actions);
+            }
             Refusal::DiskFull => {
-                if let Some(&index) = self.lives.get(&attach) {
-                    self.links[index].full = true;
+                if let Some(life) = self.lives.get(&attach) {
+                    self.links[life.link].full = true;
                 }
                 return self.give_up(attach, REFUSED_PAUSE, now, actions);
             }
             _ => return self.give_up(attach, REFUSED_PAUSE, now, actions),
         };
-        let index = self.lives.remove(&attach).expect("a life that was refused");
+        let life = self.lives.remove(&attach);
+        let index = life.expect("a life that was refused").link;
         self.links[index].state = LinkState::Fenced;
         actions.push_back(WriterAction::Detach { attach });
         News::Fenced(higher)
@@ -250,7 +371,7 @@ impl Shipper {
         now: Duration,
         actions: &mut VecDeque<WriterAction>,
     ) -> News {
-        let Some(index) = self.lives.remove(&attach) else {
+        let Some(Life { link: index, .. }) = self.lives.remove(&attach) else {
             return News::Nothing;
         };
         self.links[index].state = LinkState::Down {
@@ -263,7 +384,7 @@ impl Shipper {
 
     /// The shell lost a stream, or could not have it.
     pub(crate) fn lost(&mut self, attach: AttachKey, now: Duration) -> News {
-        let Some(index) = self.lives.remove(&attach) else {
+        let Some(Life { link: index, .. }) = self.lives.remove(&attach) else {
             return News::Nothing;
         };
         let retry_at = self.links[index].lost(now);
@@ -273,7 +394,7 @@ impl Shipper {
 
     /// Room in a stream's queue; the link whose stream it is.
     pub(crate) fn drained(&mut self, attach: AttachKey, bytes: usize) -> Option<LinkIndex> {
-        let index = *self.lives.get(&attach)?;
+        let index = self.lives.get(&attach)?.link;
         let LinkState::Up(stream) = &mut self.links[index].state else {
             return None;
         };
@@ -338,8 +459,14 @@ impl Shipper {
         let _sent = stream.send(message, envelope.now, self.stream_bytes_max, actions);
     }
 
-    /// A segment that received all and holds too little is sent again what is retained.
-    pub(crate) fn resend_if_stalled(&mut self, index: LinkIndex, now: Duration) {
+    /// A segment that received all and holds too little is sent again what is retained, if that begins where it ends: one that
+    /// lacks more gets it from its peers first.
+    pub(crate) fn resend_if_stalled(
+        &mut self,
+        index: LinkIndex,
+        retained: &RetainedBatches,
+        now: Duration,
+    ) {
         let link = &mut self.links[index];
         let LinkState::Up(stream) = &mut link.state else {
             return;
@@ -347,6 +474,7 @@ impl Shipper {
         if stream.marks.is_empty()
             && stream.sent_through > link.scl
             && stream.progress_at + STALL <= now
+            && retained.reaches(link.scl)
         {
             stream.sent_through = link.scl;
             stream.progress_at = now;
@@ -355,12 +483,10 @@ impl Shipper {
 
     /// Gives every stream up: the writer ends.
     pub(crate) fn detach_all(&mut self, actions: &mut VecDeque<WriterAction>) {
-        for (attach, index) in std::mem::take(&mut self.lives) {
-            self.links[index].state = LinkState::Fenced;
-            actions.push_back(WriterAction::Detach { attach });
-        }
+        self.end_lives(|_| true, actions);
         self.due.clear();
-        for link in &mut self.links {
+        let kept = |link: &&mut Link| !link.is_gone();
+        for link in self.links.iter_mut().filter(kept) {
             link.state = LinkState::Fenced;
         }
     }
@@ -374,7 +500,9 @@ impl Shipper {
     pub(crate) fn rearm(&mut self) {
         self.due.clear();
         for link in &self.links {
-            if let LinkState::Down { retry_at } = link.state {
+            if let LinkState::Down { retry_at } = link.state
+                && retry_at < Duration::MAX
+            {
                 self.due.sooner(retry_at);
             }
         }

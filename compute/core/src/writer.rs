@@ -5,19 +5,27 @@
 
 mod chores;
 mod commits;
+mod group;
+mod grows;
 mod reads;
+mod refence;
+mod replaces;
 mod rounds;
 mod ships;
+mod steps;
 mod watches;
+mod wishes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_log_format::{Lsn, Manifest, PgEntry, PgId, VolumeEpoch};
+use sixfold_log_format::{Lsn, Manifest, PgId, VolumeEpoch};
 use sixfold_recovery::machine::Opened;
 
+use self::group::{Geometry, Group};
 use self::reads::Reader;
+use self::refence::Refence;
 use crate::admission::{Admission, Line};
 use crate::ages::Ages;
 use crate::boxcar::Boxcar;
@@ -30,8 +38,9 @@ use crate::durability::Durability;
 use crate::event::{FetchTicket, WriterAction, WriterEvent, WriterStats};
 use crate::fetch::Fetches;
 use crate::heartbeat::LeaseKeeper;
+use crate::members::calls::is_call;
+use crate::members::{MemberBounds, Members};
 use crate::page_cache::CacheKeeper;
-use crate::retained::RetainedBatches;
 use crate::rounding::{RecentPoints, Rounding};
 use crate::router::Router;
 use crate::shared::Shared;
@@ -62,21 +71,14 @@ pub struct WriterBounds {
     pub lease: Duration,
     /// For how long commits with a token are remembered, at least (T3).
     pub token_retention: Duration,
+    /// How the membership changes without anybody's wish.
+    pub members: MemberBounds,
 }
 
 /// Bytes of commits that wait for admission, of all together; beyond, they are refused as unavailable.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 /// Bytes remembered for validation; beyond, the oldest changes are forgotten.
 const REMEMBERED_BYTES_MAX: usize = 256 << 20;
-
-/// A protection group as the writer sees it.
-#[derive(Debug)]
-struct Group {
-    entry: PgEntry,
-    retained: RetainedBatches,
-    pgcl: Lsn,
-    last_sealed: Lsn,
-}
 
 /// Where the writer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,10 +109,11 @@ pub struct WriterCore {
     life: Life,
     closing: bool,
     drained: bool,
+    /// The one in force; `members` has the one that is proposed.
     manifest: Manifest,
     volume_epoch: VolumeEpoch,
     page_bytes: usize,
-    pages_max: u64,
+    geometry: Geometry,
     bounds: WriterBounds,
 
     line: Line,
@@ -125,8 +128,12 @@ pub struct WriterCore {
     tip: Tip,
     boxcar: Boxcar,
 
+    /// By PG number. The first `geometry.groups` take records; one more may be about to (R10).
     groups: Vec<Group>,
     shipper: Shipper,
+    members: Members,
+    refence: Refence,
+    refences: u64,
     /// Whether every PG has a write quorum of segments that take batches.
     writable: bool,
 
@@ -170,24 +177,15 @@ impl WriterCore {
             .iter()
             .map(|entry| (entry.pg, last_of(&opened.pg_last, entry.pg)))
             .collect();
-        let group = |(entry, &(_, last)): (&PgEntry, &(PgId, Lsn))| Group {
-            entry: entry.clone(),
-            retained: RetainedBatches::default(),
-            pgcl: last,
-            last_sealed: last,
-        };
-        let groups: Vec<Group> = opened
-            .manifest
-            .pgs
-            .iter()
-            .zip(&pg_last)
-            .map(group)
+        let entries = opened.manifest.pgs.iter().zip(&pg_last);
+        let mut groups: Vec<Group> = entries
+            .map(|(entry, &(_, last))| Group::new(entry.clone(), last))
             .collect();
         let shared = Arc::new(Shared::new(base));
         let watch = Arc::new(WatchShared::new(
             opened.manifest.volume,
             opened.history.clone(),
-            pg_last.iter().map(|&(pg, _)| pg).collect(),
+            pg_last.len(),
             base,
             bounds.watch_bytes_max,
         ));
@@ -195,6 +193,9 @@ impl WriterCore {
         let parameters = &opened.manifest.parameters;
         let page_bytes = usize::try_from(parameters.page_bytes).expect("a page fits in memory");
         let shipper = Shipper::new(&opened, bounds.stream_bytes_max, now);
+        for (index, link) in shipper.links().iter().enumerate() {
+            groups[link.pg.get() as usize].links.push(index);
+        }
         let mut core = WriterCore {
             now,
             life: Life::Open,
@@ -202,7 +203,10 @@ impl WriterCore {
             drained: false,
             volume_epoch: opened.volume_epoch,
             page_bytes,
-            pages_max: parameters.pages_per_pg.saturating_mul(groups.len() as u64),
+            geometry: Geometry {
+                pages_per_pg: parameters.pages_per_pg,
+                groups: groups.len(),
+            },
             line: Line::new(bounds.waiting_commits_max, WAITING_BYTES_MAX),
             admission: Admission {
                 lal: parameters.lal,
@@ -218,6 +222,9 @@ impl WriterCore {
             router: Router::new(shipper.links().len()),
             groups,
             shipper,
+            members: Members::new(&opened, bounds.members, now),
+            refence: Refence::Idle { bare_since: None },
+            refences: 0,
             writable: false,
             durability: Durability::new(base, &pg_last),
             vdl_moved_at: now,
@@ -243,6 +250,8 @@ impl WriterCore {
         if pg_last.iter().all(|&(_, last)| last.is_none()) {
             core.create();
         }
+        core.take_up_replacements();
+        core.say_fleet();
         core.attach_due();
         core
     }
@@ -284,9 +293,13 @@ impl WriterCore {
             WriterEvent::Attached { attach, message } => self.attached(attach, &message),
             WriterEvent::Arrived { attach, message } => self.arrived(attach, &message),
             WriterEvent::Lost { attach } => self.lost(attach),
+            WriterEvent::Wish { wish, hint } => self.own_wish(&wish, hint),
+            WriterEvent::Refenced { result } => self.refenced(result),
             WriterEvent::Answered { fetch, answer } => {
                 if is_log_read(fetch) {
                     self.log_read_answered(fetch, answer);
+                } else if is_call(fetch) {
+                    self.call_answered(fetch, answer);
                 } else if self.rounding.owns(fetch) {
                     self.log_answered(fetch, answer);
                 } else {
@@ -356,8 +369,10 @@ impl WriterCore {
                 .shipper
                 .links()
                 .iter()
+                .filter(|link| !link.is_gone())
                 .map(|link| link.relation())
                 .collect(),
+            membership: self.membership_stats(),
         }
     }
 

@@ -13,7 +13,8 @@ use sixfold_compute_core::{
     AttachKey, CommitError, CommitTicket, FetchError, FetchTicket, LogAnswer, LogError, RoundError,
     Shared, WriterAction, WriterCore, WriterEvent, WriterStats,
 };
-use sixfold_log_format::wire::{Message, NodeStatus};
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::wire::{Message, NodeStatus, Wish};
 use sixfold_log_format::{Lsn, NodeId, Page};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
@@ -22,8 +23,10 @@ use super::clock;
 use super::commands::{Command, Holds};
 use super::links::Links;
 use super::log_stream::LogStream;
+use super::refence::refence;
 use super::state::State;
 use super::tasks::caught;
+use super::wishes::{WishNews, WishWaiters};
 use crate::watch_news::{WatchNews, WatchWaker};
 
 /// How long a node may take to say how it is.
@@ -37,6 +40,7 @@ pub(crate) struct Bridge {
     state: Arc<State>,
     wake: Notify,
     waiting: RefCell<Waiting>,
+    wishes: RefCell<WishWaiters>,
     streams: RefCell<HashMap<AttachKey, LogStream>>,
     ask_limit: Duration,
     drained: Cell<bool>,
@@ -83,6 +87,7 @@ impl Bridge {
             state,
             wake: Notify::new(),
             waiting: RefCell::default(),
+            wishes: RefCell::default(),
             streams: RefCell::default(),
             ask_limit,
             drained: Cell::new(false),
@@ -239,6 +244,16 @@ impl Bridge {
                     waiting.leases.insert(ticket, answer);
                     WriterEvent::WantLease { ticket, deadline }
                 }
+                Command::Wish {
+                    wish,
+                    hint,
+                    reports,
+                    answer,
+                } => {
+                    self.wish(now, wish, hint, reports);
+                    let _gone = answer.send(());
+                    return false;
+                }
                 Command::Stats { answer } => {
                     let _gone = answer.send((self.stats(), self.links.wire_stats()));
                     return false;
@@ -361,8 +376,28 @@ impl Bridge {
                 self.state.fence(volume_epoch);
                 self.news.wake();
             }
+            WriterAction::Refence => {
+                let bridge = Rc::clone(self);
+                self.spawn(async move {
+                    let result = refence(&bridge.links, bridge.links.volume()).await;
+                    bridge.event(WriterEvent::Refenced { result });
+                });
+            }
+            WriterAction::Fleet { hints } => self.links.learn(&hints),
+            WriterAction::WishReported { report } => self.wishes.borrow_mut().tell(&report),
             WriterAction::Drained => self.drained.set(true),
         }
+    }
+
+    /// Hands a wish of this process to the core, which reports on it.
+    fn wish(&self, now: Duration, wish: Wish, hint: Option<NodeHint>, news: WishNews) {
+        let id = wish.id;
+        self.core
+            .borrow_mut()
+            .handle(now, WriterEvent::Wish { wish, hint });
+        let reports = self.stats().membership.wishes;
+        let report = reports.into_iter().find(|report| report.id == id);
+        self.wishes.borrow_mut().wait(news, report);
     }
 
     fn stats(&self) -> WriterStats {

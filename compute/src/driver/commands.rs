@@ -8,10 +8,13 @@ use sixfold_compute_core::{
     CommitError, CommitRequest, FetchError, LogAnswer, LogError, LogWant, ReadPoint, RoundError,
     WriterStats,
 };
-use sixfold_log_format::wire::NodeStatus;
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::wire::{NodeStatus, Wish};
 use sixfold_log_format::{Lsn, NodeId, Page, PageId};
 use sixfold_transport::WireStats;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::wishes::WishNews;
 
 /// Commands that may wait for the driver; senders beyond wait for room.
 pub(crate) const COMMANDS_MAX: usize = 4_096;
@@ -63,6 +66,14 @@ pub(crate) enum Command {
     WantLease {
         deadline: Duration,
         answer: oneshot::Sender<bool>,
+    },
+    /// Change who holds the volume's segments.
+    Wish {
+        wish: Wish,
+        /// Where the node is that is to be added.
+        hint: Option<NodeHint>,
+        reports: WishNews,
+        answer: oneshot::Sender<()>,
     },
     /// Say the writer's numbers.
     Stats {

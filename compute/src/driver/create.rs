@@ -1,15 +1,17 @@
-//! Makes a volume: asks all six nodes what they hold, mints the identities of the segments (R12), and has every node make
-//! its own. Repeatable: a creation that broke off is finished with the identities that it minted (R25).
+//! Makes a volume: asks the nodes what they hold, chooses six of them, mints the identities of the segments (R12), and has each of
+//! the six make its own. Repeatable: a creation that broke off is finished with the identities that it minted (R25).
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use sixfold_log_format::limits::SEGMENTS_PER_SET_MAX;
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{CreateSegment, Message, Probe, ProbeAnswer, Refusal};
 use sixfold_log_format::{
     Manifest, ManifestVersion, Member, MemberKind, MembershipEpoch, NodeId, PgEntry, PgId,
     QuorumModel, SegmentId, SegmentSet, VolumeEpoch,
 };
+use sixfold_recovery::membership::{Load, place_group};
 use tokio::time::Instant;
 
 use super::links::{LinkError, Links};
@@ -20,21 +22,24 @@ use crate::random;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
-/// Makes the volume's six segments.
+/// Makes the volume's six segments. In a fleet of more than six nodes those that do not answer are left out.
 ///
 /// # Errors
-/// [`Error::Exists`] when it was opened before, [`Error::Unavailable`] unless all six nodes answer, [`Error::Config`].
+/// [`Error::Exists`] when it was opened before, [`Error::Unavailable`] unless six nodes answer, two in each of three zones,
+/// [`Error::Config`].
 pub(crate) async fn create(
     links: &Rc<Links>,
     options: &Options,
     limit: Duration,
 ) -> Result<(), Error> {
     let until = Instant::now() + limit;
-    let nodes = links.nodes();
+    let fleet = fleet(links, options).await?;
+    let usable = fleet.iter().filter(|load| load.usable);
+    let nodes: Vec<NodeId> = usable.map(|load| load.node).collect();
     let probe = Message::Probe(Probe {
         volume: options.cluster.volume,
     });
-    let questions = nodes.iter().map(|&node| (node, probe.clone())).collect();
+    let questions = nodes.into_iter().map(|node| (node, probe.clone())).collect();
     let mut found = None;
     for (node, answer) in ask_all(links, questions, until).await? {
         let Message::ProbeAnswer(answer) = answer else {
@@ -44,7 +49,10 @@ pub(crate) async fn create(
     }
     let manifest = match found {
         Some(manifest) => *manifest,
-        None => first_manifest(options, || SegmentId::from_bytes(random::bytes())),
+        None => {
+            let hosts = place_group(&fleet).map_err(|error| Error::unavailable(error.to_string()))?;
+            first_manifest(options, &hosts, || SegmentId::from_bytes(random::bytes()))
+        }
     };
     let entry = manifest.pg(PgId::ROOT).expect("a first manifest has PG 0");
     let wanted = entry.members().into_iter().map(|member| {
@@ -67,6 +75,40 @@ pub(crate) async fn create(
         }
     }
     Ok(())
+}
+
+/// The nodes with what each carries already. All six of six count as usable: each is waited for. Of more, those that answer at once do.
+async fn fleet(links: &Rc<Links>, options: &Options) -> Result<Vec<Load>, Error> {
+    let nodes = &options.cluster.nodes;
+    let mut loads: Vec<Load> = nodes
+        .iter()
+        .map(|node| Load {
+            node: node.node,
+            az: node.az.clone(),
+            segments: 0,
+            usable: true,
+        })
+        .collect();
+    if loads.len() <= SEGMENTS_PER_SET_MAX {
+        return Ok(loads);
+    }
+    let mut asked = tokio::task::JoinSet::new();
+    for (index, load) in loads.iter().enumerate() {
+        let (links, node) = (Rc::clone(links), load.node);
+        asked.spawn_local(async move {
+            (index, links.call(node, &Message::AskStatus, CALL_LIMIT).await)
+        });
+    }
+    while let Some(ended) = asked.join_next().await {
+        let (index, answer) = ended.expect("asking does not panic");
+        let load = &mut loads[index];
+        match answer {
+            Ok(Message::NodeStatus(status)) => load.segments = status.segments.len(),
+            Err(LinkError::Certificate(line)) => return Err(Error::config(line)),
+            _ => load.usable = false,
+        }
+    }
+    Ok(loads)
 }
 
 /// What a node holds of the volume may only be a creation that broke off, and one and the same everywhere.
@@ -103,15 +145,16 @@ fn names_these_nodes(manifest: &Manifest, options: &Options) -> bool {
     let Some(entry) = manifest.pg(PgId::ROOT) else {
         return false;
     };
-    let mut named: Vec<NodeId> = entry.members().iter().map(|member| member.node).collect();
-    let mut ours: Vec<NodeId> = options.cluster.nodes.iter().map(|node| node.node).collect();
-    named.sort();
-    ours.sort();
-    named == ours
+    let ours = |node: NodeId| options.cluster.nodes.iter().any(|ours| ours.node == node);
+    entry.members().iter().all(|member| ours(member.node))
 }
 
-/// The volume's first manifest: one PG, a full segment at each node. `mint` gives each segment its identity.
-pub(crate) fn first_manifest(options: &Options, mut mint: impl FnMut() -> SegmentId) -> Manifest {
+/// The volume's first manifest: one PG, a full segment at each of these nodes. `mint` gives each segment its identity.
+pub(crate) fn first_manifest(
+    options: &Options,
+    hosts: &[NodeId],
+    mut mint: impl FnMut() -> SegmentId,
+) -> Manifest {
     let cluster = &options.cluster;
     let member = |node| Member {
         segment: mint(),
@@ -119,12 +162,7 @@ pub(crate) fn first_manifest(options: &Options, mut mint: impl FnMut() -> Segmen
         kind: MemberKind::Full,
         joining: false,
     };
-    let members = cluster
-        .nodes
-        .iter()
-        .map(|node| node.node)
-        .map(member)
-        .collect();
+    let members = hosts.iter().copied().map(member).collect();
     let hints = cluster.nodes.iter().map(|node| NodeHint {
         node: node.node,
         az: node.az.clone(),

@@ -15,7 +15,8 @@ fn six_nodes() -> Options {
 fn the_first_manifest_has_a_full_segment_of_its_own_at_each_node() {
     let options = six_nodes();
     let mut minted = 0;
-    let manifest = first_manifest(&options, || {
+    let hosts: Vec<_> = options.cluster().nodes.iter().map(|node| node.node).collect();
+    let manifest = first_manifest(&options, &hosts, || {
         minted += 1;
         SegmentId::from_bytes([minted; 16])
     });
@@ -29,15 +30,7 @@ fn the_first_manifest_has_a_full_segment_of_its_own_at_each_node() {
     };
     assert_eq!(set.model, QuorumModel::FourOfSix);
     let nodes: Vec<_> = set.members.iter().map(|member| member.node).collect();
-    assert_eq!(
-        nodes,
-        options
-            .cluster()
-            .nodes
-            .iter()
-            .map(|node| node.node)
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(nodes, hosts);
     assert!(set.members.iter().enumerate().all(|(index, member)| {
         usize::from(member.segment.as_bytes()[0]) == index + 1 && !member.joining
     }));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_log_format::{NodeId, VolumeId};
 use sixfold_transport::{ConnectError, Connection, Endpoint, Receiver, TransportError, WireStats};
@@ -18,6 +19,8 @@ use crate::random;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Addresses remembered for a node.
+const ADDRESSES_MAX: usize = 4;
 
 /// Why a node cannot be spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,10 +63,11 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct Links {
     endpoint: Endpoint,
+    role: Role,
     volume: VolumeId,
-    /// In the order of the cluster's description.
-    nodes: Vec<NodeId>,
-    links: BTreeMap<NodeId, Rc<Link>>,
+    /// In the order of the cluster's description, then those that were heard of later.
+    nodes: RefCell<Vec<NodeId>>,
+    links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
     /// What connections that are gone have moved.
     retired: Rc<Cell<WireStats>>,
 }
@@ -71,7 +75,8 @@ pub(crate) struct Links {
 /// One node.
 #[derive(Debug)]
 struct Link {
-    address: SocketAddr,
+    /// Where it may be, tried in turn; at least one (R25).
+    addresses: RefCell<Vec<SocketAddr>>,
     current: RefCell<Option<Connection>>,
     /// Held by whoever connects; the others wait and find the connection.
     connecting: Mutex<()>,
@@ -82,29 +87,57 @@ struct Link {
 
 impl Links {
     pub(crate) fn new(endpoint: Endpoint, cluster: &Cluster) -> Links {
-        let links = cluster.nodes.iter().map(|node| {
-            let link = Link {
-                address: node.address,
-                current: RefCell::new(None),
-                connecting: Mutex::new(()),
-                failures: Cell::new(0),
-                not_before: Cell::new(None),
-                trouble: RefCell::new(None),
-            };
-            (node.node, Rc::new(link))
-        });
+        let links = cluster.nodes.iter();
+        let links = links.map(|node| (node.node, Rc::new(Link::new(node.address))));
         Links {
             endpoint,
+            role: Role::Writer,
             volume: cluster.volume,
-            nodes: cluster.nodes.iter().map(|node| node.node).collect(),
-            links: links.collect(),
+            nodes: RefCell::new(cluster.nodes.iter().map(|node| node.node).collect()),
+            links: RefCell::new(links.collect()),
             retired: Rc::default(),
         }
     }
 
+    /// The same for a certificate of another role.
+    pub(crate) fn speaking_as(self, role: Role) -> Links {
+        Links { role, ..self }
+    }
+
+    /// The volume.
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// The nodes, in the order of the cluster's description.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        self.nodes.clone()
+        self.nodes.borrow().clone()
+    }
+
+    /// Where nodes are, as a manifest or an operator says: they may be asked from now on, and one that moved is found again (R25).
+    pub(crate) fn learn(&self, hints: &[NodeHint]) {
+        for hint in hints {
+            let Ok(address) = hint.address.parse() else {
+                tracing::warn!(node = %hint.node, address = %hint.address, "not an address");
+                continue;
+            };
+            match self.link(hint.node) {
+                Some(link) => link.learn(address),
+                None => {
+                    self.nodes.borrow_mut().push(hint.node);
+                    let link = Rc::new(Link::new(address));
+                    self.links.borrow_mut().insert(hint.node, link);
+                }
+            }
+        }
+    }
+
+    fn link(&self, node: NodeId) -> Option<Rc<Link>> {
+        self.links.borrow().get(&node).cloned()
+    }
+
+    fn all(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().values().cloned().collect()
     }
 
     /// A connection to a node: the one at hand, or a new one.
@@ -116,7 +149,7 @@ impl Links {
         node: NodeId,
         patience: Patience,
     ) -> Result<Connection, LinkError> {
-        let Some(link) = self.links.get(&node) else {
+        let Some(link) = self.link(node) else {
             return Err(LinkError::Unreachable(format!(
                 "node {node} is not in the cluster's description"
             )));
@@ -136,10 +169,11 @@ impl Links {
         if link.pause_end().is_some() {
             return Err(link.last_trouble());
         }
-        match self.endpoint.connect(link.address, self.hello(node)).await {
+        let address = link.address();
+        match self.endpoint.connect(address, self.hello(node)).await {
             Ok((connection, _welcome)) => {
                 link.succeeded(connection.clone());
-                self.watch(link, connection.clone());
+                self.watch(&link, connection.clone());
                 Ok(connection)
             }
             Err(error) => {
@@ -183,9 +217,8 @@ impl Links {
 
     /// One line about certificates, when `node_count` nodes or more cannot be spoken to because of them.
     pub(crate) fn certificate_trouble(&self, node_count: usize) -> Option<String> {
-        let mut lines = self
-            .links
-            .values()
+        let all = self.all();
+        let mut lines = all.iter()
             .filter_map(|link| match &*link.trouble.borrow() {
                 Some(LinkError::Certificate(line)) => Some(line.clone()),
                 _ => None,
@@ -197,8 +230,8 @@ impl Links {
     /// One line about the nodes that cannot be spoken to; empty when there are none.
     pub(crate) fn troubles(&self) -> String {
         let lines: Vec<String> = self
-            .links
-            .values()
+            .all()
+            .iter()
             .filter_map(|link| Some(link.trouble.borrow().as_ref()?.to_string()))
             .collect();
         lines.join("; ")
@@ -206,9 +239,8 @@ impl Links {
 
     /// What all connections have moved since the start.
     pub(crate) fn wire_stats(&self) -> WireStats {
-        let current = self
-            .links
-            .values()
+        let all = self.all();
+        let current = all.iter()
             .filter_map(|link| Some(link.current.borrow().as_ref()?.stats()));
         current.fold(self.retired.get(), sum)
     }
@@ -219,7 +251,7 @@ impl Links {
     }
 
     fn hello(&self, node: NodeId) -> Hello {
-        Hello::new(Role::Writer, node, Some(self.volume))
+        Hello::new(self.role, node, Some(self.volume))
     }
 
     /// Forgets a connection when it is gone. No new one is made while it stands in its place, so that it forgets itself.
@@ -228,18 +260,52 @@ impl Links {
         let retired = Rc::clone(&self.retired);
         tokio::task::spawn_local(async move {
             let reason = connection.closed().await;
-            tracing::info!(address = %link.address, %reason, "connection to a storage node ended");
+            let address = link.address();
+            tracing::info!(%address, %reason, "connection to a storage node ended");
             retired.set(sum(retired.get(), connection.stats()));
             link.current.replace(None);
             link.trouble.replace(Some(LinkError::Unreachable(format!(
-                "{}: {reason}",
-                link.address
+                "{address}: {reason}"
             ))));
         });
     }
 }
 
 impl Link {
+    fn new(address: SocketAddr) -> Link {
+        Link {
+            addresses: RefCell::new(vec![address]),
+            current: RefCell::new(None),
+            connecting: Mutex::new(()),
+            failures: Cell::new(0),
+            not_before: Cell::new(None),
+            trouble: RefCell::new(None),
+        }
+    }
+
+    /// Where it is looked for now: after a failure somewhere else, if it may be somewhere else.
+    fn address(&self) -> SocketAddr {
+        let addresses = self.addresses.borrow();
+        addresses[self.failures.get() as usize % addresses.len()]
+    }
+
+    /// It may be here, too.
+    fn learn(&self, address: SocketAddr) {
+        let mut addresses = self.addresses.borrow_mut();
+        if !addresses.contains(&address) {
+            addresses.truncate(ADDRESSES_MAX - 1);
+            addresses.push(address);
+        }
+    }
+
+    /// It is where it was looked for just now: that is where it is looked for next.
+    fn found(&self) {
+        let at = self.failures.get() as usize;
+        let mut addresses = self.addresses.borrow_mut();
+        let count = addresses.len();
+        addresses.swap(0, at % count);
+    }
+
     fn current(&self) -> Option<Connection> {
         self.current.borrow().clone()
     }
@@ -251,10 +317,11 @@ impl Link {
     fn last_trouble(&self) -> LinkError {
         let trouble = self.trouble.borrow().clone();
         trouble
-            .unwrap_or_else(|| LinkError::Unreachable(format!("{}: not reachable", self.address)))
+            .unwrap_or_else(|| LinkError::Unreachable(format!("{}: not reachable", self.address())))
     }
 
     fn succeeded(&self, connection: Connection) {
+        self.found();
         self.current.replace(Some(connection));
         self.trouble.replace(None);
         self.failures.set(0);

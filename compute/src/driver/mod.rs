@@ -16,16 +16,21 @@ pub(crate) mod commands;
 mod create;
 mod links;
 mod log_stream;
-mod recovery;
+mod machine;
+pub(crate) mod reader;
+pub(crate) mod recovery;
+mod refence;
+pub(crate) mod standby;
 pub(crate) mod state;
 mod tasks;
+mod thread;
+pub(crate) mod wishes;
 
 #[cfg(test)]
 mod create_tests;
 #[cfg(test)]
 mod serve_tests;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,17 +38,20 @@ use std::time::Duration;
 use sixfold_compute_core::{Shared, WriterCore};
 use sixfold_transport::endpoint::EndpointError;
 use sixfold_transport::{Endpoint, Identity, TransportOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use self::bridge::Bridge;
 use self::clock::VolumeClock;
 use self::commands::{COMMANDS_MAX, Command};
 use self::links::Links;
+use self::recovery::Respect;
+use self::standby::Detected;
 use self::state::State;
-use self::tasks::{caught, panic_text};
+use self::thread::{Ready, internal_error};
 use crate::cluster::WRITER_IDENTITY;
 use crate::error::Error;
 use crate::options::Options;
+use crate::standby::StandbyOptions;
 use crate::stats::OpenReport;
 use crate::watch_news::WatchWaker;
 
@@ -60,11 +68,12 @@ const LAST_STEP_MIN: Duration = Duration::from_millis(500);
 const CLOSE_SLACK: Duration = Duration::from_secs(1);
 
 /// How to come to an open volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mode {
     Create,
-    Open,
-    TakeOver,
+    Open(Respect),
+    /// When its writer is gone; at first it only watches for so long.
+    Standby(StandbyOptions, Duration),
 }
 
 /// An open volume, as the user's threads see it.
@@ -77,9 +86,9 @@ pub(crate) struct Started {
     pub(crate) page_bytes: usize,
     pub(crate) clock: VolumeClock,
     pub(crate) watch_waker: WatchWaker,
+    /// Of a standby.
+    pub(crate) detected: Option<Detected>,
 }
-
-type Ready = oneshot::Sender<Result<Started, Error>>;
 
 /// Starts the thread and waits until commits are taken. Dropping the future ends the thread.
 ///
@@ -90,62 +99,28 @@ pub(crate) async fn start(options: Options, mode: Mode) -> Result<Started, Error
     if mode == Mode::Create {
         options.check_for_creation()?;
     }
-    let (ready, started) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("sixfold-writer".to_owned());
-    thread
-        .spawn(move || run_thread(&options, mode, ready))
-        .map_err(|error| Error::unavailable(format!("cannot start a thread: {error}")))?;
-    started.await.unwrap_or_else(|_| {
-        Err(Error::Closed {
-            reason: "its thread ended while opening".to_owned(),
-        })
+    thread::start("sixfold-writer", move |ready, state| {
+        main(options, mode, ready, state)
     })
+    .await
 }
 
-/// The thread. Its state is told before anything is dropped that somebody may wait for.
-fn run_thread(options: &Options, mode: Mode, ready: Ready) {
-    let state = Arc::new(State::default());
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let _gone = ready.send(Err(Error::unavailable(format!(
-                    "cannot start a runtime: {error}"
-                ))));
-                return;
+async fn main(options: Options, mode: Mode, mut ready: Ready<Started>, state: Arc<State>) {
+    let links = match connect(&options, WRITER_IDENTITY) {
+        Ok(links) => links,
+        Err(error) => {
+            let _gone = ready.send(Err(error));
+            return;
+        }
+    };
+    let opening = async {
+        match &mode {
+            Mode::Standby(watch, hold) => {
+                standby::open_when_gone(&links, &options, *watch, *hold, &state).await
             }
-        };
-        let local = tokio::task::LocalSet::new();
-        let told = Arc::clone(&state);
-        let options = options.clone();
-        let main = local.run_until(async move {
-            // A task of its own: what the set polls first is then only the wait for it.
-            let main =
-                tokio::task::spawn_local(caught(main(options, mode, ready, Arc::clone(&told))));
-            match main.await {
-                Ok(Ok(())) => {}
-                Ok(Err(panic)) => told.close(internal_error(&panic)),
-                Err(error) => told.close(internal_error(&error.to_string())),
-            }
-        });
-        runtime.block_on(main);
-        state.close("it was dropped");
-    }));
-    if let Err(panic) = outcome {
-        state.close(internal_error(&panic_text(panic.as_ref())));
-    }
-}
-
-fn internal_error(what: &str) -> String {
-    tracing::error!(what, "internal error, the database closes");
-    format!("internal error: {what}")
-}
-
-async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>) {
-    let opening = open(&options, mode, &state);
+            mode => open(&links, &options, mode, &state).await,
+        }
+    };
     let opened = tokio::select! {
         opened = opening => opened,
         () = ready.closed() => return,
@@ -153,6 +128,7 @@ async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>)
     let (bridge, opening) = match opened {
         Ok(opened) => opened,
         Err(error) => {
+            links.close().await;
             let _gone = ready.send(Err(error));
             return;
         }
@@ -166,6 +142,7 @@ async fn main(options: Options, mode: Mode, mut ready: Ready, state: Arc<State>)
         page_bytes: opening.page_bytes,
         clock: opening.clock,
         watch_waker: bridge.watch_waker(),
+        detected: opening.detected,
     };
     if ready.send(Ok(started)).is_ok() {
         serve(
@@ -187,17 +164,12 @@ struct Opening {
     report: OpenReport,
     page_bytes: usize,
     clock: VolumeClock,
+    detected: Option<Detected>,
 }
 
-/// From nothing to a volume that takes commits.
-async fn open(
-    options: &Options,
-    mode: Mode,
-    state: &Arc<State>,
-) -> Result<(Rc<Bridge>, Opening), Error> {
-    let begin = clock::now();
-    let until = begin.saturating_add(options.open_deadline);
-    let identity = Identity::load(&options.cluster.tls_dir, WRITER_IDENTITY)
+/// Links to the nodes of the cluster; nothing is connected yet. `identity`: the name of a certificate.
+fn connect(options: &Options, identity: &str) -> Result<Rc<Links>, Error> {
+    let identity = Identity::load(&options.cluster.tls_dir, identity)
         .map_err(|error| Error::config(error.to_string()))?;
     let transport = TransportOptions {
         mtu_bytes: options.mtu_bytes,
@@ -208,44 +180,53 @@ async fn open(
         EndpointError::Bind { .. } => Error::unavailable(error.to_string()),
         EndpointError::Tls(tls) => Error::config(tls.to_string()),
     })?;
-    let links = Rc::new(Links::new(endpoint, &options.cluster));
-    let opened = async {
-        if mode == Mode::Create {
-            create::create(&links, options, left(until)).await?;
-        }
-        let opened =
-            recovery::recover(&links, options, mode == Mode::TakeOver, left(until)).await?;
-        let report = OpenReport {
-            volume_epoch: opened.volume_epoch,
-            cut: opened.cut,
-            refilled_batches: opened.refilled_batches,
-            lease_wait: opened.lease_wait,
-            open: Duration::ZERO,
-        };
-        let page_bytes = opened.manifest.parameters.page_bytes;
-        let page_bytes = usize::try_from(page_bytes).expect("a page is small");
-        let (start, start_ms) = (clock::now(), clock::unix_ms());
-        let core = WriterCore::new(opened, options.writer_bounds(), start, start_ms);
-        let bridge = Rc::new(Bridge::new(
-            core,
-            Rc::clone(&links),
-            Arc::clone(state),
-            options.read_deadline,
-        ));
-        until_open(&bridge, left(until), state).await?;
-        let open = clock::now().saturating_sub(begin + report.lease_wait);
-        let opening = Opening {
-            report: OpenReport { open, ..report },
-            page_bytes,
-            clock: VolumeClock::new(start, start_ms),
-        };
-        Ok((bridge, opening))
+    let links = Links::new(endpoint, &options.cluster);
+    Ok(Rc::new(links.speaking_as(identity.role())))
+}
+
+/// From links to a volume that takes commits.
+async fn open(
+    links: &Rc<Links>,
+    options: &Options,
+    mode: &Mode,
+    state: &Arc<State>,
+) -> Result<(Rc<Bridge>, Opening), Error> {
+    let begin = clock::now();
+    let until = begin.saturating_add(options.open_deadline);
+    let respect = match mode {
+        Mode::Open(respect) => respect.clone(),
+        _ => Respect::the_living(),
     };
-    let opened = opened.await;
-    if opened.is_err() {
-        links.close().await;
+    if *mode == Mode::Create {
+        create::create(links, options, left(until)).await?;
     }
-    opened
+    let opened = recovery::recover(links, options, &respect, left(until)).await?;
+    let report = OpenReport {
+        volume_epoch: opened.volume_epoch,
+        cut: opened.cut,
+        refilled_batches: opened.refilled_batches,
+        lease_wait: opened.lease_wait,
+        open: Duration::ZERO,
+    };
+    let page_bytes = opened.manifest.parameters.page_bytes;
+    let page_bytes = usize::try_from(page_bytes).expect("a page is small");
+    let (start, start_ms) = (clock::now(), clock::unix_ms());
+    let core = WriterCore::new(opened, options.writer_bounds(), start, start_ms);
+    let bridge = Rc::new(Bridge::new(
+        core,
+        Rc::clone(links),
+        Arc::clone(state),
+        options.read_deadline,
+    ));
+    until_open(&bridge, left(until), state).await?;
+    let open = clock::now().saturating_sub(begin + report.lease_wait);
+    let opening = Opening {
+        report: OpenReport { open, ..report },
+        page_bytes,
+        clock: VolumeClock::new(start, start_ms),
+        detected: None,
+    };
+    Ok((bridge, opening))
 }
 
 /// What is left of the time to open; a last step is given a moment, so that it fails with its own reason.

@@ -1,30 +1,46 @@
-//! Drives a reopening: carries the requests of [`sixfold_recovery::machine`] to the nodes and their answers back. It
-//! decides nothing.
+//! A reopening and a survey, from the options of a database to what the machine found.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use sixfold_log_format::NodeId;
-use sixfold_log_format::WriterId;
-use sixfold_log_format::limits::READ_LEASE_MS;
-use sixfold_log_format::wire::Message;
-use sixfold_recovery::machine::{
-    Opened, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions, RequestKey,
-};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use sixfold_log_format::limits::{IN_USE_MS, READ_LEASE_MS};
+use sixfold_log_format::{NodeId, WriterId};
+use sixfold_recovery::machine::survey::{Survey, SurveyOptions, Surveyed};
+use sixfold_recovery::machine::{Opened, Recovery, RecoveryOptions};
 
 use super::clock;
 use super::links::Links;
+use super::machine::{drive, explain};
 use crate::error::Error;
 use crate::options::Options;
 use crate::random;
 
-/// Events that wait for the machine; answers beyond wait in their streams.
-const EVENTS_MAX: usize = 1_024;
+/// Whom a reopening respects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Respect {
+    /// A writer that was heard so lately is alive and left alone (T11); `None` = it is fenced.
+    pub(crate) alive: Option<Duration>,
+    /// Nodes whose segments are lost for good (R19).
+    pub(crate) lost: Vec<NodeId>,
+}
 
-/// Certificates that are refused at so many nodes leave no write quorum.
-const CERTIFICATES_REFUSED_MIN: usize = 3;
+impl Respect {
+    /// A writer that is alive is left alone.
+    pub(crate) fn the_living() -> Respect {
+        Respect {
+            alive: Some(Duration::from_millis(IN_USE_MS)),
+            lost: Vec::new(),
+        }
+    }
+
+    /// Nobody is.
+    pub(crate) fn nobody() -> Respect {
+        Respect {
+            alive: None,
+            lost: Vec::new(),
+        }
+    }
+}
 
 /// Reopens the volume; gives up when no write quorum answered by `limit`.
 ///
@@ -33,113 +49,39 @@ const CERTIFICATES_REFUSED_MIN: usize = 3;
 pub(crate) async fn recover(
     links: &Rc<Links>,
     options: &Options,
-    take_over: bool,
+    respect: &Respect,
     limit: Duration,
 ) -> Result<Opened, Error> {
     let machine_options = RecoveryOptions {
         volume: options.cluster.volume,
         nodes: links.nodes(),
         writer: WriterId::from_bytes(random::bytes()),
-        take_over,
+        take_over: respect.alive.is_none(),
+        in_use: respect.alive.unwrap_or_default(),
         deadline: limit,
         lease: Duration::from_millis(READ_LEASE_MS),
         seed: u64::from_le_bytes(random::bytes()),
     };
     let mut machine = Recovery::new(machine_options, clock::now());
-    let (tell, mut told) = mpsc::channel(EVENTS_MAX);
-    // Dropped at the end, and with it every request that is still out.
-    let mut requests = JoinSet::new();
-    loop {
-        while let Some(action) = machine.poll_action() {
-            match action {
-                RecoveryAction::Send {
-                    request,
-                    node,
-                    message,
-                } => {
-                    requests.spawn_local(ask(
-                        Rc::clone(links),
-                        request,
-                        node,
-                        message,
-                        limit,
-                        tell.clone(),
-                    ));
-                }
-                RecoveryAction::Phase(phase) => tracing::info!(?phase, "reopening"),
-                RecoveryAction::Done(result) => {
-                    return result.map_err(|error| explain(error, links));
-                }
-            }
-        }
-        let due = machine.poll_timeout().map(clock::instant);
-        let pause = async {
-            match due {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            Some(event) = told.recv() => {
-                let unreachable = matches!(event, RecoveryEvent::Unreachable { .. });
-                machine.handle(clock::now(), event);
-                while let Ok(event) = told.try_recv() {
-                    machine.handle(clock::now(), event);
-                }
-                if unreachable && let Some(line) = links.certificate_trouble(CERTIFICATES_REFUSED_MIN.min(links.nodes().len())) {
-                    return Err(Error::config(line));
-                }
-            }
-            () = pause => machine.handle(clock::now(), RecoveryEvent::Timeout),
-            Some(ended) = requests.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    std::panic::resume_unwind(error.into_panic());
-                }
-            }
-        }
-    }
+    let outcome = drive(links, &mut machine, limit).await?;
+    outcome.map_err(|error| explain(error.into(), links))
 }
 
-/// One request: every answer becomes an event; no answer, or a stream that breaks off, is one too.
-async fn ask(
-    links: Rc<Links>,
-    request: RequestKey,
-    node: NodeId,
-    message: Message,
+/// Finds the point at which the volume can be read without a writer (R23).
+///
+/// # Errors
+/// What the machine says; [`Error::Config`] as soon as it is clear that certificates are the trouble.
+pub(crate) async fn survey(
+    links: &Rc<Links>,
+    options: &Options,
     limit: Duration,
-    tell: mpsc::Sender<RecoveryEvent>,
-) {
-    let answers = async {
-        let mut receiver = links.request(node, &message).await.ok()?;
-        let mut answered = false;
-        while let Some(message) = receiver.recv().await.ok()? {
-            answered = true;
-            tell.send(RecoveryEvent::Answer { request, message })
-                .await
-                .ok()?;
-        }
-        answered.then_some(())
+) -> Result<Surveyed, Error> {
+    let machine_options = SurveyOptions {
+        volume: options.cluster.volume,
+        nodes: links.nodes(),
+        deadline: limit,
     };
-    let whole = tokio::time::timeout(limit, answers).await.ok().flatten();
-    if whole.is_none() {
-        let _over = tell.send(RecoveryEvent::Unreachable { request }).await;
-    }
-}
-
-/// Adds to "too few answered" why the others did not.
-fn explain(error: RecoveryError, links: &Links) -> Error {
-    if matches!(
-        error,
-        RecoveryError::Unavailable { .. } | RecoveryError::NoVolume { .. }
-    ) {
-        if let Some(line) = links.certificate_trouble(1) {
-            return Error::config(line);
-        }
-        let troubles = links.troubles();
-        if matches!(error, RecoveryError::Unavailable { .. }) && !troubles.is_empty() {
-            return Error::unavailable(format!("{error} ({troubles})"));
-        }
-    }
-    error.into()
+    let mut machine = Survey::new(&machine_options, clock::now());
+    let outcome = drive(links, &mut machine, limit).await?;
+    outcome.map_err(|error| explain(error.into(), links))
 }

@@ -37,7 +37,9 @@ fn alone() -> Driver {
     let cluster = Cluster::new((0..6).map(node).collect(), "tls");
     let options = Options::new(cluster);
     let mut minted = 0;
-    let manifest = create::first_manifest(&options, || {
+    let nodes = options.cluster().nodes.iter();
+    let hosts: Vec<_> = nodes.map(|node| node.node).collect();
+    let manifest = create::first_manifest(&options, &hosts, || {
         minted += 1;
         SegmentId::from_bytes([minted; 16])
     });

@@ -50,6 +50,11 @@ impl State {
         }
     }
 
+    /// Whether another writer holds the volume.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.get().is_some()
+    }
+
     /// What to say when the driver went away without an answer.
     pub(crate) fn gone(&self) -> Error {
         match self.check_open() {

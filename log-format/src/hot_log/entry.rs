@@ -19,6 +19,7 @@ pub(super) mod kind {
     pub(crate) const STATE: u8 = 5;
     pub(crate) const DROPPED: u8 = 6;
     pub(crate) const CATALOG: u8 = 7;
+    pub(crate) const REMOVED: u8 = 8;
 }
 
 impl Entry {
@@ -41,6 +42,7 @@ impl Entry {
             | Entry::Install { segment, .. }
             | Entry::State { segment, .. }
             | Entry::Catalog { segment, .. }
+            | Entry::Removed { segment, .. }
             | Entry::Dropped { segment } => *segment,
         }
     }
@@ -54,6 +56,7 @@ impl Entry {
             Entry::State { .. } => kind::STATE,
             Entry::Dropped { .. } => kind::DROPPED,
             Entry::Catalog { .. } => kind::CATALOG,
+            Entry::Removed { .. } => kind::REMOVED,
         }
     }
 
@@ -71,7 +74,7 @@ impl Entry {
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
             Entry::Batch { bytes, .. } => out.extend_from_slice(bytes),
-            Entry::Created { pg, manifest, .. } => {
+            Entry::Created { pg, manifest, .. } | Entry::Removed { pg, manifest, .. } => {
                 pg.put(out);
                 manifest.put(out);
             }
@@ -178,6 +181,11 @@ impl Entry {
                 catalog: Field::take(input)?,
             },
             kind::DROPPED => Entry::Dropped { segment },
+            kind::REMOVED => Entry::Removed {
+                segment,
+                pg: Field::take(input)?,
+                manifest: Field::take(input)?,
+            },
             _ => return Err(input.invalid_field("entry type", u64::from(kind))),
         })
     }

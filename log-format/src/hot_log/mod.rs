@@ -142,6 +142,15 @@ pub enum Entry {
         /// The segment.
         segment: SegmentId,
     },
+    /// The segment was dropped because a manifest does not name it any more. Whoever asks for it is told that manifest (R20).
+    Removed {
+        /// The segment.
+        segment: SegmentId,
+        /// Its protection group.
+        pg: PgId,
+        /// The manifest.
+        manifest: Manifest,
+    },
 }
 
 /// What stands at a block boundary of a hot-log file.

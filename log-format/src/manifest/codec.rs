@@ -37,7 +37,7 @@ impl Manifest {
     }
 }
 
-code_field!(QuorumModel { FourOfSix = 0, ThreeOfFour = 1, FullTail = 2 });
+code_field!(QuorumModel { FourOfSix = 0, ThreeOfFour = 1, FullTail = 2, TwoOfThree = 3 });
 code_field!(MemberKind { Full = 0, Tail = 1 });
 struct_field!(Member {
     segment,

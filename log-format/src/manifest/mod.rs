@@ -33,6 +33,8 @@ pub enum QuorumModel {
     ThreeOfFour,
     /// Six segments of which three are full: write 4 of any or all fulls, read 3 of any with a full one.
     FullTail,
+    /// Three segments, write 2, read 2; what is left where copies were declared lost (R19).
+    TwoOfThree,
 }
 
 /// What a segment keeps.
@@ -123,6 +125,7 @@ impl QuorumModel {
         match self {
             QuorumModel::FourOfSix | QuorumModel::FullTail => 6,
             QuorumModel::ThreeOfFour => 4,
+            QuorumModel::TwoOfThree => 3,
         }
     }
 }

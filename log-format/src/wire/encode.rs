@@ -96,6 +96,13 @@ fn tag_of(message: &Message) -> u8 {
         Message::AskStatus => tag::ASK_STATUS,
         Message::NodeStatus(_) => tag::NODE_STATUS,
         Message::Wish(_) => tag::WISH,
+        Message::Survey(_) => tag::SURVEY,
+        Message::WishReport(_) => tag::WISH_REPORT,
+        Message::AskWish(_) => tag::ASK_WISH,
+        Message::LeaveHint(_) => tag::LEAVE_HINT,
+        Message::AskHints(_) => tag::ASK_HINTS,
+        Message::Hints(_) => tag::HINTS,
+        Message::RetireVolume(_) => tag::RETIRE_VOLUME,
         Message::Echo(_) => tag::ECHO,
     }
 }
@@ -129,6 +136,13 @@ fn put(message: &Message, out: &mut Output) {
         Message::DropSegment(message) => message.put(&mut out.head),
         Message::NodeStatus(message) => message.put(&mut out.head),
         Message::Wish(message) => message.put(&mut out.head),
+        Message::Survey(message) => message.put(&mut out.head),
+        Message::WishReport(message) => message.put(&mut out.head),
+        Message::AskWish(message) => message.put(&mut out.head),
+        Message::LeaveHint(message) => message.put(&mut out.head),
+        Message::AskHints(message) => message.put(&mut out.head),
+        Message::Hints(message) => message.put(&mut out.head),
+        Message::RetireVolume(message) => message.put(&mut out.head),
         Message::Echo(payload) => out.put_rest(payload),
         Message::Done | Message::AskStatus => {}
     }
@@ -166,6 +180,13 @@ fn take(tag: u8, input: &mut Input<'_>) -> Result<Message, DecodeError> {
         tag::ASK_STATUS => Message::AskStatus,
         tag::NODE_STATUS => Message::NodeStatus(Field::take(reader)?),
         tag::WISH => Message::Wish(Field::take(reader)?),
+        tag::SURVEY => Message::Survey(Field::take(reader)?),
+        tag::WISH_REPORT => Message::WishReport(Field::take(reader)?),
+        tag::ASK_WISH => Message::AskWish(Field::take(reader)?),
+        tag::LEAVE_HINT => Message::LeaveHint(Field::take(reader)?),
+        tag::ASK_HINTS => Message::AskHints(Field::take(reader)?),
+        tag::HINTS => Message::Hints(Field::take(reader)?),
+        tag::RETIRE_VOLUME => Message::RetireVolume(Field::take(reader)?),
         tag::ECHO => Message::Echo(input.rest()),
         _ => return Err(reader.invalid_field("tag", u64::from(tag))),
     })

@@ -57,13 +57,21 @@ pub struct Claim {
     pub writer: WriterId,
 }
 
-/// Answers [`Claim`] when the claim is durable. A long census comes in pieces: all fields but `runs` are the same in
+/// Asks for what [`Claim`] answers, without a claim: nothing is written, and no writer is fenced (R23). The census then carries the
+/// claim that the segment holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Survey {
+    /// The segment.
+    pub segment: SegmentId,
+}
+
+/// Answers [`Claim`] when the claim is durable, and [`Survey`]. A long census comes in pieces: all fields but `runs` are the same in
 /// each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Census {
     /// The segment.
     pub segment: SegmentId,
-    /// The epoch claimed.
+    /// The epoch claimed; in the answer to a survey the claim that is held.
     pub volume_epoch: VolumeEpoch,
     /// The history held, whole.
     pub history: History,
@@ -152,6 +160,7 @@ struct_field!(Claim {
     volume_epoch,
     writer
 });
+struct_field!(Survey { segment });
 struct_field!(Census {
     segment,
     volume_epoch,

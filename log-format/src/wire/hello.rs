@@ -128,6 +128,8 @@ pub enum Refusal {
     Overloaded,
     /// The segment exists already under another identity, or the volume has been opened before.
     Exists,
+    /// The node has not heard of this wish, or has forgotten it: leave it again.
+    UnknownWish,
 }
 
 code_field!(Role { Node = 1, Writer = 2, Reader = 3, Operator = 4 });
@@ -178,7 +180,8 @@ impl Field for Refusal {
             | Refusal::UnknownSegment
             | Refusal::DiskFull
             | Refusal::Overloaded
-            | Refusal::Exists => {}
+            | Refusal::Exists
+            | Refusal::UnknownWish => {}
         }
     }
 
@@ -217,6 +220,7 @@ impl Field for Refusal {
             12 => Refusal::DiskFull,
             13 => Refusal::Overloaded,
             14 => Refusal::Exists,
+            15 => Refusal::UnknownWish,
             code => return Err(input.invalid_field("refusal", u64::from(code))),
         })
     }
@@ -240,6 +244,7 @@ impl Refusal {
             Refusal::DiskFull => 12,
             Refusal::Overloaded => 13,
             Refusal::Exists => 14,
+            Refusal::UnknownWish => 15,
         }
     }
 }
@@ -277,6 +282,7 @@ impl fmt::Display for Refusal {
             Refusal::DiskFull => f.write_str("the disk is full"),
             Refusal::Overloaded => f.write_str("too much is queued"),
             Refusal::Exists => f.write_str("it exists already"),
+            Refusal::UnknownWish => f.write_str("no such wish is known here"),
         }
     }
 }

@@ -19,18 +19,20 @@ mod payload;
 mod peer;
 mod read;
 pub mod tag;
+mod wish;
 
 pub use encode::{FRAME_LENGTH_BYTES, Frame};
 pub use fence::{
-    Census, CensusRun, Claim, Install, Installed, Probe, ProbeAnswer, Refill, SegmentProbe,
+    Census, CensusRun, Claim, Install, Installed, Probe, ProbeAnswer, Refill, SegmentProbe, Survey,
 };
 pub use hello::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
 pub use log_stream::{Ack, Append, Attach, Attached, Heartbeat};
 pub use node::{
-    CreateSegment, DropSegment, NodeMemory, NodeStatus, NodeUpkeep, SegmentStatus, Wish, WishVerb,
+    CreateSegment, DropSegment, NodeMemory, NodeStatus, NodeUpkeep, RetireVolume, SegmentStatus,
 };
 pub use peer::{Gossip, GossipAnswer, LayerPiece, LogPiece, ReadLayer, ReadLog};
 pub use read::{PageAnswer, PageRequest, Pages, ReadPages};
+pub use wish::{AskHints, AskWish, Hints, LeaveHint, Wish, WishReport, WishState, WishVerb};
 
 use bytes::Bytes;
 
@@ -61,7 +63,9 @@ pub enum Message {
     ProbeAnswer(ProbeAnswer),
     /// Claims an epoch.
     Claim(Claim),
-    /// Answers [`Claim`], in one or more pieces.
+    /// Asks for a census without a claim (R23).
+    Survey(Survey),
+    /// Answers [`Claim`] and [`Survey`], in one or more pieces.
     Census(Box<Census>),
     /// Sets history and manifest.
     Install(Box<Install>),
@@ -89,7 +93,9 @@ pub enum Message {
     CreateSegment(Box<CreateSegment>),
     /// Drops a segment.
     DropSegment(DropSegment),
-    /// Answers [`CreateSegment`], [`DropSegment`] and [`Wish`].
+    /// Drops everything of a volume.
+    RetireVolume(RetireVolume),
+    /// Answers [`CreateSegment`], [`DropSegment`], [`RetireVolume`], [`Wish`], [`WishReport`] and [`LeaveHint`].
     Done,
     /// Asks how a node is.
     AskStatus,
@@ -97,6 +103,16 @@ pub enum Message {
     NodeStatus(NodeStatus),
     /// What an operator wants done (R24).
     Wish(Wish),
+    /// How far a wish is. Also answers [`AskWish`].
+    WishReport(Box<WishReport>),
+    /// Asks how far a wish is.
+    AskWish(AskWish),
+    /// Says where a node is (R25).
+    LeaveHint(Box<LeaveHint>),
+    /// Asks for what [`LeaveHint`] left.
+    AskHints(AskHints),
+    /// Answers [`AskHints`].
+    Hints(Hints),
     /// Asks for nothing but an answer: what `bench floor` measures the transport with.
     Echo(Bytes),
 }

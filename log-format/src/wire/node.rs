@@ -1,28 +1,39 @@
-//! What concerns a node as a whole: creation of segments, status, wishes.
+//! What concerns a node as a whole: creation and end of segments, status.
 
-use crate::field::{code_field, struct_field};
+use crate::field::struct_field;
 use crate::id::{NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
 use crate::lsn::Lsn;
 use crate::manifest::Manifest;
 
-/// Makes a segment, with the volume's first manifest. Repeatable: the same identity again is answered as done.
+/// Makes a segment, with the manifest that names it: the volume's first one, or the one of a step that is not in force yet (R20).
+/// Repeatable: the same identity again is answered as done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateSegment {
     /// The segment, as the manifest names it.
     pub segment: SegmentId,
     /// Its protection group.
     pub pg: PgId,
-    /// The volume's first manifest.
+    /// That manifest.
     pub manifest: Manifest,
 }
 
 /// Drops a segment: its redo, its pages and its layers go, and its identity never answers again. Answered when that is
 /// durable; a segment that is not there is answered as done.
+///
+/// A writer drops only what the manifest that the segment holds does not name (install one first); what stays is a tombstone with
+/// that manifest (R20). An operator drops anything, a tombstone's manifest too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropSegment {
     /// The segment.
     pub segment: SegmentId,
     /// Its volume, so that no slip of the pen drops another one's.
+    pub volume: VolumeId,
+}
+
+/// Drops every segment of a volume, its tombstones, and what was left about it. Answered when that is durable; repeatable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetireVolume {
+    /// The volume.
     pub volume: VolumeId,
 }
 
@@ -132,34 +143,6 @@ pub struct SegmentStatus {
     pub layer_bytes: u64,
 }
 
-/// What an operator wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WishVerb {
-    /// Replace `subject` (a segment or node) by a segment on node `object`.
-    Replace,
-    /// Undo a replacement of `subject`.
-    Restore,
-    /// Move everything away from node `subject`.
-    Drain,
-    /// Append a protection group.
-    Grow,
-}
-
-/// A wish. Left with nodes, carried to the writer by acks, acted on by the writer (R24).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
-    /// Drawn by the operator's tool, so that a wish is done once.
-    pub id: [u8; 16],
-    /// The volume.
-    pub volume: VolumeId,
-    /// What to do.
-    pub verb: WishVerb,
-    /// To whom.
-    pub subject: [u8; 16],
-    /// With whom; zeros when the writer may choose.
-    pub object: [u8; 16],
-}
-
 struct_field!(CreateSegment {
     segment,
     pg,
@@ -217,11 +200,4 @@ struct_field!(SegmentStatus {
     run_count,
     layer_bytes,
 });
-code_field!(WishVerb { Replace = 1, Restore = 2, Drain = 3, Grow = 4 });
-struct_field!(Wish {
-    id,
-    volume,
-    verb,
-    subject,
-    object
-});
+struct_field!(RetireVolume { volume });

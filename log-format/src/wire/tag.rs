@@ -34,6 +34,8 @@ pub const INSTALL: u8 = 36;
 pub const INSTALLED: u8 = 37;
 /// [`super::Message::Refill`].
 pub const REFILL: u8 = 38;
+/// [`super::Message::Survey`].
+pub const SURVEY: u8 = 39;
 /// [`super::Message::ReadPages`].
 pub const READ_PAGES: u8 = 48;
 /// [`super::Message::Pages`].
@@ -60,3 +62,15 @@ pub const NODE_STATUS: u8 = 82;
 pub const DROP_SEGMENT: u8 = 84;
 /// [`super::Message::Wish`].
 pub const WISH: u8 = 83;
+/// [`super::Message::WishReport`].
+pub const WISH_REPORT: u8 = 85;
+/// [`super::Message::AskWish`].
+pub const ASK_WISH: u8 = 86;
+/// [`super::Message::LeaveHint`].
+pub const LEAVE_HINT: u8 = 87;
+/// [`super::Message::AskHints`].
+pub const ASK_HINTS: u8 = 88;
+/// [`super::Message::Hints`].
+pub const HINTS: u8 = 89;
+/// [`super::Message::RetireVolume`].
+pub const RETIRE_VOLUME: u8 = 90;

@@ -113,6 +113,7 @@ fn constants_are_as_the_page_says() {
         limits::PG_COUNT_MAX,
         limits::SET_COUNT_MAX,
         limits::HISTORY_RANGES_MAX,
+        limits::HINTS_LEFT_MAX,
         limits::TEXT_BYTES_MAX,
         limits::LAL_MAX,
     ];
@@ -197,6 +198,13 @@ fn tags_and_refusals_are_as_the_page_says() {
         tag::NODE_STATUS,
         tag::WISH,
         tag::DROP_SEGMENT,
+        tag::SURVEY,
+        tag::WISH_REPORT,
+        tag::ASK_WISH,
+        tag::LEAVE_HINT,
+        tag::ASK_HINTS,
+        tag::HINTS,
+        tag::RETIRE_VOLUME,
     ];
     let page = numbers("| tag | message | fields |", 1, 0);
     assert_eq!(page, tags);

@@ -52,6 +52,7 @@ fn hot_log_zones_are_written_as_ever() {
     compare("superblock", &samples::superblock().encode());
     compare("file_header", &samples::file_header().encode());
     compare("group", &samples::group());
+    compare("group_removed", &samples::removed_group());
 }
 
 #[test]

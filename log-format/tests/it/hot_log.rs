@@ -8,7 +8,9 @@ use sixfold_log_format::hot_log::{
 };
 use sixfold_log_format::{DecodeError, NodeId};
 
-use crate::samples::{self, entries, file_header, group, small_batch, superblock};
+use crate::samples::{
+    self, entries, file_header, group, removed, removed_group, small_batch, superblock,
+};
 
 #[test]
 fn the_superblock_survives_the_loss_of_either_copy() {
@@ -152,8 +154,25 @@ fn groups_stand_one_behind_the_other() {
 
 #[test]
 fn every_bit_flip_of_a_group_is_detected() {
+    every_bit_flip_is_detected(&group());
+}
+
+#[test]
+fn every_bit_flip_of_a_tombstone_is_detected() {
+    every_bit_flip_is_detected(&removed_group());
+}
+
+#[test]
+fn a_tombstone_comes_back() {
+    let bytes = removed_group();
+    let Found::Group { entries, .. } = decode_group(&bytes, &file_header()) else {
+        panic!("no group")
+    };
+    assert_eq!(entries, [(GROUP_HEADER_BYTES as u32, removed())]);
+}
+
+fn every_bit_flip_is_detected(sound: &Bytes) {
     let header = file_header();
-    let sound = group();
     for bit in 0..sound.len() * 8 {
         let mut bytes = sound.to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    Ack, Append, Attach, Attached, Census, CensusRun, Claim, CreateSegment, DropSegment, Gossip,
-    GossipAnswer, Heartbeat, Hello, Install, Installed, LayerPiece, LogPiece, Message, NodeMemory,
-    NodeStatus, NodeUpkeep, PageAnswer, PageRequest, Pages, Probe, ProbeAnswer, ReadLayer, ReadLog,
-    ReadPages, Refill, Refusal, Role, SegmentProbe, SegmentStatus, Welcome, Wish, WishVerb,
+    Ack, Append, AskHints, AskWish, Attach, Attached, Census, CensusRun, Claim, CreateSegment,
+    DropSegment, Gossip, GossipAnswer, Heartbeat, Hello, Hints, Install, Installed, LayerPiece,
+    LeaveHint, LogPiece, Message, NodeMemory, NodeStatus, NodeUpkeep, PageAnswer, PageRequest,
+    Pages, Probe, ProbeAnswer, ReadLayer, ReadLog, ReadPages, Refill, Refusal, RetireVolume, Role,
+    SegmentProbe, SegmentStatus, Survey, Welcome, Wish, WishReport, WishState, WishVerb,
 };
 use sixfold_log_format::{Lsn, MembershipEpoch, Page, PageId, PgId};
 
@@ -51,6 +52,7 @@ pub fn refusals() -> Vec<Refusal> {
         Refusal::DiskFull,
         Refusal::Overloaded,
         Refusal::Exists,
+        Refusal::UnknownWish,
     ]
 }
 
@@ -59,7 +61,53 @@ pub fn messages() -> Vec<(&'static str, Message)> {
     let mut messages = opening_messages();
     messages.extend(fence_messages());
     messages.extend(node_messages());
+    messages.extend(wish_messages());
     messages
+}
+
+fn wish_messages() -> Vec<(&'static str, Message)> {
+    let hint = manifest().hints[0].clone();
+    vec![
+        (
+            "survey",
+            Message::Survey(Survey {
+                segment: segment(1),
+            }),
+        ),
+        (
+            "wish_report",
+            Message::WishReport(Box::new(WishReport {
+                volume: VOLUME,
+                volume_epoch: VOLUME_EPOCH,
+                writer: WRITER,
+                id: [1; 16],
+                state: WishState::Working,
+                done: 3,
+                of: 12,
+                text: "segment 3 of 12 moves".into(),
+            })),
+        ),
+        (
+            "ask_wish",
+            Message::AskWish(AskWish {
+                volume: VOLUME,
+                id: [1; 16],
+            }),
+        ),
+        (
+            "leave_hint",
+            Message::LeaveHint(Box::new(LeaveHint {
+                volume: VOLUME,
+                hint: hint.clone(),
+            })),
+        ),
+        ("ask_hints", Message::AskHints(AskHints { volume: VOLUME })),
+        ("hints", Message::Hints(Hints { hints: vec![hint] })),
+        (
+            "retire_volume",
+            Message::RetireVolume(RetireVolume { volume: VOLUME }),
+        ),
+    ]
 }
 
 fn opening_messages() -> Vec<(&'static str, Message)> {

@@ -394,6 +394,21 @@ pub fn entries() -> Vec<Entry> {
     ]
 }
 
+/// A tombstone, which came later than the golden group.
+pub fn removed() -> Entry {
+    Entry::Removed {
+        segment: segment(60),
+        pg: PgId::ROOT,
+        manifest: manifest(),
+    }
+}
+
+pub fn removed_group() -> Bytes {
+    let mut out = Vec::new();
+    encode_group(&mut out, &file_header(), 1_001, &[removed()]);
+    out.into()
+}
+
 pub fn group() -> Bytes {
     let mut out = Vec::new();
     encode_group(&mut out, &file_header(), 1_000, &entries());

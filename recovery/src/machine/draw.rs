@@ -52,4 +52,10 @@ impl Draw {
         let span_us = u64::try_from(span.as_micros()).expect("pauses are short");
         PAUSE_MIN + Duration::from_micros(self.next() % span_us)
     }
+
+    /// Some time shorter than `span`; none when that is shorter than a microsecond.
+    pub(super) fn below(&mut self, span: Duration) -> Duration {
+        let span_us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.next().checked_rem(span_us).unwrap_or(0))
+    }
 }

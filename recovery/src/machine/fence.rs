@@ -9,12 +9,9 @@ use sixfold_log_format::{
     Manifest, Member, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, WriterId,
 };
 
+use super::pieces::{Assembled, Pieces};
 use super::{RecoveryError, RequestKey, shortfall};
 use crate::quorum::is_fence_quorum_of_all;
-
-/// Most runs and CPLs in the census of one segment. What is unacknowledged is bounded in bytes by the writer; this is
-/// several times as much, so that only nonsense meets it.
-const CENSUS_ENTRIES_MAX: usize = 16 << 20;
 
 /// What the answers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +42,7 @@ pub(super) struct FenceStep {
     pub(super) volume_epoch: VolumeEpoch,
     pub(super) writer: WriterId,
     manifest: Manifest,
-    partial: BTreeMap<SegmentId, (RequestKey, Census)>,
+    pieces: Pieces,
     whole: BTreeMap<SegmentId, Census>,
     refused: BTreeMap<SegmentId, VolumeEpoch>,
 }
@@ -60,7 +57,7 @@ impl FenceStep {
             volume_epoch,
             writer,
             manifest,
-            partial: BTreeMap::new(),
+            pieces: Pieces::default(),
             whole: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
@@ -97,40 +94,44 @@ impl FenceStep {
         ))
     }
 
-    /// A piece of a census. Pieces of one request come in order; a repeated request starts over.
-    pub(super) fn census(
-        &mut self,
-        key: RequestKey,
-        segment: SegmentId,
-        mut piece: Census,
-    ) -> Piece {
+    /// A piece of a census.
+    pub(super) fn census(&mut self, key: RequestKey, segment: SegmentId, piece: Census) -> Piece {
         let own = piece.segment == segment && piece.volume_epoch == self.volume_epoch;
         if !own || !self.is_sensible(&piece) {
             return Piece::Nonsense;
         }
-        let more = piece.more;
-        let whole = match self.partial.remove(&segment) {
-            Some((earlier, mut census)) if earlier == key => {
-                census.runs.append(&mut piece.runs);
-                census
-            }
-            _ => piece,
+        let whole = match self.pieces.add(key, segment, piece) {
+            Assembled::More => return Piece::More,
+            Assembled::Whole(whole) => *whole,
+            Assembled::TooLong => return Piece::Nonsense,
         };
-        let entries: usize = whole.runs.iter().map(|run| 1 + run.cpls.len()).sum();
-        if entries > CENSUS_ENTRIES_MAX {
-            return Piece::Nonsense;
-        }
-        if more {
-            self.partial.insert(segment, (key, whole));
-            return Piece::More;
-        }
         let lease_left = Duration::from_millis(u64::from(whole.lease_left_ms));
-        if whole.manifest.version > self.manifest.version {
-            // The manifest found in a fenced PG names those that count (R10, R21).
-            self.manifest = whole.manifest.clone();
-        }
         self.whole.insert(segment, whole);
+        self.ask_the_root();
         Piece::Whole { lease_left }
+    }
+
+    /// The manifest found in the fenced root names the groups that count (R10, R21), also when the probe had heard of a newer one: had
+    /// that been in force, a write quorum of the root would hold it. Before the root is fenced only a newer one of its own counts.
+    fn ask_the_root(&mut self) {
+        let of_root = |census: &&Census| {
+            find(&census.manifest, census.segment).is_some_and(|(pg, _)| pg == PgId::ROOT)
+        };
+        let manifests = self.whole.values().filter(of_root);
+        let newest = manifests
+            .map(|census| &census.manifest)
+            .max_by_key(|manifest| manifest.version);
+        let Some(newest) = newest else {
+            return;
+        };
+        let fenced = newest
+            .pg(PgId::ROOT)
+            .is_some_and(|entry| self.is_fenced(entry));
+        let version = self.manifest.version;
+        if newest.version > version || (newest.version < version && fenced && self.root_is_fenced())
+        {
+            self.manifest = newest.clone();
+        }
     }
 
     /// Whether what follows may rely on this answer: a segment that accepted our claim holds nothing of our epoch yet.

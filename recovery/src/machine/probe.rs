@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sixfold_log_format::limits::IN_USE_MS;
 use sixfold_log_format::wire::{ProbeAnswer, SegmentProbe};
 use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId};
 
@@ -73,7 +72,13 @@ impl ProbeStep {
     pub(super) fn answered(&mut self, now: Duration, node: NodeId, answer: ProbeAnswer) {
         self.nodes.insert(node, true);
         if let Some(manifest) = &answer.manifest {
-            self.learn(manifest);
+            // Which groups there are only the root tells (R10): a group that was being appended when its writer died may be known to
+            // its own segments alone, and be one that can never be fenced.
+            if answer.segments.iter().any(|probe| probe.pg == PgId::ROOT) {
+                self.learn(manifest);
+            } else if manifest.volume == self.volume {
+                self.learn_nodes(manifest);
+            }
         }
         for segment in answer.segments {
             self.segments.insert(segment.segment, segment);
@@ -81,7 +86,8 @@ impl ProbeStep {
         self.first_none_at.get_or_insert(now);
     }
 
-    fn learn(&mut self, manifest: &Manifest) {
+    /// Somebody holds this manifest.
+    pub(super) fn learn(&mut self, manifest: &Manifest) {
         let newer = self
             .manifest
             .as_ref()
@@ -89,10 +95,14 @@ impl ProbeStep {
         if manifest.volume != self.volume || !newer {
             return;
         }
+        self.learn_nodes(manifest);
+        self.manifest = Some(manifest.clone());
+    }
+
+    fn learn_nodes(&mut self, manifest: &Manifest) {
         for member in manifest.pgs.iter().flat_map(PgEntry::members) {
             self.nodes.entry(member.node).or_insert(false);
         }
-        self.manifest = Some(manifest.clone());
     }
 
     fn has_answered(&self, pg: PgId, segment: SegmentId) -> bool {
@@ -101,8 +111,14 @@ impl ProbeStep {
             .is_some_and(|probe| probe.pg == pg)
     }
 
-    pub(super) fn verdict(&self, now: Duration, take_over: bool, past: &Past) -> ProbeVerdict {
-        if !take_over && let Some(error) = self.somebody_lives(past) {
+    /// `in_use`: for how long a writer that was heard counts as alive; `None` when it is to be fenced alive, too.
+    pub(super) fn verdict(
+        &self,
+        now: Duration,
+        in_use: Option<Duration>,
+        past: &Past,
+    ) -> ProbeVerdict {
+        if let Some(error) = in_use.and_then(|limit| self.somebody_lives(limit, past)) {
             return ProbeVerdict::Failed(error);
         }
         let Some(manifest) = &self.manifest else {
@@ -135,7 +151,7 @@ impl ProbeStep {
     }
 
     /// T11: a writer that was heard just now is alive; a history above our own claim is a rival that completed its fence.
-    fn somebody_lives(&self, past: &Past) -> Option<RecoveryError> {
+    fn somebody_lives(&self, limit: Duration, past: &Past) -> Option<RecoveryError> {
         let foreign = || {
             self.segments
                 .values()
@@ -144,7 +160,8 @@ impl ProbeStep {
         let heard = foreign()
             .filter_map(|probe| probe.writer_heard_ms_ago)
             .min();
-        if let Some(heard_ms_ago) = heard.filter(|&ms| u64::from(ms) < IN_USE_MS) {
+        if let Some(heard_ms_ago) = heard.filter(|&ms| Duration::from_millis(u64::from(ms)) < limit)
+        {
             return Some(RecoveryError::InUse { heard_ms_ago });
         }
         let claimed = past.claimed?;
@@ -154,7 +171,13 @@ impl ProbeStep {
         })
     }
 
-    fn is_nowhere(&self, now: Duration) -> bool {
+    /// The newest manifest found.
+    pub(super) fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Whether it is told that no node knows the volume.
+    pub(super) fn is_nowhere(&self, now: Duration) -> bool {
         let answered = self.nodes.values().filter(|&&answered| answered).count();
         let enough = answered >= NO_VOLUME_ANSWERS_MIN.max(self.nodes.len().saturating_sub(2));
         let waited = self.no_volume_at().is_some_and(|at| at <= now);

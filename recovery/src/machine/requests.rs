@@ -30,6 +30,8 @@ pub(super) enum Ask {
     ReadLog(SegmentId),
     /// That this segment takes batches.
     Refill(SegmentId),
+    /// A census of a segment, without a claim.
+    Survey(SegmentId),
 }
 
 #[derive(Debug)]

@@ -184,7 +184,7 @@ impl SettleStep {
                     }),
                 ))
             }
-            Ask::Probe(_) | Ask::Claim(_) => None,
+            Ask::Probe(_) | Ask::Claim(_) | Ask::Survey(_) => None,
         }
     }
 

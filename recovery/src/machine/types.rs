@@ -18,6 +18,9 @@ pub struct RecoveryOptions {
     pub writer: WriterId,
     /// Whether to fence a writer that is alive (T11).
     pub take_over: bool,
+    /// Without `take_over`: for how long a writer that was heard counts as alive. A standby says its patience here, so that of two
+    /// the slower one finds the faster one alive.
+    pub in_use: Duration,
     /// How long to try before giving up, from the start. A wait for the old lease alone is not cut short.
     pub deadline: Duration,
     /// Length of a read lease. An answer that says that one runs for more than a few times as long is not believed.

@@ -45,7 +45,7 @@ fn stale(stale: Stale) -> Message {
 }
 
 impl FakeSegment {
-    fn new(number: u8, manifest: Manifest) -> FakeSegment {
+    pub fn new(number: u8, manifest: Manifest) -> FakeSegment {
         let (id, pg) = (segment(number), PgId::new(u32::from(number) / 6));
         FakeSegment {
             id,
@@ -185,7 +185,7 @@ impl FakeSegment {
         })
     }
 
-    fn take(&mut self, history: &History, manifest: &Manifest) {
+    pub fn take(&mut self, history: &History, manifest: &Manifest) {
         self.history = history.clone();
         self.manifest = manifest.clone();
     }
@@ -209,6 +209,23 @@ impl FakeSegment {
             self.take(&peer.history, &peer.manifest);
         }
         taken
+    }
+
+    /// One round of gossip: the higher history, then what a peer of the same history is ahead by.
+    pub fn gossip(&mut self, peer: &FakeSegment) {
+        if peer.history.volume_epoch > self.history.volume_epoch {
+            self.gossip_history(peer);
+        }
+        let scl = peer.scl();
+        if peer.history.volume_epoch == self.history.volume_epoch && scl > self.scl() {
+            for batch in peer
+                .batches
+                .iter()
+                .filter(|batch| batch.header().first <= scl)
+            {
+                self.put(batch);
+            }
+        }
     }
 
     fn read_log(&self, read: ReadLog) -> Message {
@@ -244,7 +261,8 @@ impl FakeSegment {
         self.installed()
     }
 
-    fn handle(&mut self, message: &Message) -> Vec<Message> {
+    /// Answers a request.
+    pub fn handle(&mut self, message: &Message) -> Vec<Message> {
         match message {
             Message::Probe(_) if !self.exists => {
                 vec![Message::ProbeAnswer(ProbeAnswer {
@@ -279,6 +297,14 @@ impl FakeSegment {
                 }
                 Err(held) => vec![stale(held)],
             },
+            Message::Survey(survey) if survey.segment != self.id || !self.exists => {
+                vec![Message::Refused(Refusal::UnknownSegment)]
+            }
+            Message::Survey(survey) => self.census(Claim {
+                segment: survey.segment,
+                volume_epoch: self.guard.claim,
+                writer: self.guard.writer,
+            }),
             Message::Install(install) => vec![self.install(install)],
             Message::ReadLog(read) => vec![self.read_log(*read)],
             Message::Refill(refill) => vec![self.refill(refill)],
@@ -334,6 +360,7 @@ pub fn options(by: u8) -> RecoveryOptions {
         nodes: (0..6).map(node).collect(),
         writer: writer(by),
         take_over: false,
+        in_use: ms(1_000),
         deadline: ms(20_000),
         lease: ms(50),
         seed: 1,

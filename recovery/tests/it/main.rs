@@ -11,11 +11,17 @@ mod common;
 
 mod cut;
 mod epoch;
+mod explore;
 mod lease;
 mod machine_faults;
+mod machine_follow;
 mod machine_race;
 mod machine_reopen;
 mod machine_rules;
+mod machine_survey;
+mod membership;
+mod membership_loss;
+mod membership_model;
 mod model;
 mod model_world;
 mod points;

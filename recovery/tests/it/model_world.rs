@@ -978,7 +978,7 @@ fn first_wording(found: &History, vdl: Lsn, volume_epoch: VolumeEpoch) -> Histor
 }
 
 /// What must never be done: the union of two histories.
-fn merged(one: &History, other: &History) -> History {
+pub fn merged(one: &History, other: &History) -> History {
     let mut all: Vec<AnnulledRange> = one.ranges.iter().chain(&other.ranges).copied().collect();
     all.sort_by_key(|range| (range.after, range.through));
     let mut ranges: Vec<AnnulledRange> = Vec::new();

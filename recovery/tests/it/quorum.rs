@@ -2,8 +2,8 @@
 
 use sixfold_log_format::{Lsn, MemberKind, PgEntry, QuorumModel, SegmentSet};
 use sixfold_recovery::quorum::{
-    is_fence_quorum, is_fence_quorum_of_all, is_read_quorum, is_write_quorum,
-    is_write_quorum_of_all, pgcl,
+    is_fence_quorum, is_fence_quorum_of_all, is_read_quorum, is_read_quorum_of_all,
+    is_write_quorum, is_write_quorum_of_all, pgcl,
 };
 
 use crate::common::{entry, full_tail, has, lsn, set, six, subsets, subsets_of};
@@ -28,6 +28,7 @@ fn write_twin(set: &SegmentSet, mask: u32) -> bool {
     match set.model {
         QuorumModel::FourOfSix => held.len() >= 4,
         QuorumModel::ThreeOfFour => held.len() >= 3,
+        QuorumModel::TwoOfThree => held.len() >= 2,
         QuorumModel::FullTail => held.len() >= 4 || !fulls_missing,
     }
 }
@@ -40,7 +41,7 @@ fn read_twin(set: &SegmentSet, mask: u32) -> bool {
         .collect();
     match set.model {
         QuorumModel::FourOfSix => held.len() >= 3,
-        QuorumModel::ThreeOfFour => held.len() >= 2,
+        QuorumModel::ThreeOfFour | QuorumModel::TwoOfThree => held.len() >= 2,
         QuorumModel::FullTail => {
             held.len() >= 3 && held.iter().any(|member| member.kind == MemberKind::Full)
         }
@@ -53,12 +54,16 @@ fn all_sets() -> Vec<SegmentSet> {
     let mut joining_full = full_tail();
     joining_full.members[0].joining = true;
     joining_full.members[1].joining = true;
+    let mut joining_four = set(QuorumModel::ThreeOfFour, &[0, 1, 2, 3]);
+    joining_four.members[2].joining = true;
     vec![
         six(),
         full_tail(),
         set(QuorumModel::ThreeOfFour, &[0, 1, 2, 3]),
+        set(QuorumModel::TwoOfThree, &[0, 1, 2]),
         joining,
         joining_full,
+        joining_four,
     ]
 }
 
@@ -171,8 +176,9 @@ fn every_fence_and_every_read_meets_every_write() {
         six(),
         full_tail(),
         set(QuorumModel::ThreeOfFour, &[0, 1, 2, 3]),
+        set(QuorumModel::TwoOfThree, &[0, 1, 2]),
     ] {
-        let of_set = |mask: u32| set.model != QuorumModel::ThreeOfFour || mask < 16;
+        let of_set = |mask: u32| mask < 1 << set.model.member_count();
         let writes = sets_where(|mask| of_set(mask) && is_write_quorum(&set, &has(mask)));
         let fences = sets_where(|mask| of_set(mask) && is_fence_quorum(&set, &has(mask)));
         let reads = sets_where(|mask| of_set(mask) && is_read_quorum(&set, &has(mask)));
@@ -181,6 +187,56 @@ fn every_fence_and_every_read_meets_every_write() {
         assert_eq!(misses(&writes, &reads, 0), 0);
         // Two writers never both find a write quorum.
         assert_eq!(misses(&writes, &writes, 0), 0);
+    }
+}
+
+/// The fence, counted the dull way: a write quorum, of full/tail with two fulls (R12).
+#[test]
+fn fences_agree_with_their_twin_on_every_subset() {
+    for set in all_sets() {
+        for mask in subsets(6) {
+            let is_full = |number: &usize| set.members[*number].kind == MemberKind::Full;
+            let held = (0..set.members.len()).filter(|number| mask & (1 << number) != 0);
+            let fulls = held.filter(is_full).count();
+            let twin = write_twin(&set, mask) && (set.model != QuorumModel::FullTail || fulls >= 2);
+            assert_eq!(
+                is_fence_quorum(&set, &has(mask)),
+                twin,
+                "{mask:b} of {set:?}"
+            );
+        }
+    }
+}
+
+/// A read quorum of several sets needs one of each: what is answered while a step is under way may be missed by either alone.
+#[test]
+fn quorums_of_several_sets_hold_in_each_of_them() {
+    let many = [
+        vec![six(), set(QuorumModel::FourOfSix, &[0, 1, 2, 3, 4, 6])],
+        vec![six(), set(QuorumModel::ThreeOfFour, &[0, 1, 2, 3])],
+        vec![full_tail(), {
+            let mut entered = full_tail();
+            entered.members[1] = crate::common::member(6);
+            entered.members[1].kind = MemberKind::Tail;
+            entered.members[1].joining = true;
+            entered
+        }],
+    ];
+    for sets in many {
+        let entry = entry(0, sets);
+        let all = |mask, twin: &dyn Fn(&SegmentSet, u32) -> bool| {
+            entry.sets.iter().all(|set| twin(set, mask))
+        };
+        for mask in 0..1_u32 << 7 {
+            let held = has(mask);
+            assert_eq!(
+                is_write_quorum_of_all(&entry, &held),
+                all(mask, &write_twin)
+            );
+            assert_eq!(is_read_quorum_of_all(&entry, &held), all(mask, &read_twin));
+            let fences = entry.sets.iter().all(|set| is_fence_quorum(set, &held));
+            assert_eq!(is_fence_quorum_of_all(&entry, &held), fences);
+        }
     }
 }
 

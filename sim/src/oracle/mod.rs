@@ -3,6 +3,7 @@
 mod answers;
 mod model;
 mod stamps;
+mod tree;
 mod truth;
 mod watched;
 

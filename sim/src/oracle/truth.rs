@@ -107,6 +107,11 @@ impl Oracle {
         }
     }
 
+    /// Bytes of a page.
+    pub(super) fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
     /// The epoch of the newest opening.
     pub(crate) fn newest(&self) -> VolumeEpoch {
         self.openings
@@ -238,6 +243,7 @@ impl Oracle {
         self.truncate(opened)?;
         self.last = opened.vdl;
         self.pending.clear();
+        self.walk_tree()?;
         self.openings.push(Opening {
             volume_epoch: epoch,
             cut: opened.cut,

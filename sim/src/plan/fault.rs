@@ -55,6 +55,8 @@ pub enum Fault {
     /// An ambush: exactly four segments take what the writer ships, the forgetful one among them; the last of the four is late.
     /// The forgetful one forgets what only it had beside two others, comes back, and then the late one catches up (R12).
     Relapse { late: usize, after_ms: u64 },
+    /// An operator drops the forgetful node's segment of a group, and would have it back.
+    DropSegment { pg: u32 },
 }
 
 impl Fault {
@@ -132,6 +134,18 @@ impl Fault {
             host: rng.index(9),
             by_ms: if rng.chance(1, 2) { by_ms } else { -by_ms },
         }
+    }
+
+    /// Whether it makes the forgetful disk forget.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(
+            self,
+            Fault::Rot
+                | Fault::LostSync { .. }
+                | Fault::Misdirect
+                | Fault::Relapse { .. }
+                | Fault::DropSegment { .. }
+        )
     }
 
     pub(super) fn draw_split_seal(rng: &mut Rng) -> Fault {

@@ -68,8 +68,30 @@ impl Plan {
             failovers,
         };
         plan.add_ambushes(&mut Rng::new(seed, 6));
+        plan.add_drop(&mut Rng::new(seed, 12));
         plan.shape.draw_watches(&mut Rng::new(seed, 10));
+        plan.shape.draw_holders(&mut Rng::new(seed, 11));
         plan
+    }
+
+    /// An operator's slip, where nothing else makes a segment forget (R12); its node comes back soon after.
+    fn add_drop(&mut self, rng: &mut Rng) {
+        if !rng.chance(1, 10) || self.faults.iter().any(|(_, fault)| fault.forgets()) {
+            return;
+        }
+        let pg = u32::try_from(rng.below(4)).expect("a few");
+        let at = rng.range(60, 900) * MS;
+        self.faults.push((at, Fault::DropSegment { pg }));
+        for _ in 0..rng.range(1, 3) {
+            let crash = Fault::Crash {
+                nodes: 1 << self.shape.forgetful,
+                power: rng.chance(1, 2),
+                down: rng.pick(&[3, 50]),
+            };
+            let later = rng.pick(&[0, 1, 5, 100, 600]) * MS;
+            self.faults.push((at + later + rng.below(MS), crash));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     /// Ambushes and clocks, from a stream of their own.

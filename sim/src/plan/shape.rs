@@ -44,6 +44,8 @@ pub struct Shape {
     pub(crate) watches: usize,
     /// What a writer keeps for its watches.
     pub(crate) watch_bytes: usize,
+    /// One client of each writer holds its read points for long (R17).
+    pub(crate) holds: bool,
 }
 
 /// Kinds of work beside plain reads and writes.
@@ -174,6 +176,7 @@ impl Shape {
             work: Work::ALL,
             watches: 0,
             watch_bytes: 64 << 10,
+            holds: false,
         }
     }
 }
@@ -183,6 +186,19 @@ impl Shape {
     pub(super) fn draw_watches(&mut self, rng: &mut Rng) {
         self.watches = rng.pick(&[0, 1, 2, 3]);
         self.watch_bytes = rng.pick(&[1 << 10, 4 << 10, 64 << 10]);
+    }
+
+    /// Draws who holds a read point for long while next to nothing is retained, from a stream of its own.
+    pub(super) fn draw_holders(&mut self, rng: &mut Rng) {
+        self.holds = rng.chance(1, 6);
+        if self.holds {
+            self.layers.retention_ms = rng.pick(&[0, 30]);
+            self.layers.freeze_bytes = rng.pick(&[2 << 10, 4 << 10]);
+            self.layers.runs = 2;
+            self.cache_pages = rng.pick(&[2, 4]);
+            self.clients = self.clients.max(4);
+            self.think_us = self.think_us.min(3_000);
+        }
     }
 
     /// What layers are bounded by, from a stream of its own.
@@ -245,6 +261,7 @@ impl Shape {
         with(&|shape| shape.work.clears = false);
         with(&|shape| shape.work.numbers = false);
         with(&|shape| shape.work.past = false);
+        with(&|shape| shape.holds = false);
         with(&|shape| shape.watch_bytes = 64 << 10);
         with(&|shape| shape.think_us = 12_000);
         with(&|shape| shape.encodes = false);

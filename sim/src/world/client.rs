@@ -16,7 +16,7 @@ use sixfold_compute_core::{
 use sixfold_kv::{Direction, KvError, range_chunk};
 use sixfold_log_format::{Lsn, Page, PageId};
 
-use super::workload::{Op, draw_ops, probe_ops};
+use super::workload::{Op, draw_hold, draw_ops, probe_ops};
 use super::writer::Doing;
 use super::{Event, World};
 use crate::clock::US;
@@ -49,6 +49,8 @@ struct Scan {
 struct Transaction {
     id: u64,
     current: bool,
+    /// It reads at an LSN of the past, which nobody kept for it.
+    past: bool,
     point: Arc<ReadPoint>,
     floor: Lsn,
     ops: Vec<Op>,
@@ -80,6 +82,8 @@ pub(crate) struct Retry {
     writes: WriteSet,
 }
 
+/// LSNs that a read point lies below VDL when it was held for long.
+const LONG: u64 = 150;
 /// More are forgotten.
 const RETRIES_MAX: usize = 8;
 
@@ -154,6 +158,7 @@ impl World {
         }
         let shape = &self.plan.shape;
         let (key_count, operations_max, work) = (shape.key_count, shape.operations_max, shape.work);
+        let holds = shape.holds;
         if !probe && self.next_transaction >= shape.transactions_max {
             return self.later(writer, client, 20_000);
         }
@@ -162,13 +167,16 @@ impl World {
         self.next_transaction += 1;
         let mut id = self.next_transaction;
         let state = &mut self.writers[writer].clients[client];
-        let current = probe || !state.rng.chance(1, 10);
+        let holds = holds && !probe && state.number == 0 && state.rng.chance(2, 3);
+        let current = probe || !holds && !state.rng.chance(1, 10);
         let again = current && !probe && state.rng.chance(1, 2);
         let again = again.then(|| self.retries.pop_front()).flatten();
         let mut ops = if probe {
             probe_ops(state.number)
         } else if again.is_some() {
             Vec::new()
+        } else if holds {
+            draw_hold(&mut state.rng, key_count)
         } else {
             draw_ops(&mut state.rng, state.number, key_count, current, work)
         };
@@ -186,7 +194,7 @@ impl World {
         if let Some(retry) = again {
             (id, token, writes) = (retry.id, Some(retry.token), retry.writes);
         }
-        let past = !current && work.past && state.rng.chance(1, 2);
+        let past = !current && !holds && work.past && state.rng.chance(1, 2);
         let past = past.then(|| {
             let vdl = point.lsn().get();
             let span = state.rng.pick(&[10, 300, vdl.max(1)]);
@@ -195,6 +203,7 @@ impl World {
         state.transaction = Some(Transaction {
             id,
             current,
+            past: past.is_some(),
             point,
             floor,
             ops,
@@ -522,12 +531,16 @@ impl World {
         let Some(client) = self.writers[writer].fetches.remove(&ticket) else {
             return self.fail("a fetch was answered twice");
         };
+        let vdl = self.writers[writer].vdl_now();
         let state = &mut self.writers[writer].clients[client];
         let Some(transaction) = &mut state.transaction else {
             return;
         };
         match result {
             Ok(pages) => {
+                if !transaction.past && vdl.since(transaction.point.lsn()) > LONG {
+                    self.oracle.reached.hit(Reached::SnapshotHeldForLong);
+                }
                 let view = transaction
                     .view
                     .get_or_insert_with(|| transaction.point.view());
@@ -539,7 +552,15 @@ impl World {
                 self.fail(format!("page {page} is corrupt everywhere: {reason}"));
             }
             Err(error) => {
+                let kept = !transaction.past;
                 self.tell(|| format!("W{writer}: a read fails: {error}"));
+                let is_newest = self.writers[writer].epoch == self.oracle.newest();
+                if let FetchError::Forgotten { .. } = error
+                    && kept
+                    && is_newest
+                {
+                    self.fail(format!("a reader announced its point, and: {error} (R17)"));
+                }
                 self.drop_transaction(writer, client);
             }
         }

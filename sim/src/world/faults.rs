@@ -151,6 +151,7 @@ impl World {
             Fault::SetWallClock { host, by_ms } => self.walls.set(host, by_ms),
             Fault::SplitSeal { hold_us } => self.lie_in_wait(hold_us),
             Fault::Relapse { late, after_ms } => self.relapse(late, after_ms * MS),
+            Fault::DropSegment { pg } => self.drop_segment(index, pg),
         }
     }
 

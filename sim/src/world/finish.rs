@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    CreateSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages, Refusal,
+    CreateSegment, DropSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages, Refusal,
 };
 use sixfold_log_format::{Batch, Lsn, PageId, PgId, SegmentId};
 
@@ -14,6 +14,7 @@ use super::writer::Writer;
 use super::{Event, NODE_COUNT, World};
 use crate::clock::{MS, Time};
 use crate::plan::node_name;
+use crate::reached::Reached;
 
 /// Commits must resume so soon after the last fault.
 const RESUME: Time = 25_000 * MS;
@@ -40,6 +41,9 @@ enum Stage {
 #[derive(Debug)]
 enum Question {
     Create(SegmentId),
+    Drop(SegmentId),
+    /// Somebody wants a dropped segment made once more.
+    CreateAgain(SegmentId),
     Status {
         round: u64,
     },
@@ -65,6 +69,8 @@ pub(crate) struct Finish {
     statuses: BTreeMap<usize, NodeStatus>,
     reopened: u32,
     complaint: String,
+    /// Since when the audit has met damage that is not healed.
+    harmed_since: Option<Time>,
 }
 
 impl Finish {
@@ -120,6 +126,24 @@ impl World {
             self.ask(node, Question::Create(segment), message);
         }
         self.queue.push(self.now + 10 * MS, Event::Create);
+    }
+
+    /// An operator drops a segment.
+    pub(super) fn ask_drop(&mut self, node: usize, segment: SegmentId) {
+        let volume = self.manifest.volume;
+        let drop = DropSegment { segment, volume };
+        self.ask(node, Question::Drop(segment), Message::DropSegment(drop));
+    }
+
+    /// An operator makes a segment that was dropped once more.
+    pub(super) fn ask_create_again(&mut self, node: usize, segment: SegmentId, pg: PgId) {
+        let manifest = self.manifest.clone();
+        let message = Message::CreateSegment(Box::new(CreateSegment {
+            segment,
+            pg,
+            manifest,
+        }));
+        self.ask(node, Question::CreateAgain(segment), message);
     }
 
     /// Reads pages at some point, for the oracle alone.
@@ -196,7 +220,8 @@ impl World {
             Stage::Auditing { since } => {
                 if self.finish.questions.is_empty() {
                     self.finish.stage = Stage::Over;
-                    return;
+                    let walked = self.oracle.walk_tree();
+                    return self.check(walked);
                 }
                 if now > since + CONVERGE {
                     return self.fail("liveness: the audit is not answered");
@@ -216,12 +241,12 @@ impl World {
         let newest = self.oracle.newest();
         let mut overtaken = false;
         for node in 0..NODE_COUNT {
-            if self.nodes[node].lost || self.nodes[node].suspect {
+            if self.nodes[node].lost {
                 continue;
             }
             let name = node_name(node);
             let Some(status) = self.finish.statuses.get(&node) else {
-                complaint = Some(format!("{name} has not said how it is"));
+                complaint.get_or_insert(format!("{name} has not said how it is"));
                 continue;
             };
             for segment in &status.segments {
@@ -241,7 +266,9 @@ impl World {
                 }
             }
         }
-        let complaint = complaint.or_else(|| self.late_watch());
+        let complaint = complaint
+            .or_else(|| self.late_watch())
+            .or_else(|| self.late_drop());
         match complaint {
             None => self.audit(),
             Some(complaint) => {
@@ -289,7 +316,7 @@ impl World {
             else {
                 continue;
             };
-            if self.nodes[node].suspect || history_epoch != newest {
+            if self.nodes[node].lost || history_epoch != newest {
                 continue;
             }
             self.ask_log(node, segment, Lsn::NONE, scl);
@@ -346,6 +373,14 @@ impl World {
                 let segment = *segment;
                 self.created.insert(segment);
             }
+            (Question::Drop(segment), Message::Done) => {
+                let segment = *segment;
+                self.dropped_for_good(segment);
+            }
+            (Question::CreateAgain(segment), Message::Done) => {
+                let bad = format!("segment {segment} was dropped, and is made once more (R12)");
+                self.fail(bad);
+            }
             (Question::Status { round }, Message::NodeStatus(status))
                 if *round == self.finish.round =>
             {
@@ -375,7 +410,10 @@ impl World {
                     PageAnswer::Refused(Refusal::Overloaded) | PageAnswer::Page(_) => None,
                     PageAnswer::Refused(refusal) => Some(refusal),
                 });
-                if let Some(refusal) = refused {
+                let refused = refused.cloned();
+                if let Some(refusal) = refused
+                    && !self.met_damage(node, &refusal)
+                {
                     self.fail(format!(
                         "{} refuses a page to the audit: {refusal:?}",
                         node_name(node)
@@ -386,7 +424,7 @@ impl World {
                 // Too many reads at once: the rest is looked at elsewhere.
                 let busy = matches!(refusal, Refusal::Overloaded);
                 self.finish.questions.remove(&question);
-                if !busy {
+                if !busy && !self.met_damage(node, &refusal) {
                     self.fail(format!(
                         "{} refuses the audit: {refusal:?}",
                         node_name(node)
@@ -395,6 +433,21 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether the audit has met what the one bad disk of the run did: that must be healed, and is looked at again.
+    fn met_damage(&mut self, node: usize, refusal: &Refusal) -> bool {
+        let state = &self.nodes[node];
+        let may_be = state.suspect || state.layer_harmed || self.misreads_planned;
+        if !may_be || !matches!(refusal, Refusal::Corrupt { .. }) {
+            return false;
+        }
+        self.oracle.reached.hit(Reached::DamageFoundByAudit);
+        let since = *self.finish.harmed_since.get_or_insert(self.now);
+        self.finish.complaint = format!("{} does not heal: {refusal:?}", node_name(node));
+        self.finish.stage = Stage::Converging { since };
+        self.finish.statuses.clear();
+        true
     }
 
     pub(super) fn audit_end(&mut self, question: u64, _whole: bool) {

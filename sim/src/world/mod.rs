@@ -12,6 +12,7 @@ mod ambush;
 mod brief;
 mod client;
 mod director;
+mod drops;
 mod faults;
 mod finish;
 mod layers;
@@ -43,6 +44,7 @@ use crate::rng::{Rng, mix};
 use ambush::Ambushes;
 use client::Retry;
 use director::Director;
+use drops::Dropping;
 use finish::Finish;
 use layers::LayerWatch;
 use net::{Item, Net, Party, Stream};
@@ -212,6 +214,8 @@ pub(crate) struct World {
     /// Segment -> node and PG.
     places: BTreeMap<SegmentId, (usize, PgId)>,
     created: BTreeSet<SegmentId>,
+    /// Segments that an operator has dropped.
+    dropped: BTreeMap<SegmentId, Dropping>,
     oracle: Oracle,
     director: Director,
     ambushes: Ambushes,
@@ -265,6 +269,7 @@ impl World {
             live: BTreeSet::new(),
             places,
             created: BTreeSet::new(),
+            dropped: BTreeMap::new(),
             oracle: Oracle::new(manifest.volume, page_bytes),
             manifest,
             director: Director::new(&plan),

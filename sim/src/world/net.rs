@@ -70,6 +70,8 @@ pub(crate) struct Stream {
     pub(crate) pages: Vec<PageRequest>,
     /// The segment that a log stream leads to.
     pub(crate) segment: Option<SegmentId>,
+    /// The segment that was asked.
+    pub(crate) about: Option<SegmentId>,
     up_at: Time,
     down_at: Time,
     held_up: VecDeque<Item>,
@@ -146,6 +148,14 @@ impl World {
             Message::Attach(attach) => Some(attach.segment),
             _ => None,
         };
+        let about = segment.or(match &message {
+            Message::ReadPages(read) => Some(read.segment),
+            Message::ReadLog(read) => Some(read.segment),
+            Message::Claim(claim) => Some(claim.segment),
+            Message::Install(install) => Some(install.segment),
+            Message::Gossip(gossip) => Some(gossip.segment),
+            _ => None,
+        });
         let is_request = !matches!(kind, Kind::Log { .. } | Kind::Audit { .. } | Kind::Nothing);
         if is_request && up && self.net.late > 0 && self.net_rng.chance(self.net.late, 1_000) {
             let host = self.host_of(client);
@@ -176,6 +186,7 @@ impl World {
             answered: false,
             pages,
             segment,
+            about,
             up_at: 0,
             down_at: 0,
             held_up: VecDeque::new(),

@@ -398,6 +398,9 @@ impl World {
         self.check_promise(node, stream, &message);
         let state = &self.streams[stream];
         assert!(state.node == node, "a node answers its own streams");
+        if let Some(segment) = self.streams[stream].about {
+            self.check_silence(node, segment, &message);
+        }
         self.heard(stream, &message);
         if !self.streams[stream].node_open {
             return;

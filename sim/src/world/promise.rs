@@ -93,6 +93,9 @@ impl World {
             return;
         };
         self.nodes[node].promises.add(segment, promise);
+        if self.is_dropped(segment) {
+            return;
+        }
         let every = match message {
             Message::Ack(_) => ACKS_PER_CHECK,
             _ => ANSWERS_PER_CHECK,
@@ -128,6 +131,8 @@ impl World {
             return self.fail(format!("{} does not say how it is", node_name(node)));
         };
         self.check_files(node, &status);
+        let held: Vec<SegmentId> = status.segments.iter().map(|held| held.segment).collect();
+        self.check_dropped(node, &held);
         let unaware = status.segments.iter().find(|held| !held.damaged);
         if let Some(held) = unaware.filter(|_| self.nodes[node].says_damaged) {
             return self.fail(format!(
@@ -140,9 +145,9 @@ impl World {
             return;
         }
         let promises = &self.nodes[node].promises.0;
-        let broken = promises
-            .iter()
-            .find(|(segment, promise)| !promise.is_kept(**segment, &status));
+        let broken = promises.iter().find(|(segment, promise)| {
+            !self.is_dropped(**segment) && !promise.is_kept(**segment, &status)
+        });
         if let Some((segment, promise)) = broken {
             let pg = self.places[segment].1;
             let bad = format!(

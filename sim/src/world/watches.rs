@@ -7,7 +7,7 @@ use sixfold_compute_core::{
 };
 use sixfold_log_format::{Lsn, PgId};
 
-use super::{Event, World};
+use super::{Event, NODE_COUNT, World};
 use crate::clock::US;
 use crate::oracle::Watched;
 use crate::reached::Reached;
@@ -31,6 +31,8 @@ pub(crate) struct Watch {
     at: Option<Attached>,
     /// The writer that it was attached to last.
     last_writer: Option<usize>,
+    /// It was too old, and began anew with the oldest that it was told of.
+    anew_from: Option<Lsn>,
     /// Steps scheduled for an earlier life are void.
     step: u64,
 }
@@ -76,6 +78,7 @@ impl World {
                 resume: from,
                 at: None,
                 last_writer: None,
+                anew_from: None,
                 step: 0,
             });
         }
@@ -122,21 +125,50 @@ impl World {
     /// A watch cannot go on: only what is forgotten ends it.
     fn watch_over(&mut self, watch: usize, writer: usize, error: &WatchError) {
         self.tell(|| format!("watch {watch} at W{writer} is over: {error}"));
-        let vdl = self.writers[writer].vdl_now();
         let state = &mut self.watches[watch];
         state.at = None;
         state.step += 1;
         match error {
-            WatchError::TooOld { .. } => {
-                // It begins anew, with the next writer.
-                state.resume = vdl;
-                state.seen = Watched::new(state.range.clone(), vdl);
-                state.last_writer = None;
-            }
+            WatchError::TooOld { oldest, .. } => self.begin_anew(watch, writer, *oldest),
             WatchError::AboveVdl { .. } | WatchError::Corrupt { .. } => {
                 self.fail(format!("watch {watch} at W{writer} is over: {error}"));
             }
         }
+    }
+
+    /// It was too old: that must be true, and where it is told to begin it can begin.
+    fn begin_anew(&mut self, watch: usize, writer: usize, oldest: Lsn) {
+        self.oracle.reached.hit(Reached::WatchTooOld);
+        let vdl = self.writers[writer].vdl_now();
+        let mut forgotten_through = Lsn::NONE;
+        let mut all_heard = true;
+        for node in 0..NODE_COUNT {
+            let runs = self.nodes[node].core.as_ref();
+            let is_ready = runs.is_some_and(|core| core.is_ready());
+            let status = is_ready.then(|| self.status_of(node)).flatten();
+            all_heard &= status.is_some();
+            let segments = status.map_or_else(Vec::new, |status| status.segments);
+            let starts = segments.iter().map(|held| held.log_start);
+            forgotten_through = forgotten_through.max(starts.max().unwrap_or(Lsn::NONE));
+        }
+        if all_heard && oldest > forgotten_through.next() && !self.oracle.is_point(oldest) {
+            return self.fail(format!(
+                "watch {watch} is told that nothing below {oldest} is left, nobody has forgotten more than {forgotten_through}"
+            ));
+        }
+        let state = &mut self.watches[watch];
+        if state.anew_from.is_some_and(|before| oldest <= before) || oldest <= state.resume {
+            return self.fail(format!(
+                "watch {watch} was told that it can begin with {oldest}, began there or behind, and is too old"
+            ));
+        }
+        // It begins anew, with the next writer: with the oldest there is, or with what is new.
+        let from_oldest = oldest <= vdl && state.rng.chance(1, 2);
+        let from = if from_oldest { oldest } else { vdl };
+        state.resume = from;
+        state.seen = Watched::new(state.range.clone(), from);
+        state.anew_from = from_oldest.then_some(oldest);
+        state.last_writer = None;
     }
 
     fn watch_later(&mut self, watch: usize, within_us: u64) {

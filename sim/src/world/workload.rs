@@ -170,6 +170,18 @@ pub(super) fn draw_ops(
     ops
 }
 
+/// A snapshot that is held for long, and read now and then.
+pub(super) fn draw_hold(rng: &mut Rng, key_count: u64) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for _ in 0..rng.range(2, 12) {
+        ops.push(Op::Rest(rng.pick(&[20_000, 200_000, 900_000])));
+        for _ in 0..rng.range(1, 4) {
+            ops.push(Op::Get(key(rng.below(key_count))));
+        }
+    }
+    ops
+}
+
 /// Something that not every store can do.
 fn draw_special(rng: &mut Rng, client: usize, key_count: u64, work: Work) -> Option<Vec<Op>> {
     let some_key = |rng: &mut Rng| key(rng.below(key_count));

@@ -8,7 +8,7 @@ use sixfold_compute_core::{
     AttachKey, CommitTicket, FetchKey, FetchTicket, Shared, WriterAction, WriterBounds, WriterCore,
     WriterEvent,
 };
-use sixfold_log_format::limits::READ_LEASE_MS;
+use sixfold_log_format::limits::{IN_USE_MS, READ_LEASE_MS};
 use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
 use sixfold_log_format::{Lsn, PageId, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::{
@@ -101,6 +101,7 @@ impl World {
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             writer: WriterId::from_bytes(self.rng.bytes()),
             take_over,
+            in_use: Duration::from_millis(IN_USE_MS),
             deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
             lease: Duration::from_millis(READ_LEASE_MS),
             seed: self.rng.draw(),
@@ -144,6 +145,8 @@ impl World {
         if self.writers[writer].is_gone() {
             return;
         }
+        // VDL that it published last, be it in the moment of its end.
+        self.look_at_points(writer);
         self.tell(|| format!("W{writer} {why}"));
         self.note(21, writer as u64);
         self.abandon_clients(writer);
@@ -393,6 +396,7 @@ impl World {
             watch_bytes_max: shape.watch_bytes,
             lease: Duration::from_millis(READ_LEASE_MS),
             token_retention: Duration::from_secs(2),
+            members: sixfold_compute_core::MemberBounds::default(),
         };
         // The clock is the machine's, and was set once more while the process began.
         let host = self.writers[writer].host;
@@ -482,6 +486,7 @@ impl World {
                 self.end_writer(writer, &format!("is fenced by epoch {volume_epoch}"));
             }
             WriterAction::Drained => self.end_writer(writer, "is closed"),
+            WriterAction::Fleet { .. } | WriterAction::WishReported { .. } | WriterAction::Refence => {}
         }
     }
 

@@ -38,6 +38,14 @@ const ONCE_FAILED: &[u64] = &[
     373,
     // A merge of many layers into few left more files for a moment than the bound on files allowed for.
     84,
+    // A writer that was asked to close published its last VDL, shipped it and was gone, all in one moment: the world had not looked,
+    // and held the layers below that VDL against the one before.
+    193_815_982_899_522,
+    // A disk that lost synced writes brought back a claim behind a newer one: the restart panicked in place of saying that it is damaged.
+    105,
+    497,
+    // A watch that began with the oldest LSN that it was told of had to look for the commit before it, and was too old again, for ever.
+    29,
 ];
 
 #[test]

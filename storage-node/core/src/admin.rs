@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use sixfold_log_format::hot_log::{ENTRY_HEADER_BYTES, Entry};
+use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::layer::CATALOG_LAYER_BYTES;
 use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
 use sixfold_log_format::wire::{
-    CreateSegment, DropSegment, Message, NodeMemory, NodeStatus, NodeUpkeep, Refusal, SegmentStatus,
+    CreateSegment, Message, NodeMemory, NodeStatus, NodeUpkeep, Refusal, SegmentStatus,
 };
 use sixfold_log_format::{History, NodeId, PgId, SegmentId, VolumeEpoch, VolumeId};
 
-use crate::bounds::{CONTROL_BYTES_MAX, DROPPED_MAX, SEGMENTS_MAX};
+use crate::bounds::{CONTROL_BYTES_MAX, SEGMENTS_MAX};
 use crate::event::StreamKey;
 use crate::node::NodeCore;
 use crate::segment::{Segment, control_bytes};
@@ -69,15 +69,17 @@ impl NodeCore {
             };
         }
         if let Some(segment) = self.segments.get(&create.segment) {
-            let untouched = segment.guard.claim == VolumeEpoch::CREATION;
-            return if (segment.pg, segment.volume) == identity && untouched {
+            // A volume is created until somebody opened it; a segment of a later step whenever its writer asks again.
+            let creates_volume = create.manifest.version.volume_epoch == VolumeEpoch::CREATION;
+            let repeated = segment.guard.claim == VolumeEpoch::CREATION || !creates_volume;
+            return if (segment.pg, segment.volume) == identity && repeated {
                 self.answer(stream, Message::Done);
             } else {
                 self.refuse(stream, Refusal::Exists);
             };
         }
-        if self.dropped.contains(&create.segment) || self.hosts(identity) {
-            return self.refuse(stream, Refusal::Exists);
+        if let Err(refusal) = self.check_new(&create) {
+            return self.refuse(stream, refusal);
         }
         if self.segments.len() + self.creating.len() >= SEGMENTS_MAX {
             return self.refuse(stream, Refusal::Overloaded);
@@ -109,8 +111,7 @@ impl NodeCore {
     /// Bytes that the states of all segments take at the head of a hot-log file, but for their catalogs.
     fn control_bytes(&self) -> usize {
         let held = self.segments.values().map(|segment| segment.control_bytes);
-        let tombstones = self.dropped.len() * ENTRY_HEADER_BYTES;
-        held.sum::<usize>() + tombstones + self.creating_bytes
+        held.sum::<usize>() + self.gone.bytes() + self.creating_bytes
     }
 
     /// Whether a state of so many bytes may take the place of a segment's, or come new. The head of a hot-log file holds all of
@@ -157,47 +158,6 @@ impl NodeCore {
         }
     }
 
-    /// Drops a segment, or finds that it is not there.
-    pub(crate) fn on_drop(&mut self, now: Duration, stream: StreamKey, drop: DropSegment) {
-        let Some(segment) = self.segments.get(&drop.segment) else {
-            return self.answer(stream, Message::Done);
-        };
-        if segment.volume != drop.volume {
-            let volume = segment.volume;
-            return self.refuse(stream, Refusal::WrongVolume { volume });
-        }
-        let entry = Entry::Dropped {
-            segment: drop.segment,
-        };
-        match self.append(entry) {
-            Ok(ticket) => self.wait(now, ticket, Waiter::Create { stream }),
-            Err(refusal) => self.refuse(stream, refusal),
-        }
-    }
-
-    /// A segment was dropped: everything of it goes.
-    pub(crate) fn drop_segment(&mut self, id: SegmentId) {
-        self.dropped.insert(id);
-        while self.dropped.len() > DROPPED_MAX {
-            self.dropped.pop_first();
-        }
-        for stream in self.streams_of(id) {
-            self.end_stream(stream, Refusal::UnknownSegment);
-        }
-        self.cancel_work(id);
-        self.end_copy(id, "it was dropped");
-        self.cache.clear(id);
-        self.forget_resident(id);
-        let Some(segment) = self.segments.remove(&id) else {
-            return;
-        };
-        if self.is_ready() {
-            let layers = &segment.layers.catalog().layers;
-            let layers: Vec<_> = layers.iter().map(|layer| (layer.number, false)).collect();
-            self.layers_gone(id, &layers);
-        }
-    }
-
     /// The ledger: what is in memory, each under its own bound.
     fn memory(&self) -> NodeMemory {
         NodeMemory {
@@ -212,10 +172,34 @@ impl NodeCore {
         }
     }
 
+    /// Whether a segment that is not here may be made: its identity is not gone, no newer manifest is known here, and the node hosts
+    /// no other member of the group.
+    fn check_new(&self, create: &CreateSegment) -> Result<(), Refusal> {
+        let id = create.segment;
+        if self.gone.contains(id) {
+            return Err(match self.why_not(id) {
+                Refusal::UnknownSegment => Refusal::Exists,
+                removed => removed,
+            });
+        }
+        let newest = self
+            .manifests_of(create.manifest.volume)
+            .max_by_key(|manifest| manifest.version);
+        if let Some(newest) = newest.filter(|newest| newest.version > create.manifest.version) {
+            return Err(Refusal::StaleMembership {
+                manifest: Box::new(newest.clone()),
+            });
+        }
+        if self.hosts((create.pg, create.manifest.volume)) {
+            return Err(Refusal::Exists);
+        }
+        Ok(())
+    }
+
     fn hosts(&self, identity: (PgId, VolumeId)) -> bool {
-        let here = self
-            .segments
-            .values()
+        let segments = self.segments.values();
+        let here = segments
+            .filter(|segment| !segment.is_removed())
             .map(|segment| (segment.pg, segment.volume));
         let coming = self.creating.values().map(|(_, pg, volume)| (*pg, *volume));
         here.chain(coming).any(|held| held == identity)

@@ -45,7 +45,8 @@ pub struct Bounds {
     pub log_window: Duration,
     /// Hot-log files altogether, bytes; half of it frees what can be freed, all of it refuses batches.
     pub log_bytes_max: u64,
-    /// What freezes and merges read and write while no bound is near, bytes a second, each; 0 for no limit.
+    /// What freezes, merges and the scrub read and write together while little waits for them, bytes a second; 0 for no limit. It grows
+    /// with what waits, and where a bound is near there is none.
     pub background_bytes_per_second: u64,
     /// What the scrub verifies each round of gossip, bytes; 0 for none.
     pub scrub_bytes: usize,
@@ -89,7 +90,7 @@ impl Default for Bounds {
             log_window_bytes: 512 << 20,
             log_window: Duration::from_secs(60),
             log_bytes_max: 2 << 30,
-            background_bytes_per_second: 128 << 20,
+            background_bytes_per_second: 64 << 20,
             scrub_bytes: 1 << 20,
         }
     }
@@ -97,8 +98,19 @@ impl Default for Bounds {
 
 /// What a freeze or a merge holds beside the batches of a freeze, bytes, about: chunks, blocks, the index in the making.
 const BACKGROUND_BYTES: u64 = 16 << 20;
-/// Entries that a background job walks in one go, about: a fraction of a millisecond.
-pub(crate) const BACKGROUND_STEP_RECORDS: usize = 512;
+/// What a background job does in one go, in entries walked, about: some 20 microseconds, a fraction of what an append takes, which
+/// may have to wait behind it.
+pub(crate) const BACKGROUND_STEP_COST: usize = 64;
+/// Bytes of a new layer that cost as much as an entry that is walked.
+pub(crate) const COST_BYTES: usize = 512;
+/// What building a page from the layers costs, in entries walked.
+pub(crate) const BASE_COST: usize = 32;
+/// What a turn that reads and writes nothing counts for in the pace, bytes: at the usual pace about a tenth of the time.
+pub(crate) const TURN_BYTES: usize = 8 << 10;
+/// What is made up of the pace when its timer was late.
+pub(crate) const PACE_BURST: Duration = Duration::from_millis(5);
+/// How much faster than usual the node's own work becomes before a bound is near.
+pub(crate) const PACE_GROWTH_MAX: u64 = 8;
 /// Redo after which a node looks whether something is due, bytes.
 pub(crate) const CHECK_REDO_BYTES: usize = 256 << 10;
 /// Entries of a page index that are swept in one go.
@@ -139,6 +151,14 @@ pub(crate) const EARLY_BYTES_MAX: usize = 16 << 20;
 pub(crate) const SEGMENTS_MAX: usize = 4_096;
 /// Most identities of dropped segments that a node remembers.
 pub(crate) const DROPPED_MAX: usize = 4_096;
+/// Most of them that remember the manifest that removed them.
+pub(crate) const TOMBSTONES_MAX: usize = 256;
+/// Last reports on wishes of a volume that a node keeps.
+pub(crate) const WISH_REPORTS_MAX: usize = 64;
+/// A wish that a writer says nothing of is said to it again after this time.
+pub(crate) const WISH_SAID_AGAIN: Duration = Duration::from_secs(1);
+/// Segments of a node that copy layers at a time.
+pub(crate) const COPIES_MAX: usize = 4;
 /// Runs and CPLs in one piece of a census.
 ///
 /// All pieces of a census are queued in one turn, and a CPL takes 8 bytes. A shell that lets 32 MiB wait on one stream therefore

@@ -4,7 +4,7 @@
 //! ```text
 //!   catalog (layer 0) -> each layer that is not here already, piece by piece: verify, write -> sync -> catalog entry
 //! ```
-//! One segment of the node copies at a time, from one peer, one piece in flight (F11): a peer that is busy refuses, and the copy goes on
+//! A few segments of the node copy at a time, each from one peer, one piece in flight (F11): a peer that is busy refuses, and the copy goes on
 //! at the next round of gossip. The whole file's checksum and its footer are compared with the peer's catalog before it counts; each
 //! block is verified again whenever it is read. Asking for the catalog makes the peer freeze what it can, so that the next one
 //! reaches as far as it may. What lies above the layers comes through the log.
@@ -21,7 +21,7 @@ use sixfold_log_format::wire::{LayerPiece, Message, ReadLayer};
 use sixfold_log_format::{Lsn, Member, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::PIECE_BYTES_MAX;
+use crate::bounds::{COPIES_MAX, PIECE_BYTES_MAX};
 use crate::event::DiskError;
 use crate::hot_log::whole_blocks;
 use crate::io_buf::IoBuf;
@@ -82,7 +82,7 @@ impl Copying {
 }
 
 impl NodeCore {
-    /// Begins to copy the layers of a peer, unless a copy is under way on this node. `told` is the SCL that it told, and under which
+    /// Begins to copy the layers of a peer, unless enough copies are under way on this node. `told` is the SCL that it told, and under which
     /// history.
     pub(crate) fn begin_copy(
         &mut self,
@@ -91,10 +91,12 @@ impl NodeCore {
         peer: Member,
         told: (VolumeEpoch, Lsn),
     ) {
-        if self.segments.values().any(|segment| segment.copy.is_some()) {
+        let segments = self.segments.values();
+        let under_way = segments.filter(|segment| segment.copy.is_some()).count();
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        if under_way >= COPIES_MAX || segment.copy.is_some() {
             return;
         }
-        let segment = self.segments.get_mut(&id).expect("named by the caller");
         segment.copy = Some(Copying::of(peer, told));
         self.copy_on(now, id);
     }
@@ -216,7 +218,8 @@ impl NodeCore {
         let heals_log = bad.is_some_and(|last| catalog.folded_through >= last.max(folded));
         let enough = catalog.folded_through > segment.chain.scl() || heals_layers || heals_log;
         // A merge would take away layers that the copy counts on: none is under way, none is about to be published.
-        if !enough || is_publishing {
+        let reaches_floor = catalog.folded_through >= segment.history.floor;
+        if !enough || !reaches_floor || is_publishing {
             segment.copy = None;
             return;
         }

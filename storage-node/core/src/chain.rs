@@ -380,6 +380,11 @@ impl Chain {
             let key = (from, VolumeEpoch::new(0), 0);
             let (_, id) = self.by_first.range(key..).next()?;
             let held = self.get(*id);
+            if held.first <= history.floor && self.base < history.floor {
+                // Which of these were annulled is forgotten: the layers of a peer know (R11).
+                from = history.floor.next();
+                continue;
+            }
             if let Some(range) = history.range_of(held.first) {
                 // New LSNs start above every annulled range, so nothing valid begins inside one (R1).
                 from = range.through.next();
@@ -469,6 +474,10 @@ impl Chain {
         {
             // Below the base nothing is annulled, whatever ranges were folded away (R11).
             self.scl = self.last_valid(after, new).max(self.base);
+        }
+        if new.floor > old.floor && new.floor > self.base {
+            // Ranges that this segment may never have heard of were folded away: only its layers are sure.
+            self.scl = self.base;
         }
         self.advance(new);
     }

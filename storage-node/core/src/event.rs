@@ -1,5 +1,7 @@
 //! What happens to a storage node: what the shell tells the core.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::layer::LayerNumber;
@@ -79,6 +81,11 @@ pub enum Event {
         token: PeerToken,
         /// The answer, if any came.
         answer: Option<Message>,
+    },
+    /// The node answers here. Where the manifest names this host with another port, peers and the writer are told (R25).
+    Listening {
+        /// The address that it is bound to.
+        address: SocketAddr,
     },
     /// [`crate::NodeCore::poll_timeout`] has come.
     Timeout,

@@ -15,13 +15,17 @@ use std::time::Duration;
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Gossip, GossipAnswer, LogPiece, Message, ReadLog, Refusal};
-use sixfold_log_format::{History, Lsn, Manifest, Member, SegmentId, VolumeEpoch};
+use sixfold_log_format::{History, Lsn, Manifest, Member, MembershipEpoch, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, Severity};
 use crate::bounds::{PEER_PATIENCE, PIECE_BYTES_MAX};
 use crate::event::{PeerToken, StreamKey};
 use crate::node::NodeCore;
+use crate::removed::names;
 use crate::segment::control_bytes;
+
+/// One round in so many says where the node is, while the manifest says something else.
+const HINT_ROUNDS: usize = 4;
 
 /// What a segment knows of its peers.
 #[derive(Debug, Default)]
@@ -30,11 +34,20 @@ pub(crate) struct GossipState {
     pub(crate) pg_last: Lsn,
     /// The highest SCL that a peer had in an earlier round, under which history.
     ahead: (VolumeEpoch, Lsn),
+    /// The highest membership epoch of its writer for which it has asked a peer out of turn.
+    pub(crate) membership_heard: MembershipEpoch,
     /// The highest SCL that each peer told, under which history.
     told: BTreeMap<SegmentId, (VolumeEpoch, Lsn)>,
     /// The request in flight.
     asked: Option<(PeerToken, Duration)>,
     pull: Option<Pull>,
+}
+
+impl GossipState {
+    /// The segment is no member any more: what it does with its peers ends, and nothing that they told counts.
+    pub(crate) fn stop(&mut self) {
+        *self = GossipState::default();
+    }
 }
 
 /// Batches that are being pulled from a peer.
@@ -104,7 +117,7 @@ impl NodeCore {
         }
     }
 
-    fn ask_a_peer(&mut self, now: Duration, id: SegmentId) {
+    pub(crate) fn ask_a_peer(&mut self, now: Duration, id: SegmentId) {
         let segment = self.segments.get_mut(&id).expect("named by the caller");
         if let Some((token, since)) = segment.gossip.asked {
             if now.saturating_sub(since) < PEER_PATIENCE {
@@ -125,11 +138,24 @@ impl NodeCore {
             }
             return;
         }
+        if segment.is_removed() {
+            // A writer that wants it back says so itself.
+            return;
+        }
         let peers = segment.peers();
         if peers.is_empty() {
             return;
         }
         let peer = peers[self.asking.pick(peers.len())];
+        // Now and then it says where it is, until the manifest says it too.
+        let says = self.asking.pick(HINT_ROUNDS) == 0;
+        if let Some(moved) = says
+            .then(|| self.moved_hint(&self.segments[&id].manifest))
+            .flatten()
+        {
+            return self.ask(now, id, peer, Message::LeaveHint(Box::new(moved)));
+        }
+        let segment = &self.segments[&id];
         let message = Message::Gossip(Gossip {
             segment: peer.segment,
             from: id,
@@ -143,7 +169,8 @@ impl NodeCore {
 
     pub(crate) fn ask(&mut self, now: Duration, id: SegmentId, peer: Member, message: Message) {
         let segment = self.segments.get_mut(&id).expect("named by the caller");
-        let Some(address) = segment.address_of(&peer) else {
+        let left = self.wishes.address_of(segment.volume, peer.node);
+        let Some(address) = left.or_else(|| segment.address_of(&peer)) else {
             segment.gossip.pull = None;
             return self.end_copy(id, "its address is not known");
         };
@@ -161,16 +188,13 @@ impl NodeCore {
 
     /// A peer asks.
     pub(crate) fn on_gossip(&mut self, stream: StreamKey, gossip: &Gossip) {
-        let Some(segment) = self.segments.get_mut(&gossip.segment) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
-        };
-        if !segment
-            .peers()
-            .iter()
-            .any(|peer| peer.segment == gossip.from)
-        {
-            // Its membership may be newer than this segment's; this one will learn that by asking.
-            return self.refuse(stream, Refusal::UnknownSegment);
+        if let Err(refusal) = self.serving(gossip.segment) {
+            return self.refuse(stream, refusal);
+        }
+        let segment = self.segments.get_mut(&gossip.segment);
+        let segment = segment.expect("it serves");
+        if !names(&segment.manifest, segment.pg, gossip.from) {
+            return self.answer_stranger(stream, gossip);
         }
         let told = segment.gossip.told.entry(gossip.from).or_default();
         let same = told.0 == gossip.history_epoch;
@@ -187,6 +211,24 @@ impl NodeCore {
             vdl_seen: segment.vdl_seen,
             asker_scl_max,
             newer: older.then(|| (segment.history.clone(), segment.manifest.clone())),
+        };
+        self.answer(stream, Message::GossipAnswer(Box::new(answer)));
+    }
+
+    /// One that is no member here asks: it was removed, or never was one, and learns that; or its membership is newer, and this segment
+    /// learns that by asking.
+    fn answer_stranger(&mut self, stream: StreamKey, gossip: &Gossip) {
+        let segment = &self.segments[&gossip.segment];
+        if gossip.manifest_version >= segment.manifest.version {
+            return self.refuse(stream, Refusal::UnknownSegment);
+        }
+        let answer = GossipAnswer {
+            segment: segment.id,
+            history_epoch: segment.history_epoch(),
+            scl: segment.scl(),
+            vdl_seen: segment.vdl_seen,
+            asker_scl_max: Lsn::NONE,
+            newer: Some((segment.history.clone(), segment.manifest.clone())),
         };
         self.answer(stream, Message::GossipAnswer(Box::new(answer)));
     }
@@ -219,6 +261,13 @@ impl NodeCore {
                     copy.waits_for_round = true;
                 }
             }
+            // It was removed, and knows by which manifest.
+            Some(Message::Refused(Refusal::StaleMembership { manifest })) => {
+                segment.gossip.pull = None;
+                let history = segment.history.clone();
+                self.end_copy(id, "it is no member any more");
+                self.take_newer(id, history, *manifest);
+            }
             // Its log does not reach down to here: its layers do, also to a batch that is damaged here.
             Some(Message::Refused(Refusal::Forgotten { .. })) if segment.gossip.pull.is_some() => {
                 if let Some(pull) = segment.gossip.pull.take() {
@@ -246,7 +295,7 @@ impl NodeCore {
             return self.take_newer(id, history, manifest);
         }
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
-        if answer.history_epoch != segment.history_epoch() {
+        if answer.history_epoch != segment.history_epoch() || segment.is_removed() {
             return;
         }
         let scl = segment.scl();
@@ -273,7 +322,10 @@ impl NodeCore {
         // At a bound it takes nothing more; damage may be what keeps it there.
         let heals_first = self.at_bound && segment.has_damaged_parts();
         let behind = answer.scl > scl && !heals_first;
-        if behind && (lost || ahead > scl) && !planted(Mutant::GossipMute) {
+        if behind && scl < segment.history.floor {
+            // What was annulled below the floor is forgotten: the layers know, the log does not.
+            self.begin_copy(now, id, peer, (epoch, answer.scl));
+        } else if behind && (lost || ahead > scl) && !planted(Mutant::GossipMute) {
             segment.gossip.pull = Some(Pull {
                 peer,
                 history_epoch: epoch,
@@ -353,7 +405,8 @@ impl NodeCore {
     /// After damage: whether what three peers hold is held here too.
     fn take_proof(&mut self, id: SegmentId, peer: &Member, theirs: Lsn) {
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
-        if segment.unproven == 0 {
+        // One that joins may hold nothing of what was acknowledged before (R20).
+        if segment.unproven == 0 || peer.joining {
             return;
         }
         segment.proofs.insert(peer.segment, theirs);

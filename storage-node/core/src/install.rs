@@ -6,10 +6,11 @@ use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{
     Census, Claim, Install, Installed, Message, Probe, ProbeAnswer, Refill, Refusal, SegmentProbe,
+    Survey,
 };
 use sixfold_log_format::{History, Manifest, SegmentId, VolumeEpoch, WriterId};
 
-use crate::action::Action;
+use crate::action::{Action, Severity};
 use crate::event::StreamKey;
 use crate::hot_log::Ticket;
 use crate::node::NodeCore;
@@ -49,7 +50,7 @@ impl Installation {
 impl NodeCore {
     /// Takes history and manifest; the ticket says when what is held of them is durable.
     pub(crate) fn install(&mut self, id: SegmentId, new: Installation) -> Result<Ticket, Refusal> {
-        let segment = self.segments.get(&id).ok_or(Refusal::UnknownSegment)?;
+        let segment = self.segments.get(&id).ok_or_else(|| self.why_not(id))?;
         new.check(segment)?;
         let mut guard = segment.guard;
         let stale = |stale: sixfold_recovery::epoch::Stale| Refusal::StaleEpoch {
@@ -59,6 +60,14 @@ impl NodeCore {
         if new.manifest.version < segment.manifest.version {
             let manifest = Box::new(segment.manifest.clone());
             return Err(Refusal::StaleMembership { manifest });
+        }
+        if new.manifest.version == segment.manifest.version && new.manifest != segment.manifest {
+            let reason = format!(
+                "another manifest has the version {} here (R21)",
+                segment.manifest.version
+            );
+            self.log_line(Severity::Error, format!("segment {id}: {reason}"));
+            return Err(Refusal::Malformed { reason });
         }
         if guard == segment.guard && new.manifest.version == segment.manifest.version {
             return Ok(segment.control);
@@ -146,8 +155,9 @@ impl NodeCore {
             volume_epoch,
             writer,
         } = claim;
-        let Some(segment) = self.segments.get(&id) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
+        let segment = match self.serving(id) {
+            Ok(segment) => segment,
+            Err(refusal) => return self.refuse(stream, refusal),
         };
         let mut guard = segment.guard;
         if let Err(stale) = guard.claim(volume_epoch, writer) {
@@ -194,8 +204,9 @@ impl NodeCore {
         volume_epoch: VolumeEpoch,
         writer: WriterId,
     ) {
-        let Some(segment) = self.segments.get(&id) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
+        let segment = match self.serving(id) {
+            Ok(segment) => segment,
+            Err(refusal) => return self.refuse(stream, refusal),
         };
         if segment.guard.claim != volume_epoch || segment.guard.writer != writer {
             let claim = segment.guard.claim;
@@ -206,9 +217,33 @@ impl NodeCore {
                 },
             );
         }
+        self.send_census(now, stream, id);
+    }
+
+    /// Answers with a census and claims nothing (R23). Whatever was acknowledged is durable, so it is in it.
+    pub(crate) fn on_survey(&mut self, now: Duration, stream: StreamKey, survey: Survey) {
+        let id = survey.segment;
+        let segment = match self.serving(id) {
+            Ok(segment) => segment,
+            Err(refusal) => return self.refuse(stream, refusal),
+        };
+        if planted(Mutant::SurveyClaims) {
+            let claim = Claim {
+                segment: id,
+                volume_epoch: segment.guard.claim.next(),
+                writer: WriterId::from_bytes(*id.as_bytes()),
+            };
+            return self.on_claim(now, stream, claim);
+        }
+        self.send_census(now, stream, id);
+    }
+
+    /// What a segment holds, in pieces, under the claim that it holds.
+    fn send_census(&mut self, now: Duration, stream: StreamKey, id: SegmentId) {
+        let segment = &self.segments[&id];
         let census = Census {
             segment: id,
-            volume_epoch,
+            volume_epoch: segment.guard.claim,
             history: segment.history.clone(),
             manifest: segment.manifest.clone(),
             scl: segment.scl(),
@@ -250,8 +285,9 @@ impl NodeCore {
             writer,
             batches,
         } = refill;
-        let Some(segment) = self.segments.get(&id) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
+        let segment = match self.serving(id) {
+            Ok(segment) => segment,
+            Err(refusal) => return self.refuse(stream, refusal),
         };
         if !segment.admits(volume_epoch, writer) {
             let held = segment.guard;
@@ -288,8 +324,8 @@ impl NodeCore {
                 .values()
                 .filter(|segment| segment.volume == probe.volume)
         };
-        let newest = of_volume()
-            .map(|segment| &segment.manifest)
+        let newest = self
+            .manifests_of(probe.volume)
             .max_by_key(|manifest| manifest.version);
         let answer = ProbeAnswer {
             manifest: newest.cloned().map(Box::new),

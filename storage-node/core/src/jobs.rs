@@ -15,7 +15,7 @@ use sixfold_log_format::wire::{Message, Refusal};
 use sixfold_log_format::{ApplyError, DecodeError, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{BACKGROUND_STEP_RECORDS, STEP_RECORDS_MAX};
+use crate::bounds::{BACKGROUND_STEP_COST, PACE_BURST, STEP_RECORDS_MAX, TURN_BYTES};
 use crate::event::{ConnectionKey, DiskError, DiskToken, StreamKey};
 use crate::io_buf::IoBuf;
 use crate::layers::cache::LayerPart;
@@ -119,8 +119,10 @@ pub(crate) struct Jobs {
     paused: VecDeque<u64>,
     /// The node's own.
     background: VecDeque<u64>,
-    /// The node's own that keep a pace, by when they may go on.
+    /// The node's own that keep the pace, by when they may go on.
     paced: BTreeMap<(Duration, u64), ()>,
+    /// Until when the pace is used up by what they have done.
+    pace_used: Duration,
     in_flight: BTreeMap<DiskToken, DiskRead>,
     queue: VecDeque<DiskRead>,
     /// Writes and syncs of layers, by the job that waits.
@@ -138,6 +140,7 @@ impl Jobs {
             paused: VecDeque::new(),
             background: VecDeque::new(),
             paced: BTreeMap::new(),
+            pace_used: Duration::ZERO,
             in_flight: BTreeMap::new(),
             queue: VecDeque::new(),
             writes: BTreeMap::new(),
@@ -379,7 +382,7 @@ impl NodeCore {
             return self.background_ended(&job);
         };
         job.generation = segment.parts_generation;
-        let mut budget = BACKGROUND_STEP_RECORDS;
+        let mut budget = BACKGROUND_STEP_COST;
         let (fetched, cache) = (&mut job.fetched, &mut self.layer_cache);
         let step = match &mut job.work {
             Work::Freeze(freeze) => freeze.step(segment, fetched, cache, &mut budget),
@@ -392,7 +395,8 @@ impl NodeCore {
         };
         match step {
             Ok(BackgroundStep::Fetch(parts)) => self.fetch(job, key, parts),
-            Ok(BackgroundStep::Pause) => self.reads.pause(job, key),
+            // What it computes keeps the pace, too: the thread is the one that acknowledges.
+            Ok(BackgroundStep::Pause) => self.go_on(TURN_BYTES, job, key),
             Ok(BackgroundStep::Write(layer, offset, bytes)) => {
                 let file = FileName::Layer(job.segment, layer);
                 let token = self.wait_for_write(job, key, file, bytes.as_ref().len());
@@ -438,15 +442,20 @@ impl NodeCore {
         self.reads.pause_until(at, job, key);
     }
 
-    /// When a job of the node's own goes on after it moved `bytes` bytes: it keeps its pace, unless a bound is near.
-    fn next_slice(&self, bytes: usize) -> Duration {
-        match self.bounds.background_bytes_per_second {
-            rate if rate > 0 && !self.pressed => {
-                let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
-                self.now + Duration::from_nanos(nanos)
-            }
-            _ => self.now,
+    /// When a job of the node's own goes on after it did what counts for `bytes` bytes: all of them keep one pace, which grows with
+    /// what waits, and ends where a bound is near. A short burst makes up for a timer that was late.
+    fn next_slice(&mut self, bytes: usize) -> Duration {
+        let rate = self.background_rate();
+        if rate == 0 {
+            return self.now;
         }
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
+        let from = self
+            .reads
+            .pace_used
+            .max(self.now.saturating_sub(PACE_BURST));
+        self.reads.pace_used = from + Duration::from_nanos(nanos);
+        self.reads.pace_used
     }
 
     fn go_on(&mut self, bytes: usize, job: Job, key: Option<u64>) {

@@ -34,6 +34,8 @@ mod waiters;
 
 mod census;
 mod install;
+mod removed;
+mod wishes;
 
 mod gossip;
 

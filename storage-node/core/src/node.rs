@@ -10,6 +10,7 @@
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::{Entry, FileNumber};
@@ -34,11 +35,13 @@ use crate::jobs::Jobs;
 use crate::layers::cache::LayerCache;
 use crate::layers::upkeep::Upkeep;
 use crate::page_cache::PageCache;
+use crate::removed::Gone;
 use crate::roles::{Permission, permission};
 use crate::scrub::Scrubbing;
 use crate::segment::{Applied, READ_LEASE, Segment};
 use crate::streams::LogStream;
 use crate::waiters::Waiter;
+use crate::wishes::Wishes;
 
 /// Peers of a segment that must say how far they are, after the hot log was found damaged: of the three others that hold what this
 /// segment's ack made durable, one is always among them.
@@ -94,7 +97,11 @@ pub struct NodeCore {
     /// While scanning: segments whose state has yet to be found at the head of this file.
     heads: (FileNumber, BTreeSet<SegmentId>),
     /// Segments that were dropped; their identity never answers again.
-    pub(crate) dropped: BTreeSet<SegmentId>,
+    pub(crate) gone: Gone,
+    /// What operators left.
+    pub(crate) wishes: Wishes,
+    /// Where this node answers.
+    pub(crate) address: Option<SocketAddr>,
     /// Redo in memory, oldest first, with its bytes.
     resident: VecDeque<(SegmentId, BatchId, usize)>,
     pub(crate) resident_bytes: usize,
@@ -161,7 +168,9 @@ impl NodeCore {
             copy_writes: BTreeMap::new(),
             found_layers: found.layers,
             heads: (FileNumber(0), BTreeSet::new()),
-            dropped: BTreeSet::new(),
+            gone: Gone::default(),
+            wishes: Wishes::default(),
+            address: None,
             resident: VecDeque::new(),
             resident_bytes: 0,
             unindexed: VecDeque::new(),
@@ -207,6 +216,7 @@ impl NodeCore {
             },
             Event::Prepared { file, result } => self.on_prepared(now, file, result),
             Event::PeerAnswer { token, answer } => self.on_peer_answer(now, token, answer),
+            Event::Listening { address } => self.address = Some(address),
             Event::Timeout => self.on_timeout(now),
         }
         self.send_acks(now);
@@ -296,9 +306,15 @@ impl NodeCore {
             Message::ReadLayer(read) => self.on_read_layer(connection, stream, &read),
             Message::Gossip(gossip) => self.on_gossip(stream, &gossip),
             Message::CreateSegment(create) => self.on_create(now, stream, *create),
-            Message::DropSegment(drop) => self.on_drop(now, stream, drop),
+            Message::DropSegment(drop) => self.on_drop(now, stream, role, drop),
+            Message::RetireVolume(retire) => self.on_retire(now, stream, retire),
             Message::AskStatus => self.on_ask_status(stream),
-            Message::Wish(_) => self.refuse(stream, Refusal::NotAllowed),
+            Message::Survey(survey) => self.on_survey(now, stream, survey),
+            Message::Wish(wish) => self.on_wish(stream, wish),
+            Message::WishReport(report) => self.on_wish_report(stream, *report),
+            Message::AskWish(ask) => self.on_ask_wish(stream, ask),
+            Message::LeaveHint(leave) => self.on_leave_hint(stream, role, *leave),
+            Message::AskHints(ask) => self.on_ask_hints(stream, ask),
             Message::Echo(bytes) => self.answer(stream, Message::Echo(bytes)),
             Message::Hello(_)
             | Message::Welcome(_)
@@ -313,6 +329,7 @@ impl NodeCore {
             | Message::LogPiece(_)
             | Message::LayerPiece(_)
             | Message::Done
+            | Message::Hints(_)
             | Message::NodeStatus(_) => unreachable!("permission() lets no answer through"),
         }
     }
@@ -389,8 +406,8 @@ impl NodeCore {
             assert!(before.is_none(), "a segment is created once");
             return;
         }
-        if let Entry::Dropped { .. } = entry {
-            return self.drop_segment(id);
+        if let Entry::Dropped { .. } | Entry::Removed { .. } = entry {
+            return self.apply_drop(entry);
         }
         // Whatever was on its way for a segment that was dropped goes nowhere.
         let Some(segment) = self.segments.get_mut(&id) else {
@@ -412,6 +429,7 @@ impl NodeCore {
             Applied::History => {
                 self.cache.clear(id);
                 self.end_stale_copy(id);
+                self.membership_changed(id);
             }
             Applied::Layers(gone) => {
                 self.upkeep.unswept.insert(id);
@@ -498,14 +516,10 @@ impl NodeCore {
     fn pump(&mut self, now: Duration) {
         if self.is_ready() {
             let segments = &self.segments;
-            let dropped = &self.dropped;
+            let gone = &self.gone;
             let states = || {
-                let gone = dropped.iter().map(|id| Entry::Dropped { segment: *id });
-                segments
-                    .values()
-                    .map(Segment::state_entry)
-                    .chain(gone)
-                    .collect()
+                let states = segments.values().map(Segment::state_entry);
+                states.chain(gone.entries()).collect()
             };
             let before = self.log.files_bytes();
             self.log.pump(now, &states, &mut self.actions);

@@ -119,8 +119,10 @@ impl NodeCore {
         let bytes_max = (read.bytes_max as usize).min(LOG_ANSWER_BYTES_MAX);
         let owner = Owner::Stream(connection, stream);
         self.start_job(owner, read.segment, read.history_epoch, |segment| {
-            if read.after < segment.chain.log_start() && read.through > read.after {
-                let horizon = segment.chain.log_start().next();
+            // Below the floor nobody knows any more what was annulled: the layers do.
+            let log_start = segment.chain.log_start().max(segment.history.floor);
+            if read.after < log_start && read.through > read.after {
+                let horizon = log_start.next();
                 return Err(Refusal::Forgotten { horizon });
             }
             let (batches, more) =
@@ -142,9 +144,11 @@ impl NodeCore {
         stream: StreamKey,
         read: &ReadLayer,
     ) {
-        let Some(segment) = self.segments.get_mut(&read.segment) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
-        };
+        if let Err(refusal) = self.serving(read.segment) {
+            return self.refuse(stream, refusal);
+        }
+        let segment = self.segments.get_mut(&read.segment);
+        let segment = segment.expect("it serves");
         let bytes_max = (read.bytes_max as usize).min(PIECE_BYTES_MAX) as u64;
         let history_epoch = segment.history_epoch();
         if read.layer == 0 {
@@ -207,8 +211,9 @@ impl NodeCore {
         let Owner::Stream(_, stream) = owner else {
             unreachable!("somebody asks");
         };
-        let Some(segment) = self.segments.get(&id) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
+        let segment = match self.serving(id) {
+            Ok(segment) => segment,
+            Err(refusal) => return self.refuse(stream, refusal),
         };
         let checks = !planted(Mutant::ReadWithoutHistoryCheck);
         if segment.history_epoch() != history_epoch && checks {

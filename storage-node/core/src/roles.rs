@@ -23,12 +23,21 @@ pub(crate) fn permission(role: Role, message: &Message) -> Permission {
         | Message::Claim(_)
         | Message::Install(_)
         | Message::Refill(_) => role == Role::Writer,
-        Message::Probe(_) => matches!(role, Role::Writer | Role::Reader | Role::Operator),
+        Message::Probe(_) | Message::Survey(_) => {
+            matches!(role, Role::Writer | Role::Reader | Role::Operator)
+        }
         Message::ReadPages(_) => matches!(role, Role::Writer | Role::Reader),
         Message::ReadLog(_) => matches!(role, Role::Writer | Role::Reader | Role::Node),
         Message::ReadLayer(_) => matches!(role, Role::Writer | Role::Node),
         Message::Gossip(_) => role == Role::Node,
-        Message::DropSegment(_) => role == Role::Operator,
+        // What a writer may drop is decided there.
+        Message::DropSegment(_) => matches!(role, Role::Writer | Role::Operator),
+        Message::RetireVolume(_) => role == Role::Operator,
+        Message::WishReport(_) => role == Role::Writer,
+        Message::AskWish(_) | Message::AskHints(_) => {
+            matches!(role, Role::Writer | Role::Operator)
+        }
+        Message::LeaveHint(_) => matches!(role, Role::Node | Role::Operator),
         Message::CreateSegment(_) | Message::AskStatus => {
             matches!(role, Role::Writer | Role::Operator)
         }
@@ -46,6 +55,7 @@ pub(crate) fn permission(role: Role, message: &Message) -> Permission {
         | Message::LogPiece(_)
         | Message::LayerPiece(_)
         | Message::Done
+        | Message::Hints(_)
         | Message::NodeStatus(_) => return Permission::Never,
     };
     if allowed {

@@ -408,7 +408,10 @@ impl Segment {
                 Applied::History
             }
             Entry::Catalog { catalog, .. } => self.apply_catalog(catalog),
-            Entry::State { .. } | Entry::Created { .. } | Entry::Dropped { .. } => Applied::Other,
+            Entry::State { .. }
+            | Entry::Created { .. }
+            | Entry::Dropped { .. }
+            | Entry::Removed { .. } => Applied::Other,
         }
     }
 

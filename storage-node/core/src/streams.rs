@@ -15,6 +15,7 @@ use crate::action::{Action, Severity};
 use crate::event::StreamKey;
 use crate::install::Installation;
 use crate::node::NodeCore;
+use crate::removed::names;
 use crate::segment::{IngestError, Ingested};
 use crate::waiters::Waiter;
 
@@ -57,10 +58,16 @@ impl NodeCore {
             history,
             manifest,
         };
+        let pg = self.segments.get(&id).map(|segment| segment.pg);
+        let named = pg.is_some_and(|pg| names(&installation.manifest, pg, id));
         let ticket = match self.install(id, installation) {
             Ok(ticket) => ticket,
             Err(refusal) => return self.refuse(stream, refusal),
         };
+        if !named && !planted(Mutant::RemovedSegmentServes) {
+            // It learned that it is no member, and takes nothing.
+            return self.refuse_malformed(stream, "the manifest does not name this segment");
+        }
         // What is left of this segment's streams is of the same writer: this one replaces it.
         for older in self.streams_of(id) {
             self.end_stream(
@@ -150,12 +157,16 @@ impl NodeCore {
                 volume_epoch: segment.guard.claim,
             });
         }
-        if membership_epoch < segment.manifest.version.membership_epoch {
-            let manifest = Box::new(segment.manifest.clone());
-            return Err(Refusal::StaleMembership { manifest });
-        }
+        // A lower membership epoch is no reason to refuse: only this writer changes the manifest, and an envelope may be older than
+        // an install that overtook it (R20).
         log_stream.echo = log_stream.echo.max(sequence);
         segment.writer_heard = Some(now);
+        let held = segment.manifest.version.membership_epoch;
+        if membership_epoch > held.max(segment.gossip.membership_heard) {
+            // Some peer may have the manifest already.
+            segment.gossip.membership_heard = membership_epoch;
+            self.ask_a_peer(now, id);
+        }
         Ok(id)
     }
 
@@ -277,13 +288,14 @@ impl NodeCore {
             );
             let segment = self.segments.get_mut(&id).expect("found above");
             segment.lease.granted(now);
+            let writer = (log_stream.volume_epoch, log_stream.writer);
             let ack = Ack {
                 echo: log_stream.echo,
                 scl: segment.scl(),
                 history_epoch: segment.history_epoch(),
                 slow: self.log.is_slow(now) || pressed,
                 full,
-                wishes: Vec::new(),
+                wishes: self.wishes.due(now, segment.volume, writer),
             };
             self.actions.push_back(Action::Send {
                 stream,

@@ -110,7 +110,8 @@ impl NodeCore {
         writer: WriterId,
     ) {
         let Some(segment) = self.segments.get(&id) else {
-            return self.refuse(stream, Refusal::UnknownSegment);
+            let refusal = self.why_not(id);
+            return self.refuse(stream, refusal);
         };
         // A higher claim may have been accepted since: then this sender counts no more (R9).
         if !segment.admits(volume_epoch, writer) {

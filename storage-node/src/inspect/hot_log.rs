@@ -250,7 +250,7 @@ impl Segment {
                 self.catalog = catalog;
             }
             Entry::Catalog { catalog, .. } => self.catalog = catalog,
-            Entry::Dropped { .. } => self.dropped = true,
+            Entry::Dropped { .. } | Entry::Removed { .. } => self.dropped = true,
         }
         None
     }

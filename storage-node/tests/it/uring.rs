@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_storage_node::open_synced;
-use sixfold_storage_node::uring::{Completion, IN_FLIGHT_MAX, Ring, Watch};
+use sixfold_storage_node::uring::{Completion, IN_FLIGHT_MAX, Ring, Setup, Watch};
 use sixfold_storage_node_core::{DiskError, DiskToken, IoBuf};
 
 use crate::scratch::scratch;
@@ -24,7 +24,22 @@ struct Watched {
 
 impl Watched {
     fn new() -> Watched {
-        let ring = Ring::new().unwrap();
+        Watched::over(Ring::new().unwrap())
+    }
+
+    /// `None` where the kernel does not know the setup.
+    fn with(setup: Setup) -> Option<Watched> {
+        match Ring::with(setup) {
+            Ok(ring) => Some(Watched::over(ring)),
+            Err(error) => {
+                println!("skipped: the kernel has no ring that is {setup:?}: {error}");
+                assert_ne!(setup, Setup::Plain);
+                None
+            }
+        }
+    }
+
+    fn over(ring: Ring) -> Watched {
         let watch = ring.watch().unwrap();
         Watched {
             ring,
@@ -220,12 +235,14 @@ fn a_full_device_is_told_apart_from_a_failed_one() {
     });
 }
 
-#[test]
-fn no_wake_up_is_lost_in_ten_thousand_lone_writes() {
+/// Writes one after the other, each awaited by the eventfd alone.
+fn write_alone(setup: Setup) {
     bounded(async {
+        let Some(mut watched) = Watched::with(setup) else {
+            return;
+        };
         let directory = scratch();
         let file = open(&directory.path().join("file"));
-        let mut watched = Watched::new();
         for round in 0..10_000_u64 {
             watched
                 .write(&file, (round % 64) * BLOCK as u64, round as u8, BLOCK)
@@ -236,11 +253,34 @@ fn no_wake_up_is_lost_in_ten_thousand_lone_writes() {
 }
 
 #[test]
+fn no_wake_up_is_lost_in_ten_thousand_lone_writes() {
+    write_alone(Setup::Cooperative);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_ten_thousand_lone_writes_of_a_deferred_ring() {
+    write_alone(Setup::Deferred);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_ten_thousand_lone_writes_of_a_ring_without_flags() {
+    write_alone(Setup::Plain);
+}
+
+#[test]
 fn no_wake_up_is_lost_while_the_thread_is_busy() {
+    for setup in [Setup::Cooperative, Setup::Deferred, Setup::Plain] {
+        write_beside_busy_tasks(setup);
+    }
+}
+
+fn write_beside_busy_tasks(setup: Setup) {
     bounded(async {
+        let Some(mut watched) = Watched::with(setup) else {
+            return;
+        };
         let directory = scratch();
         let file = open(&directory.path().join("file"));
-        let mut watched = Watched::new();
         let local = tokio::task::LocalSet::new();
         // Tasks that are always ready: the thread rarely sleeps, completions arrive at any point of its loop.
         for _ in 0..4 {

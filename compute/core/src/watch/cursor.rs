@@ -25,6 +25,8 @@ pub struct Watcher {
     from: Lsn,
     /// While it is not certain that `from` is a consistency point: how far before it reading began.
     seeking: Option<u64>,
+    /// The end of a commit that may be cut at `from`: if nothing before is left, it can begin there.
+    met: Lsn,
     merge: LogMerge,
     ready: VecDeque<CommitChanges>,
     /// Segments whose answer was no good, of each group that lacks something.
@@ -49,7 +51,7 @@ impl Watcher {
         if from > vdl {
             return Err(WatchError::AboveVdl { from, vdl });
         }
-        let history = &shared.history;
+        let history = shared.history();
         if from < history.floor {
             let oldest = history.floor;
             return Err(WatchError::TooOld { from, oldest });
@@ -61,12 +63,13 @@ impl Watcher {
             || history.ranges.iter().any(|range| range.after == from);
         let seeking = (!settled).then_some(1);
         let start = start_of(from, seeking);
-        let merge = LogMerge::new(range.clone(), &shared.pgs, start);
+        let merge = LogMerge::new(range.clone(), &shared.pgs(), start);
         Ok(Watcher {
             shared,
             range,
             from,
             seeking,
+            met: Lsn::NONE,
             merge,
             ready: VecDeque::new(),
             avoid: BTreeMap::new(),
@@ -148,7 +151,7 @@ impl Watcher {
         match error {
             LogError::Forgotten { oldest, .. } => Some(WatchError::TooOld {
                 from: self.resume_lsn(),
-                oldest: *oldest,
+                oldest: self.met.max(*oldest),
             }),
             LogError::Unavailable { after, .. } => {
                 let tried = self.avoid.remove(&pg).is_some();
@@ -185,11 +188,13 @@ impl Watcher {
                     self.in_log = false;
                     if skipped {
                         self.merge =
-                            LogMerge::new(self.range.clone(), &self.shared.pgs, group.through);
+                            LogMerge::new(self.range.clone(), &self.shared.pgs(), group.through);
                     } else {
-                        let shared = Arc::clone(&self.shared);
+                        // Asked for behind the group was had: groups of which it has a batch are known by now.
+                        self.merge.grow(&self.shared.pgs());
+                        let history = self.shared.history();
                         self.merge
-                            .add_group(&group.batches, group.through, &shared.history)
+                            .add_group(&group.batches, group.through, &history)
                             .map_err(|damage| self.corrupt(damage))?;
                         self.merge_all()?;
                     }
@@ -219,22 +224,24 @@ impl Watcher {
             })?;
             batches.push(batch);
         }
-        let shared = Arc::clone(&self.shared);
+        let history = self.shared.history();
         self.merge.add_piece(
             pg,
             after,
             &batches,
             piece.more,
             (through, pg_last),
-            &shared.history,
+            &history,
         )
     }
 
     fn merge_all(&mut self) -> Result<(), WatchError> {
-        let shared = Arc::clone(&self.shared);
+        // Every group of which VDL has reached a record must take part, and every annulled range be known.
+        self.merge.grow(&self.shared.pgs());
+        let history = self.shared.history();
         let commits = self
             .merge
-            .merge(&shared.history)
+            .merge(&history)
             .map_err(|damage| self.corrupt(damage))?;
         if let Some(span) = self.seeking {
             let start = start_of(self.from, self.seeking);
@@ -243,18 +250,20 @@ impl Watcher {
             }
             // The first commit met may be cut: it must be one that is not wanted, unless the first LSN was met, or an annulled one,
             // before which no commit is open.
-            let whole = start.is_none() || shared.history.annuls(start.next());
-            if !whole && self.merge.first_cpl().is_some_and(|cpl| cpl > self.from) {
+            let whole = start.is_none() || history.annuls(start.next());
+            let cut = self.merge.first_cpl().filter(|cpl| *cpl > self.from);
+            if let Some(cpl) = cut.filter(|_| !whole) {
+                self.met = cpl;
                 self.seeking = Some(span.saturating_mul(8));
                 let start = start_of(self.from, self.seeking);
-                if start < shared.history.floor {
-                    let oldest = shared.history.floor;
+                if start < history.floor {
+                    let oldest = history.floor.max(cpl);
                     return Err(WatchError::TooOld {
                         from: self.from,
                         oldest,
                     });
                 }
-                self.merge = LogMerge::new(self.range.clone(), &shared.pgs, start);
+                self.merge = LogMerge::new(self.range.clone(), &self.shared.pgs(), start);
                 return Ok(());
             }
             self.seeking = None;

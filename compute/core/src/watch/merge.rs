@@ -88,6 +88,19 @@ impl LogMerge {
         }
     }
 
+    /// The volume has these groups by now. One that was appended has no record at or below what was merged: without it nothing
+    /// behind its first record is merged.
+    pub(crate) fn grow(&mut self, pgs: &[PgId]) {
+        for &pg in pgs.get(self.groups.len()..).unwrap_or_default() {
+            self.groups.push(Group {
+                pg,
+                batches: VecDeque::new(),
+                covered: self.cursor,
+                link: None,
+            });
+        }
+    }
+
     /// Everything at or below was merged.
     pub(crate) fn cursor(&self) -> Lsn {
         self.cursor

@@ -142,13 +142,18 @@ impl LogReads {
         let pending = self.pending.get_mut(&ticket)?;
         let want = &pending.want;
         let bounds = (segments.bounds_of)(want);
-        let useful = |link: &Link| link.pg == want.pg && !want.avoid.contains(&link.segment);
+        let is_asked = |link: &Link| link.pg == want.pg && link.may_be_asked();
+        let useful = |link: &Link| is_asked(link) && !want.avoid.contains(&link.segment);
         let may_ask = |index, link: &Link| useful(link) && !pending.tried.contains(&index);
         let needed = bounds.pg_last.min(bounds.through);
         let Some(link) = segments.router.choose(segments.links, needed, may_ask) else {
-            let members = segments.links.iter().filter(|link| link.pg == want.pg);
-            let all_forgot = !pending.forgotten.is_empty()
-                && pending.forgotten.len() == members.count() - want.avoid.len();
+            // Those that were removed meanwhile count for nothing.
+            let said = |link: &&Link| {
+                let forgot = |&(segment, _): &(SegmentId, Lsn)| segment == link.segment;
+                pending.forgotten.iter().any(forgot)
+            };
+            let mut members = segments.links.iter().filter(|link| useful(link));
+            let all_forgot = !pending.forgotten.is_empty() && members.all(|link| said(&link));
             if all_forgot || !segments.links.iter().any(useful) {
                 return Some(self.end(ticket));
             }

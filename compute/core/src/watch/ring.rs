@@ -56,9 +56,10 @@ struct Ring {
 #[derive(Debug)]
 pub struct WatchShared {
     pub(crate) volume: VolumeId,
-    /// The history of this writer; it stays while the writer lives.
-    pub(crate) history: History,
-    pub(crate) pgs: Vec<PgId>,
+    /// The history of this writer; a longer one when it opens the volume again in place.
+    history: Mutex<Arc<History>>,
+    /// How many protection groups take records; never fewer than any record says that VDL has reached.
+    group_count: AtomicUsize,
     watcher_count: AtomicUsize,
     ring: Mutex<Ring>,
     held: Mutex<Held>,
@@ -84,14 +85,14 @@ impl WatchShared {
     pub(crate) fn new(
         volume: VolumeId,
         history: History,
-        pgs: Vec<PgId>,
+        group_count: usize,
         base: Lsn,
         bytes_max: usize,
     ) -> WatchShared {
         WatchShared {
             volume,
-            history,
-            pgs,
+            history: Mutex::new(Arc::new(history)),
+            group_count: AtomicUsize::new(group_count),
             watcher_count: AtomicUsize::new(0),
             ring: Mutex::new(Ring {
                 groups: VecDeque::new(),
@@ -103,6 +104,28 @@ impl WatchShared {
             }),
             held: Mutex::default(),
         }
+    }
+
+    /// The history under which everything that was published is to be read.
+    pub(crate) fn history(&self) -> Arc<History> {
+        Arc::clone(&self.history.lock())
+    }
+
+    /// The writer opened the volume again in place. Said before anything is published under the new epoch.
+    pub(crate) fn reopened(&self, history: History) {
+        *self.history.lock() = Arc::new(history);
+    }
+
+    /// Protection groups that take records.
+    pub(crate) fn pgs(&self) -> Vec<PgId> {
+        let count = u32::try_from(self.group_count.load(Ordering::SeqCst));
+        let count = count.expect("groups are numbered by 32 bits");
+        (0..count).map(PgId::new).collect()
+    }
+
+    /// More groups take records. Said before there is one.
+    pub(crate) fn set_groups(&self, count: usize) {
+        self.group_count.store(count, Ordering::SeqCst);
     }
 
     /// Takes a seat.

@@ -25,7 +25,7 @@ impl Writer {
     fn open(maker: LogMaker, ring_bytes: usize) -> Writer {
         let (history, base) = (maker.history.clone(), maker.vdl);
         let volume = super::log_maker::VOLUME;
-        let shared = WatchShared::new(volume, history, maker.pgs(), base, ring_bytes);
+        let shared = WatchShared::new(volume, history, maker.pgs().len(), base, ring_bytes);
         let shared = Arc::new(shared);
         let handed = maker.seals.len();
         Writer {

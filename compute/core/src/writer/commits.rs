@@ -50,7 +50,7 @@ impl WriterCore {
 
     /// Takes commits from the line as long as they are admitted.
     pub(super) fn advance_line(&mut self) {
-        while self.life == Life::Open && self.writable {
+        while self.life == Life::Open && self.writable && self.may_mint() {
             let Some(waiting) = self.line.pop() else {
                 break;
             };
@@ -120,7 +120,7 @@ impl WriterCore {
                 image: self.meta_chain >= META_CHAIN_MAX,
                 clock_ms: tick_ms,
             },
-            pages_max: self.pages_max,
+            pages_max: self.geometry.pages_max(),
             page_bytes: self.page_bytes,
         }
     }
@@ -210,6 +210,10 @@ impl WriterCore {
                 pages.extend(missing.unwrap_or_default());
                 self.miss(waiting, pages);
             }
+            // Pages are on their way.
+            PlanVerdict::Failed(CommitError::Full) if self.may_grow() => {
+                return Turn::Blocked(Box::new(waiting));
+            }
             PlanVerdict::Failed(error) => self.refuse(waiting, error),
         }
         Turn::Done
@@ -269,10 +273,15 @@ impl WriterCore {
 
     /// Applies a record to the tip and adds it to the open batch of its PG.
     fn place(&mut self, mut record: Record<'_>) {
+        // Only groups of which the entry is in force have pages (R10).
         let pg = self
-            .manifest
+            .geometry
             .pg_of(record.page)
             .expect("the tree stays within the volume");
+        assert!(
+            self.manifest.pg(pg).is_some() || planted(Mutant::RecordBeforeRootEntry),
+            "a record for group {pg}, which no manifest in force names (R10)"
+        );
         self.tip.apply(
             &self.shared.cache,
             self.cache.spare(),

@@ -55,7 +55,7 @@ impl WriterCore {
     fn refusal(&self, pages: &[PageId], lsn: Lsn) -> Option<FetchError> {
         let first = pages.first().copied().unwrap_or(PageId::NONE);
         let is_foreign =
-            |page: &&PageId| **page == PageId::NONE || self.manifest.pg_of(**page).is_none();
+            |page: &&PageId| **page == PageId::NONE || self.geometry.pg_of(**page).is_none();
         if let Life::Fenced(volume_epoch) = self.life {
             Some(FetchError::Fenced { volume_epoch })
         } else if self.drained {
@@ -83,7 +83,7 @@ impl WriterCore {
         waiter: Waiter,
         deadline: Duration,
     ) {
-        let Some(pg) = self.manifest.pg_of(page) else {
+        let Some(pg) = self.geometry.pg_of(page) else {
             // A damaged page led there.
             let reason = "no such page in the volume".to_owned();
             return self.read_failed(waiter, FetchError::Corrupt { page, reason });
@@ -204,12 +204,12 @@ impl WriterCore {
 
     /// Hedges, pauses and deadlines of reads; deadlines of those who wait for a lease.
     pub(super) fn expire_reads(&mut self) {
-        let (manifest, links) = (&self.manifest, self.shipper.links());
+        let (geometry, links) = (self.geometry, self.shipper.links());
         let mut segments = Segments {
             links,
             router: &mut self.router,
             history_epoch: self.volume_epoch,
-            pg_of: &|page| manifest.pg_of(page),
+            pg_of: &|page| geometry.pg_of(page),
             page_bytes: self.page_bytes,
         };
         let expired = self
@@ -232,12 +232,12 @@ impl WriterCore {
 
     /// Asks segments for what is wanted.
     pub(super) fn ask_ready(&mut self) {
-        let (manifest, links) = (&self.manifest, self.shipper.links());
+        let (geometry, links) = (self.geometry, self.shipper.links());
         let mut segments = Segments {
             links,
             router: &mut self.router,
             history_epoch: self.volume_epoch,
-            pg_of: &|page| manifest.pg_of(page),
+            pg_of: &|page| geometry.pg_of(page),
             page_bytes: self.page_bytes,
         };
         self.fetches

@@ -81,16 +81,16 @@ impl WriterCore {
             return;
         }
         let group_last: Vec<(PgId, Lsn)> = self
-            .groups
+            .groups[..self.geometry.groups]
             .iter()
             .map(|group| (group.entry.pg, self.durability.durable_last(group.entry.pg)))
             .collect();
-        let manifest = &self.manifest;
+        let geometry = self.geometry;
         let mut segments = Segments {
             links: self.shipper.links(),
             router: &mut self.router,
             history_epoch: self.volume_epoch,
-            pg_of: &|page| manifest.pg_of(page),
+            pg_of: &|page| geometry.pg_of(page),
             page_bytes: self.page_bytes,
         };
         let over = self.rounding.on_due(

@@ -7,7 +7,8 @@ use sixfold_log_format::wire::Message;
 use sixfold_log_format::{Batch, Lsn, PgId, VolumeEpoch};
 use sixfold_recovery::quorum;
 
-use super::{Group, Life, WriterCore};
+use super::group::Group;
+use super::{Life, WriterCore};
 use crate::event::{AttachKey, WriterAction};
 use crate::heartbeat::{HEARTBEAT, LeaseKeeper};
 use crate::link::Link;
@@ -52,19 +53,26 @@ impl WriterCore {
     /// Sends to each segment of a PG what it has not been sent.
     pub(super) fn ship_to_all(&mut self, pg: PgId) {
         self.read_point_min = self.shared.read_point_min();
-        for index in 0..self.shipper.links().len() {
-            if self.shipper.links()[index].pg == pg {
-                self.ship(index);
-            }
+        for place in 0..self.groups[pg.get() as usize].links.len() {
+            self.ship(self.groups[pg.get() as usize].links[place]);
         }
     }
 
-    fn ship(&mut self, index: LinkIndex) {
+    pub(super) fn ship(&mut self, index: LinkIndex) {
         let pg = self.shipper.links()[index].pg;
         let envelope = self.envelope(pg);
         let retained = &self.groups[pg.get() as usize].retained;
         self.shipper
             .ship(index, retained, envelope, &mut self.actions);
+    }
+
+    /// The root's sets as if nobody were joining them.
+    fn joined_root(&self) -> sixfold_log_format::PgEntry {
+        let mut entry = self.groups[0].entry.clone();
+        for member in entry.sets.iter_mut().flat_map(|set| &mut set.members) {
+            member.joining = false;
+        }
+        entry
     }
 
     fn envelope(&self, pg: PgId) -> Envelope {
@@ -99,6 +107,11 @@ impl WriterCore {
         let news = self
             .shipper
             .arrived(attach, message, self.now, pg_last, &mut self.actions);
+        if let (Message::Ack(ack), News::Acked(_)) = (message, news)
+            && !ack.wishes.is_empty()
+        {
+            self.take_wishes(attach, &ack.wishes);
+        }
         self.on_news(news);
     }
 
@@ -136,7 +149,8 @@ impl WriterCore {
         let link = &self.shipper.links()[ack.link];
         let (pg, segment) = (link.pg, link.segment);
         if let (PgId::ROOT, Some(sent)) = (pg, ack.sent) {
-            let entry = &self.groups[0].entry;
+            let whole = planted(Mutant::JoiningCountsInLease).then(|| self.joined_root());
+            let entry = whole.as_ref().unwrap_or(&self.groups[0].entry);
             let leased = self.lease.answered(segment, sent, entry, self.now);
             self.shared.publish_lease(self.lease.until());
             let held = |ticket| WriterAction::Leased { ticket, held: true };
@@ -150,15 +164,10 @@ impl WriterCore {
     }
 
     /// An SCL moved: PGCL, VCL, VDL, answers.
-    fn scl_moved(&mut self, pg: PgId) {
-        let shipper = &self.shipper;
+    pub(super) fn scl_moved(&mut self, pg: PgId) {
+        let links = self.shipper.links();
         let group = &mut self.groups[pg.get() as usize];
-        let scl_of = |segment| {
-            shipper
-                .link_of(segment)
-                .map_or(Lsn::NONE, Link::counted_scl)
-        };
-        let pgcl = quorum::pgcl(&group.entry, &scl_of);
+        let pgcl = quorum::pgcl(&group.entry, &|segment| group.scl_of(links, segment));
         if pgcl <= group.pgcl {
             return;
         }
@@ -172,13 +181,7 @@ impl WriterCore {
 
     /// VDL is published to readers first, then commits are answered (R28).
     fn vdl_moved(&mut self, vdl: Lsn) {
-        self.shared.publish_vdl(vdl);
-        self.vdl_moved_at = self.now;
-        self.watch.publish(vdl);
-        self.answer_durable();
-        self.read_point_min = self.shared.read_point_min();
-        self.cache.durable(vdl, self.read_point_min);
-        self.recent.trim(self.read_point_min);
+        self.publish(vdl);
         if let Life::Creating(cpl) = self.life
             && cpl <= vdl
         {
@@ -186,32 +189,44 @@ impl WriterCore {
         }
     }
 
-    /// Whether every PG has a write quorum of segments that take batches.
-    fn writable_moved(&mut self) {
-        let takes = |segment| self.shipper.link_of(segment).is_some_and(Link::is_writable);
-        let is_writable = |group: &Group| quorum::is_write_quorum_of_all(&group.entry, &takes);
-        self.writable = self.groups.iter().all(is_writable);
+    pub(super) fn publish(&mut self, vdl: Lsn) {
+        self.shared.publish_vdl(vdl);
+        self.vdl_moved_at = self.now;
+        self.watch.publish(vdl);
+        self.answer_durable();
+        self.read_point_min = self.shared.read_point_min();
+        self.cache.durable(vdl, self.read_point_min);
+        self.recent.trim(self.read_point_min);
+    }
+
+    /// Whether every PG that takes records has a write quorum of segments that take batches.
+    pub(super) fn writable_moved(&mut self) {
+        let links = self.shipper.links();
+        let is_writable = |group: &Group| group.is_write_quorum(links, Link::is_writable);
+        self.writable = self.groups[..self.geometry.groups].iter().all(is_writable);
         self.advance_line();
     }
 
     /// A writer refused by some segments goes on while every PG still gives it a write quorum (R8).
     fn fence_if_lost(&mut self, volume_epoch: VolumeEpoch) {
-        let may_take = |segment| {
-            self.shipper
-                .link_of(segment)
-                .is_some_and(|link| !link.is_fenced())
-        };
-        let can_write = |group: &Group| quorum::is_write_quorum_of_all(&group.entry, &may_take);
-        if self.is_alive() && !self.groups.iter().all(can_write) {
-            self.life = Life::Fenced(volume_epoch);
-            self.refuse_commits(volume_epoch);
-            self.refuse_reads(Some(volume_epoch));
-            self.refuse_log_reads(Some(volume_epoch));
-            self.refuse_roundings(Some(volume_epoch));
-            self.shipper.detach_all(&mut self.actions);
-            self.actions
-                .push_back(WriterAction::Fenced { volume_epoch });
+        let links = self.shipper.links();
+        let may_take = |link: &Link| !link.is_fenced();
+        let can_write = |group: &Group| group.is_write_quorum(links, may_take);
+        if self.is_alive() && !self.groups[..self.geometry.groups].iter().all(can_write) {
+            self.fenced(volume_epoch);
         }
+    }
+
+    /// Another writer holds the volume: everything ends.
+    pub(super) fn fenced(&mut self, volume_epoch: VolumeEpoch) {
+        self.life = Life::Fenced(volume_epoch);
+        self.refuse_commits(volume_epoch);
+        self.refuse_reads(Some(volume_epoch));
+        self.refuse_log_reads(Some(volume_epoch));
+        self.refuse_roundings(Some(volume_epoch));
+        self.shipper.detach_all(&mut self.actions);
+        self.actions
+            .push_back(WriterAction::Fenced { volume_epoch });
     }
 
     /// Heartbeats where nothing was sent for too long (R16), and what else is looked at now and then.
@@ -226,12 +241,17 @@ impl WriterCore {
         self.cache.trim(self.read_point_min);
         self.recent.trim(self.read_point_min);
         self.ages.sample(self.now, self.vdl());
+        self.members_beat();
         for index in 0..self.shipper.links().len() {
-            let renews =
-                self.shipper.links()[index].pg == PgId::ROOT && self.lease.is_reading(self.now);
+            if self.shipper.links()[index].is_gone() {
+                continue;
+            }
+            let pg = self.shipper.links()[index].pg;
+            let renews = pg == PgId::ROOT && self.lease.is_reading(self.now);
             let interval = if renews { self.lease.beat() } else { HEARTBEAT };
             self.heartbeat(index, self.now.saturating_sub(LeaseKeeper::quiet(interval)));
-            self.shipper.resend_if_stalled(index, self.now);
+            let retained = &self.groups[pg.get() as usize].retained;
+            self.shipper.resend_if_stalled(index, retained, self.now);
             self.ship(index);
         }
     }
@@ -241,12 +261,10 @@ impl WriterCore {
         if !self.lease.take_round() {
             return;
         }
-        for index in 0..self.shipper.links().len() {
-            if self.shipper.links()[index].pg == PgId::ROOT {
-                // What was sent at this very time was sent after the wants that came with it.
-                let just_before = self.now.saturating_sub(Duration::from_nanos(1));
-                self.heartbeat(index, just_before);
-            }
+        // What was sent at this very time was sent after the wants that came with it.
+        let just_before = self.now.saturating_sub(Duration::from_nanos(1));
+        for place in 0..self.groups[0].links.len() {
+            self.heartbeat(self.groups[0].links[place], just_before);
         }
     }
 

@@ -24,7 +24,7 @@ impl WriterCore {
             Some(LogError::Fenced { volume_epoch })
         } else if self.drained {
             unavailable("closing")
-        } else if want.pg.get() as usize >= self.groups.len() {
+        } else if want.pg.get() as usize >= self.geometry.groups {
             unavailable("no such protection group")
         } else if self.log_reads.request(ticket, want, deadline) {
             None

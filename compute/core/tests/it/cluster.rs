@@ -1,18 +1,20 @@
 //! Six segments that store, acknowledge and serve as the test says, in one thread and without clocks.
 
+pub mod fleet;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_compute_core::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
-    LogAnswer, LogError, LogWant, PageView, ReadPoint, RoundError, WriteValue, WriterBounds,
-    WriterCore, WriterEvent,
+    LogAnswer, LogError, LogWant, MemberBounds, PageView, ReadPoint, RoundError, WriteValue,
+    WriterBounds, WriterCore, WriterEvent,
 };
 use sixfold_kv::PageSource;
-use sixfold_log_format::wire::{Append, Heartbeat, ReadPages, Refusal};
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::wire::{Append, Heartbeat, ReadPages, Refusal, Wish, WishReport};
 use sixfold_log_format::{
     AnnulledRange, Batch, History, Lsn, Manifest, ManifestVersion, Member, MemberKind,
     MembershipEpoch, NodeId, Page, PageId, PgEntry, PgId, QuorumModel, SegmentId, SegmentSet,
@@ -39,6 +41,18 @@ pub fn node_id(index: usize) -> NodeId {
 /// One segment.
 #[derive(Debug, Default)]
 pub struct Segment {
+    pub id: SegmentId,
+    pub node: NodeId,
+    /// What it was told last; `None`: it was made, and has heard nothing since.
+    pub manifest: Option<Manifest>,
+    /// The manifest of its creation, which counts for nothing else.
+    pub made_with: Option<Manifest>,
+    /// Its data is gone; the manifest that removed it stays.
+    pub dropped: bool,
+    /// Was made by a change of membership, and lost what it was sent so far.
+    pub lags: bool,
+    /// Does not answer an install.
+    pub deaf: bool,
     /// Whether streams to it can be had.
     pub down: bool,
     /// Holds acks back until [`Cluster::ack`].
@@ -112,6 +126,17 @@ pub struct Cluster {
     opened: Opened,
     bounds: WriterBounds,
     pub detached: Vec<AttachKey>,
+    /// Nodes that answer nothing.
+    pub dead_nodes: BTreeSet<NodeId>,
+    /// What acks of any segment carry.
+    pub wishes: Vec<Wish>,
+    /// What the writer said of wishes, to this process and to nodes.
+    pub reports: Vec<WishReport>,
+    pub node_reports: Vec<(NodeId, WishReport)>,
+    /// What operators left with every node.
+    pub left_hints: Vec<NodeHint>,
+    pub fleet: Vec<NodeHint>,
+    pub refences: usize,
     events: VecDeque<WriterEvent>,
     next_ticket: u64,
 }
@@ -127,6 +152,10 @@ pub fn bounds() -> WriterBounds {
         watch_bytes_max: 1 << 20,
         lease: Duration::from_millis(50),
         token_retention: Duration::from_secs(3_600),
+        members: MemberBounds {
+            repair_after: None,
+            ..MemberBounds::default()
+        },
     }
 }
 
@@ -244,7 +273,17 @@ impl Cluster {
     pub fn unopened(bounds: WriterBounds, opened: Opened) -> Cluster {
         let now = Duration::from_secs(1_000);
         let page_bytes = opened.manifest.parameters.page_bytes as usize;
-        let segments = opened.scls.iter().map(|_| Segment::default()).collect();
+        let node_of = |id: SegmentId| {
+            let mut members = opened.manifest.pgs.iter().flat_map(PgEntry::members);
+            members.find(|member| member.segment == id).unwrap().node
+        };
+        let segment = |&(id, _): &(SegmentId, Lsn)| Segment {
+            id,
+            node: node_of(id),
+            manifest: Some(opened.manifest.clone()),
+            ..Segment::default()
+        };
+        let segments = opened.scls.iter().map(segment).collect();
         Cluster {
             volume_epoch: opened.volume_epoch,
             opened: opened.clone(),
@@ -262,6 +301,13 @@ impl Cluster {
             fenced: None,
             drained: false,
             detached: Vec::new(),
+            dead_nodes: BTreeSet::new(),
+            wishes: Vec::new(),
+            reports: Vec::new(),
+            node_reports: Vec::new(),
+            left_hints: Vec::new(),
+            fleet: Vec::new(),
+            refences: 0,
             events: VecDeque::new(),
             next_ticket: 0,
         }

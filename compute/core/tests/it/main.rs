@@ -20,6 +20,7 @@ mod conflicts;
 mod groups;
 mod leases;
 mod limits;
+mod members;
 mod model;
 mod reads;
 mod ships;

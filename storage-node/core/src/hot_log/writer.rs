@@ -26,6 +26,12 @@ use crate::io_buf::IoBuf;
 /// What a state entry holds more than an install.
 const STATE_MARGIN_BYTES: usize = 64;
 
+/// Padding of a write, in hundredths of what it carries, above which a part of it goes out alone that has at most
+/// [`FILLED_PERCENT`] of it.
+const PADDED_PERCENT: u64 = 25;
+/// See [`PADDED_PERCENT`].
+const FILLED_PERCENT: u64 = 15;
+
 /// Why an entry was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AppendError {
@@ -100,6 +106,8 @@ pub(crate) struct HotLog {
     full: bool,
     repairs: VecDeque<(FileNumber, u64, IoBuf)>,
     queue: VecDeque<Queued>,
+    /// Entries at the head of the queue that the write in flight, or the last one, has left there.
+    left_count: usize,
     queued_bytes: usize,
     in_flight: Option<InFlight>,
     last_ticket: Ticket,
@@ -131,6 +139,7 @@ impl HotLog {
             full: false,
             repairs: VecDeque::new(),
             queue: VecDeque::new(),
+            left_count: 0,
             queued_bytes: 0,
             in_flight: None,
             last_ticket: Ticket(0),
@@ -404,6 +413,30 @@ impl HotLog {
         }
     }
 
+    /// How many of these entries go out with the next write: all, unless much of it would be padding and a part of them fills its
+    /// blocks well. What is left is the head of the next write, which begins when this one ends: no entry waits for more than one.
+    /// A lone entry, whatever fits one block, and the head of a file are never held back.
+    fn well_filled(&self, taken: &[Queued]) -> usize {
+        let is_padded = |bytes: usize, percent: u64| {
+            self.group_bytes(bytes) * 100 > bytes as u64 * (100 + percent)
+        };
+        let all: usize = taken.iter().map(|queued| queued.bytes).sum();
+        let block_bytes = u64::from(self.block_bytes);
+        let is_short = self.group_bytes(all) <= block_bytes || self.offset == block_bytes;
+        if is_short || !is_padded(all, PADDED_PERCENT) {
+            return taken.len();
+        }
+        let mut bytes = 0;
+        let mut best = taken.len();
+        for (index, queued) in taken.iter().enumerate() {
+            bytes += queued.bytes;
+            if index + 1 >= self.left_count && !is_padded(bytes, FILLED_PERCENT) {
+                best = index + 1;
+            }
+        }
+        best
+    }
+
     fn write_group(&mut self, now: Duration, actions: &mut VecDeque<Action>) {
         let header = self.current.clone().expect("make_room left a current file");
         let room = self.file_bytes - self.offset;
@@ -419,10 +452,15 @@ impl HotLog {
             bytes = total;
             taken.extend(self.queue.pop_front());
         }
-        self.queued_bytes -= bytes;
-
         let block_bytes = u64::from(self.block_bytes);
         let with_header = self.offset == block_bytes;
+        let left = taken.split_off(self.well_filled(&taken));
+        self.left_count = left.len();
+        for queued in left.into_iter().rev() {
+            bytes -= queued.bytes;
+            self.queue.push_front(queued);
+        }
+        self.queued_bytes -= bytes;
         let mut out = if with_header {
             header.encode()
         } else {

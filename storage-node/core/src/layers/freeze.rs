@@ -14,7 +14,7 @@ use sixfold_log_format::{Batch, Lsn, Page, PageId, apply};
 use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering};
 use super::output::{Output, Wanted};
-use crate::bounds::JOB_BYTES_MAX;
+use crate::bounds::{BASE_COST, JOB_BYTES_MAX};
 use crate::chain::BatchId;
 use crate::jobs::{BackgroundStep, JobError};
 use crate::layers::cache::LayerCache;
@@ -118,7 +118,7 @@ impl FreezeWork {
             if *budget == 0 {
                 return Ok(BackgroundStep::Pause);
             }
-            if let Some(needs) = self.find_base(segment, fetched, cache)? {
+            if let Some(needs) = self.find_base(segment, fetched, cache, budget)? {
                 return Ok(BackgroundStep::Fetch(needs));
             }
             self.walk(segment, budget)?;
@@ -150,6 +150,7 @@ impl FreezeWork {
         segment: &Segment,
         fetched: &mut Fetched,
         cache: &mut LayerCache,
+        budget: &mut usize,
     ) -> Result<Option<Vec<Located>>, JobError> {
         let Some((generation, mut gather)) = self.base.take() else {
             return Ok(None);
@@ -171,6 +172,7 @@ impl FreezeWork {
             }
             Gathering::Done => fetched.layers.clear(),
         }
+        *budget = budget.saturating_sub(BASE_COST);
         let page_bytes = segment.manifest.parameters.page_bytes as usize;
         let mut page = gather.into_page(page_bytes)?;
         let (entries, _) =
@@ -234,8 +236,11 @@ impl FreezeWork {
                 let record = loaded.batch.record_at(offset, entry.lsn, page);
                 let bytes = redo_bytes(&record.op);
                 let entry = LayerEntry::Record(record);
+                let before = self.output.data_bytes();
                 let builder = self.output.builder(|| layers.take_number());
-                match self.composer.push(&entry, bytes, builder)? {
+                let composed = self.composer.push(&entry, bytes, builder)?;
+                *budget = budget.saturating_sub(self.output.cost_since(before));
+                match composed {
                     Composed::Taken => self.taken = entry.lsn(),
                     Composed::NeedsBase(..) => {
                         let gather = Gather::new(page, self.after, None, layers.runs());

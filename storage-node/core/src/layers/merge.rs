@@ -14,13 +14,14 @@ use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering, LayerDamage};
 use super::output::{Output, Wanted};
 use super::set::Run;
+use crate::bounds::BASE_COST;
 use crate::jobs::{BackgroundStep, JobError};
 use crate::layers::cache::{LayerCache, LayerPart};
 use crate::parts::{Fetched, Located, Sources};
 use crate::segment::Segment;
 
-/// Blocks of one run that are read at once.
-const BLOCKS_AT_ONCE: u32 = 16;
+/// Blocks of one run that are read at once: what a page read may have to wait behind.
+const BLOCKS_AT_ONCE: u32 = 8;
 
 /// A place in a run.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl MergeWork {
                 fetched,
                 cache,
             };
-            if let Some(needs) = self.find_base(segment, &mut sources)? {
+            if let Some(needs) = self.find_base(segment, &mut sources, budget)? {
                 return Ok(BackgroundStep::Fetch(needs));
             }
             let mut needs = Vec::new();
@@ -193,6 +194,7 @@ impl MergeWork {
         &mut self,
         segment: &Segment,
         sources: &mut Sources<'_>,
+        budget: &mut usize,
     ) -> Result<Option<Vec<Located>>, JobError> {
         let Some((generation, mut gather, through)) = self.base.take() else {
             return Ok(None);
@@ -209,6 +211,7 @@ impl MergeWork {
                 Ok(Some(parts))
             }
             Gathering::Done => {
+                *budget = budget.saturating_sub(BASE_COST);
                 let page_bytes = segment.manifest.parameters.page_bytes as usize;
                 self.composer.set_base(gather.into_page(page_bytes)?);
                 Ok(None)
@@ -276,8 +279,11 @@ impl MergeWork {
                 LayerEntry::Image(_) => 0,
             };
             *budget -= 1;
+            let before = output.data_bytes();
             let builder = output.builder(|| layers.take_number());
-            match composer.push(entry, bytes, builder) {
+            let composed = composer.push(entry, bytes, builder);
+            *budget = budget.saturating_sub(output.cost_since(before));
+            match composed {
                 Ok(Composed::Taken) => {
                     heads[at].next();
                     taken[at] += 1;

@@ -7,10 +7,11 @@ use sixfold_log_format::layer::{
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PgId, SegmentId, VolumeId};
 
+use crate::bounds::COST_BYTES;
 use crate::io_buf::IoBuf;
 
-/// What is written at once, bytes.
-const CHUNK_BYTES: usize = 512 << 10;
+/// What is written at once, bytes: what an append may have to wait behind at the device.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// What an output wants done.
 #[derive(Debug)]
@@ -79,10 +80,14 @@ impl Output {
         self.builder.as_mut().expect("made just now")
     }
 
+    /// Bytes of the layer at hand.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.builder.as_ref().map_or(0, LayerBuilder::data_bytes)
+    }
+
     /// Whether the layer at hand is so long that the next page should begin another one.
     pub(crate) fn is_long(&self) -> bool {
-        let bytes = self.builder.as_ref().map_or(0, LayerBuilder::data_bytes);
-        bytes >= self.layer_bytes_max
+        self.data_bytes() >= self.layer_bytes_max
     }
 
     /// Whether it is so long that it ends within a page, which the next one goes on with: a page that is written all the time
@@ -91,6 +96,12 @@ impl Output {
         self.builder.as_ref().is_some_and(|builder| {
             !builder.is_empty() && builder.data_bytes() >= 2 * self.layer_bytes_max
         })
+    }
+
+    /// What the bytes cost that were put into the layer at hand since it had `before`, in entries walked.
+    pub(crate) fn cost_since(&self, before: u64) -> usize {
+        let bytes = self.data_bytes().saturating_sub(before);
+        usize::try_from(bytes).unwrap_or(usize::MAX) / COST_BYTES
     }
 
     /// Whether a chunk is ready, so that nothing more should be pushed.

@@ -22,7 +22,9 @@ use super::freeze::FreezeWork;
 use super::merge::{MergeWork, choose};
 use super::output::Output;
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, PINNED_MAX, SWEEP_ENTRIES};
+use crate::bounds::{
+    CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, PACE_GROWTH_MAX, PINNED_MAX, SWEEP_ENTRIES,
+};
 use crate::chain::BatchId;
 use crate::hot_log::{Place, Ticket};
 use crate::jobs::{BackgroundStep, Job, Work};
@@ -47,6 +49,8 @@ pub(crate) struct Upkeep {
     /// Something changed since the last look.
     due: bool,
     redo_since: usize,
+    /// How much waits for the node's own work, in 64ths of what stops batches or freezes.
+    waiting: u64,
     no_space_until: Option<Duration>,
     /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
@@ -159,6 +163,7 @@ impl NodeCore {
         self.trim();
         self.pressed = self.is_pressed();
         self.at_bound = self.is_at_bound();
+        self.upkeep.waiting = self.waiting();
         if self.upkeep.no_space_until.is_some_and(|until| now < until) {
             return;
         }
@@ -211,6 +216,37 @@ impl NodeCore {
     pub(crate) fn unfolded_bytes(&self) -> u64 {
         let unfolded = self.segments.values().map(|segment| segment.unfolded_bytes);
         unfolded.sum()
+    }
+
+    /// How much waits for freezes and merges, in 64ths of what stops batches or freezes.
+    fn waiting(&self) -> u64 {
+        let share = |held: u64, max: u64| held.saturating_mul(64) / max.max(1);
+        let runs = self.segments.values().map(|held| held.layers.runs().len());
+        let runs_max = self.bounds.runs_max * 2;
+        [
+            share(
+                self.index_bytes() as u64,
+                self.bounds.index_bytes_max as u64,
+            ),
+            share(self.unfolded_bytes(), self.bounds.unfolded_bytes_max),
+            share(runs.max().unwrap_or(0) as u64, runs_max as u64),
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(0)
+    }
+
+    /// The pace of the node's own work, bytes a second; 0 for none. Half of what may wait makes a freeze due, three quarters slow
+    /// writers down: in between the pace grows, and ends half way, so that the work catches up before anybody has to wait.
+    pub(crate) fn background_rate(&self) -> u64 {
+        const DUE: u64 = 32;
+        const NEAR: u64 = 40;
+        if self.pressed || self.upkeep.waiting >= NEAR {
+            return 0;
+        }
+        let rate = self.bounds.background_bytes_per_second;
+        let beyond = self.upkeep.waiting.saturating_sub(DUE);
+        rate.saturating_add(rate.saturating_mul(PACE_GROWTH_MAX - 1) / (NEAR - DUE) * beyond)
     }
 
     /// Whether a bound is near, so that writers should slow down.
@@ -472,7 +508,7 @@ impl NodeCore {
                     self.background_ended(&job);
                 }
                 crate::jobs::Owner::Stream(_, stream) => {
-                    let refusal = sixfold_log_format::wire::Refusal::UnknownSegment;
+                    let refusal = self.why_not(id);
                     self.refuse(stream, refusal);
                 }
             }

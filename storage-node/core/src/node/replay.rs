@@ -78,27 +78,24 @@ impl NodeCore {
         let at = || format!("hot-log file {} at offset {}", place.file.0, place.offset);
         let id = entry.segment();
         if self.heads.0 != place.file {
-            let dropped = self.dropped.iter();
-            self.heads = (
-                place.file,
-                self.segments.keys().chain(dropped).copied().collect(),
-            );
+            let held = self.segments.keys().copied();
+            self.heads = (place.file, held.chain(self.gone.ids()).collect());
         }
         if let Entry::State { pg, manifest, .. } = entry
             && !self.segments.contains_key(&id)
-            && !self.dropped.contains(&id)
+            && !self.gone.contains(id)
         {
             // Its creation stood in a file that was deleted, or is damaged.
             let lease = GrantedLease::none(READ_LEASE);
             let segment = Segment::new(id, *pg, manifest.clone(), lease);
             self.segments.insert(id, segment);
         }
-        if let Entry::State { .. } | Entry::Dropped { .. } = entry {
+        if let Entry::State { .. } | Entry::Dropped { .. } | Entry::Removed { .. } = entry {
             self.heads.1.remove(&id);
         }
-        if let Entry::Dropped { .. } = entry {
+        if let Entry::Dropped { .. } | Entry::Removed { .. } = entry {
             self.index_durable();
-            self.drop_segment(id);
+            self.apply_drop(entry);
             return Ok(());
         }
         if let Entry::Created { .. } = entry {
@@ -106,7 +103,7 @@ impl NodeCore {
             return Ok(());
         }
         let Some(segment) = self.segments.get_mut(&id) else {
-            if self.dropped.contains(&id) || !is_whole {
+            if self.gone.contains(id) || !is_whole {
                 return Ok(());
             }
             return Err(format!(
@@ -114,6 +111,16 @@ impl NodeCore {
                 at()
             ));
         };
+        if let Entry::Claim { volume_epoch, .. } | Entry::Install { volume_epoch, .. } = entry
+            && *volume_epoch < segment.durable_guard.claim
+        {
+            // A disk that loses what it called durable may bring back an older state behind a newer one.
+            return Err(format!(
+                "{}: epoch {volume_epoch} of segment {id} behind epoch {}",
+                at(),
+                segment.durable_guard.claim
+            ));
+        }
         let applied = match entry {
             Entry::Batch { bytes, .. } => {
                 let batch = Batch::decode(bytes.clone(), segment.volume)
@@ -121,7 +128,7 @@ impl NodeCore {
                 segment.replay_batch(batch, place)
             }
             Entry::State { .. } => segment.apply_state(entry),
-            Entry::Dropped { .. } => Applied::Other,
+            Entry::Dropped { .. } | Entry::Removed { .. } => Applied::Other,
             Entry::Claim { .. } if planted(Mutant::RestartForgetsClaims) => Applied::Other,
             Entry::Created { .. }
             | Entry::Claim { .. }
@@ -153,12 +160,15 @@ impl NodeCore {
         let missing: Vec<SegmentId> = match last {
             Some(last) if last == file => missing.into_iter().collect(),
             // Not one entry of its first write survived, whatever its header did: nothing stands in it yet.
-            Some(_) => self.segments.keys().chain(&self.dropped).copied().collect(),
+            Some(_) => {
+                let held = self.segments.keys().copied();
+                held.chain(self.gone.ids()).collect()
+            }
             None => Vec::new(),
         };
         let heads = missing.iter().map(|id| match self.segments.get(id) {
             Some(segment) => segment.state_entry(),
-            None => Entry::Dropped { segment: *id },
+            None => self.gone.entry(*id),
         });
         let heads = heads.collect();
         self.log.resume(tail, heads);

@@ -343,3 +343,103 @@ fn a_damaged_batch_that_no_peers_log_has_any_more_is_healed_by_their_layers() {
     let writer = cluster.writer.clone();
     check_node(&mut cluster.nodes[1], &writer, 1);
 }
+
+#[test]
+fn catalogs_that_crowd_the_head_of_a_file_are_merged_into_fewer_layers_and_the_node_goes_on() {
+    let mut found = small();
+    // Room for 56 layers at the head of a file; each run has some.
+    found.bounds.layer_bytes_max = 512;
+    found.bounds.runs_max = 40;
+    let mut shell = node_with(found);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let mut most = 0;
+    for _ in 0..60 {
+        load(&mut shell, &mut writer, stream, 20);
+        most = most.max(shell.status().segments[0].layer_count);
+    }
+    let status = shell.status();
+    let segment = &status.segments[0];
+    assert_eq!(segment.scl, writer.prev, "batches are refused");
+    assert!(most > 28, "never crowded: {most}");
+    assert!(
+        most <= 57,
+        "more layers than the head of a file has room for: {most}"
+    );
+    assert!(segment.folded_through > writer.batches[1_100].header().last);
+    assert!(shell.stopped.is_none() && shell.errors().is_empty());
+    check_all(&mut shell, &writer, writer.batches[1_000].header().last);
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    check_all(&mut shell, &writer, writer.batches[1_150].header().last);
+}
+
+#[test]
+fn a_copy_goes_on_with_newer_layers_when_those_that_it_reads_are_merged_away() {
+    let mut cluster = Cluster::new(6);
+    cluster.load(20, &[]);
+    cluster.load(600, &[5]);
+    cluster.nodes[5].work();
+    let merges = |cluster: &mut Cluster| {
+        let nodes = cluster.nodes.iter_mut().take(5);
+        nodes
+            .map(|node| node.status().upkeep.merges)
+            .collect::<Vec<_>>()
+    };
+    let (mut forgotten, mut pieces) = (0, 0);
+    let before = merges(&mut cluster);
+    for _ in 0..600 {
+        for node in 0..cluster.nodes.len() {
+            cluster.nodes[node].now += Duration::from_millis(200);
+            cluster.nodes[node].event(Event::Timeout);
+            cluster.nodes[node].work();
+        }
+        let asked = pieces;
+        while let Some(ask) = cluster.nodes[5].asks.pop_front() {
+            let to = (0..5).find(|to| ask.node == crate::shell::node_id(*to as u8));
+            let peer = &mut cluster.nodes[to.unwrap()];
+            let stream = peer.open_stream();
+            peer.say_as(Role::Node, stream, ask.message.clone());
+            peer.work();
+            let answer = peer.take(stream).pop();
+            if let Message::ReadLayer(_) = ask.message {
+                pieces += 1;
+                let gone = matches!(
+                    answer,
+                    Some(Message::Refused(
+                        sixfold_log_format::wire::Refusal::Forgotten { .. }
+                    ))
+                );
+                forgotten += usize::from(gone);
+            }
+            let token = ask.token;
+            cluster.nodes[5].event(Event::PeerAnswer { token, answer });
+            cluster.nodes[5].work();
+            if pieces > asked + 1 && pieces < 60 {
+                break;
+            }
+        }
+        // The peers go on: what is copied is merged away under the copy.
+        if pieces > asked && pieces < 60 {
+            cluster.load(40, &[5]);
+        }
+        if cluster.scl(5) == cluster.writer.prev {
+            break;
+        }
+    }
+    let after = merges(&mut cluster);
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| after > before)
+    );
+    assert!(pieces > 10, "{pieces}");
+    assert!(forgotten > 0, "no layer went away while it was read");
+    cluster.rounds_until("caught up", &mut |cluster| {
+        cluster.scl(5) == cluster.writer.prev
+    });
+    let writer = cluster.writer.clone();
+    check_node(&mut cluster.nodes[5], &writer, 5);
+    assert!(cluster.nodes[5].errors().is_empty());
+}

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sixfold_log_format::Lsn;
 use sixfold_log_format::PgId;
-use sixfold_log_format::wire::{CreateSegment, Gossip, Message, Probe, ReadLayer, ReadLog, Role};
+use sixfold_log_format::wire::{
+    AskHints, AskWish, CreateSegment, DropSegment, Gossip, LeaveHint, Message, Probe, ReadLayer,
+    ReadLog, RetireVolume, Role, Survey, Wish, WishReport, WishState, WishVerb,
+};
 use sixfold_storage_node_core::{ConnectionKey, DiskToken, Event, PeerToken, StreamKey};
 
 use crate::shell::Shell;
@@ -53,6 +56,40 @@ fn samples() -> Vec<Message> {
             manifest: manifest(1),
         })),
         Message::Echo(Bytes::from_static(b"echo")),
+        Message::Survey(Survey {
+            segment: segment_id(0),
+        }),
+        Message::DropSegment(DropSegment {
+            segment: segment_id(0),
+            volume: volume(),
+        }),
+        Message::Wish(Wish {
+            id: [1; 16],
+            volume: volume(),
+            verb: WishVerb::Grow,
+            subject: [0; 16],
+            object: [0; 16],
+        }),
+        Message::WishReport(Box::new(WishReport {
+            volume: volume(),
+            volume_epoch: writer.epoch,
+            writer: writer.id,
+            id: [1; 16],
+            state: WishState::Working,
+            done: 1,
+            of: 2,
+            text: String::new(),
+        })),
+        Message::AskWish(AskWish {
+            volume: volume(),
+            id: [1; 16],
+        }),
+        Message::LeaveHint(Box::new(LeaveHint {
+            volume: volume(),
+            hint: manifest(1).hints[0].clone(),
+        })),
+        Message::AskHints(AskHints { volume: volume() }),
+        Message::RetireVolume(RetireVolume { volume: volume() }),
     ]
 }
 

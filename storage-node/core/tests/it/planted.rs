@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sixfold_log_format::Lsn;
 use sixfold_log_format::mutant::{Mutant, plant};
-use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
+use sixfold_log_format::wire::{Message, PageAnswer, Refusal, Role, Survey};
 
 use crate::layers::{PAGES, check_all, check_at, load, node_with, say_heartbeat, small};
+use crate::members::{begin, drop_as, finish, installed};
 use crate::shell::Shell;
-use crate::writer::Writer;
+use crate::writer::{Writer, node, segment_id};
 
 /// What a layer's life must survive: unsettled redo that is annulled later, a power cut, rot.
 fn story() {
@@ -92,6 +93,55 @@ fn each_planted_bug_of_the_layers_breaks_the_story() {
     ] {
         plant(Some(mutant));
         let outcome = catch_unwind(AssertUnwindSafe(story));
+        plant(None);
+        assert!(outcome.is_err(), "{mutant:?} was not found");
+    }
+}
+
+/// A segment is replaced, removed and dropped; whoever asks for it is told so, and a survey is nothing but a question.
+fn membership_story() {
+    let mut shell = node(5);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 5);
+    let batch = writer.batch(&[2, 3]);
+    writer.ship(&mut shell, stream, &batch);
+    let survey = || {
+        Message::Survey(Survey {
+            segment: segment_id(5),
+        })
+    };
+    assert!(matches!(
+        shell.ask_as(Role::Reader, survey()),
+        Message::Census(_)
+    ));
+    let batch = writer.batch(&[2, 3]);
+    assert_eq!(writer.ship(&mut shell, stream, &batch).scl, writer.prev);
+    writer.manifest = finish(&begin(&writer.manifest, 5, 6), 5);
+    installed(&mut shell, &writer, 5);
+    let expected = Message::Refused(Refusal::StaleMembership {
+        manifest: Box::new(writer.manifest.clone()),
+    });
+    assert_eq!(shell.ask_as(Role::Reader, survey()), expected);
+    assert_eq!(drop_as(&mut shell, Role::Writer, 5), Message::Done);
+    let mut shell = shell.crash(&|_| false);
+    shell.settle();
+    assert_eq!(shell.ask_as(Role::Reader, survey()), expected);
+}
+
+#[test]
+fn the_membership_story_is_whole_without_a_bug() {
+    membership_story();
+}
+
+#[test]
+fn each_planted_bug_of_membership_breaks_its_story() {
+    for mutant in [
+        Mutant::TombstoneForgotten,
+        Mutant::RemovedSegmentServes,
+        Mutant::SurveyClaims,
+    ] {
+        plant(Some(mutant));
+        let outcome = catch_unwind(AssertUnwindSafe(membership_story));
         plant(None);
         assert!(outcome.is_err(), "{mutant:?} was not found");
     }

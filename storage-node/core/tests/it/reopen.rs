@@ -52,6 +52,7 @@ impl Cluster {
             nodes: (0..6).map(node_id).collect(),
             writer: WriterId::from_bytes([self.attempts; 16]),
             take_over,
+            in_use: Duration::from_secs(1),
             deadline: Duration::from_secs(5),
             lease: Duration::from_millis(50),
             seed: u64::from(self.attempts),

@@ -43,6 +43,7 @@ pub enum LayerOp {
 pub struct Ask {
     pub token: PeerToken,
     pub node: NodeId,
+    pub address: String,
     pub message: Message,
 }
 
@@ -297,12 +298,13 @@ impl Shell {
                 Action::AskPeer {
                     token,
                     node,
+                    address,
                     message,
-                    ..
                 } => {
                     self.asks.push_back(Ask {
                         token,
                         node,
+                        address,
                         message,
                     });
                 }

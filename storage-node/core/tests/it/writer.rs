@@ -96,6 +96,8 @@ pub fn create(shell: &mut Shell, number: u8) {
 pub struct Writer {
     pub epoch: VolumeEpoch,
     pub id: WriterId,
+    /// The group that it writes to.
+    pub pg: PgId,
     pub history: History,
     pub manifest: Manifest,
     pub next: Lsn,
@@ -126,6 +128,7 @@ impl Writer {
         Writer {
             epoch,
             id: WriterId::from_bytes(id),
+            pg: PgId::ROOT,
             history,
             manifest: manifest(epoch.get()),
             next: end.next(),
@@ -163,7 +166,7 @@ impl Writer {
 
     /// Seals a batch of several MTRs.
     pub fn mtrs(&mut self, mtrs: &[&[u64]]) -> Batch {
-        let mut builder = BatchBuilder::new(volume(), PgId::ROOT, self.epoch, self.prev);
+        let mut builder = BatchBuilder::new(volume(), self.pg, self.epoch, self.prev);
         for mtr in mtrs {
             let cpl = self.next.plus(mtr.len() as u64 - 1);
             for page in *mtr {

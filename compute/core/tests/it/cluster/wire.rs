@@ -4,14 +4,14 @@ use sixfold_compute_core::{AttachKey, FetchKey, WriterAction, WriterEvent, strea
 use sixfold_log_format::wire::{
     Ack, Attached, LogPiece, Message, PageAnswer, PageRequest, Pages, ReadLog, ReadPages, Refusal,
 };
-use sixfold_log_format::{Batch, Lsn, SegmentId};
+use sixfold_log_format::{Batch, Lsn, Manifest, SegmentId};
 
-use super::{Cluster, VOLUME, node_id, segment_id};
+use super::{Cluster, VOLUME};
 
 impl Cluster {
-    fn index_of(&self, segment: SegmentId) -> usize {
+    pub fn index_of(&self, segment: SegmentId) -> usize {
         (0..self.segments.len())
-            .find(|&index| segment_id(index) == segment)
+            .find(|&index| self.segments[index].id == segment)
             .unwrap()
     }
 
@@ -30,7 +30,7 @@ impl Cluster {
                 message,
             } => {
                 let index = self.index_of(segment);
-                assert_eq!(node, node_id(index));
+                assert_eq!(node, self.segments[index].node);
                 let Message::Attach(hello) = message else {
                     panic!("{message:?}")
                 };
@@ -38,7 +38,7 @@ impl Cluster {
                     (hello.segment, hello.volume_epoch),
                     (segment, self.volume_epoch)
                 );
-                self.attach(index, attach);
+                self.attach(index, attach, &hello.manifest);
             }
             WriterAction::Detach { attach } => {
                 self.detached.push(attach);
@@ -62,12 +62,15 @@ impl Cluster {
                         self.read_log(fetch, &read);
                         return;
                     }
-                    _ => panic!("{message:?}"),
+                    message => {
+                        self.call(fetch, node, message);
+                        return;
+                    }
                 };
                 let index = self.index_of(read.segment);
                 assert_eq!(
                     (node, read.history_epoch),
-                    (node_id(index), self.volume_epoch)
+                    (self.segments[index].node, self.volume_epoch)
                 );
                 self.segments[index].reads.push(read.clone());
                 if self.segments[index].silent {
@@ -91,19 +94,22 @@ impl Cluster {
             WriterAction::LogRead { ticket, result } => self.log_reads.push((ticket, result)),
             WriterAction::Leased { ticket, held } => self.leased.push((ticket, held)),
             WriterAction::Fenced { volume_epoch } => self.fenced = Some(volume_epoch),
+            WriterAction::Fleet { hints } => self.fleet = hints,
+            WriterAction::WishReported { report } => self.reports.push(report),
+            WriterAction::Refence => self.refences += 1,
             WriterAction::Drained => self.drained = true,
         }
     }
 
-    fn attach(&mut self, index: usize, attach: AttachKey) {
+    fn attach(&mut self, index: usize, attach: AttachKey, manifest: &Manifest) {
         let segment = &mut self.segments[index];
         segment.attach_count += 1;
-        if segment.down {
+        if segment.down || self.dead_nodes.contains(&segment.node) {
             self.events.push_back(WriterEvent::Lost { attach });
             return;
         }
-        let message = match &segment.refuses {
-            Some(refusal) => Message::Refused(refusal.clone()),
+        let message = match segment.refuses.clone().or(segment.takes(manifest)) {
+            Some(refusal) => Message::Refused(refusal),
             None => {
                 segment.life = Some(attach);
                 segment.echo = 0;
@@ -146,7 +152,7 @@ impl Cluster {
         let sequence = match message {
             Message::Append(append) => {
                 let batch = Batch::decode(append.batch.clone(), VOLUME).unwrap();
-                if !segment.full {
+                if !segment.full && !segment.lags {
                     segment.batches.insert(batch.header().first, batch);
                 }
                 segment.appends.push(append);
@@ -174,7 +180,7 @@ impl Cluster {
                 history_epoch: self.volume_epoch,
                 slow: false,
                 full: segment.full,
-                wishes: Vec::new(),
+                wishes: self.wishes.clone(),
             }),
         };
         self.events
@@ -215,7 +221,8 @@ impl Cluster {
             }
         };
         let pages = read.pages.iter().map(one).collect();
-        let answer = (!segment.down).then_some(Message::Pages(Pages { pages }));
+        let is_up = !segment.down && !self.dead_nodes.contains(&segment.node);
+        let answer = is_up.then_some(Message::Pages(Pages { pages }));
         self.events
             .push_back(WriterEvent::Answered { fetch, answer });
     }

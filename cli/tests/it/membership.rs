@@ -1,0 +1,402 @@
+//! Who holds the segments of a volume changes under load, by operators' verbs and by itself. No commit may fail of it, and nothing that was
+//! answered may be lost.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use sixfold::{Database, Options, Subject};
+
+use crate::load::{Load, Outcomes, block_on};
+use crate::process::{LIMIT, Running, eventually, run};
+use crate::real_cluster::RealCluster;
+
+const CLIENTS: usize = 4;
+
+/// No deadline ends anything.
+pub fn patient(cluster: &RealCluster) -> Options {
+    let options = cluster.options();
+    options
+        .commit_deadline(LIMIT)
+        .read_deadline(LIMIT)
+        .open_deadline(LIMIT)
+}
+
+/// Runs a verb with `--dir` and `--json`, and gives its object.
+pub fn verb(cluster: &RealCluster, args: &[&str]) -> Value {
+    let mut all = args.to_vec();
+    all.extend(["--dir", cluster.path().to_str().unwrap(), "--json"]);
+    let finished = run(&all, "").well();
+    serde_json::from_str(finished.output.last().unwrap()).unwrap()
+}
+
+/// The same of one that does not do what it was told.
+pub fn failing_verb(cluster: &RealCluster, args: &[&str]) -> (Value, String) {
+    let mut all = args.to_vec();
+    all.extend(["--dir", cluster.path().to_str().unwrap(), "--json"]);
+    let finished = run(&all, "");
+    let object = serde_json::from_str(finished.output.last().unwrap()).unwrap();
+    (object, finished.one_line())
+}
+
+pub fn status(cluster: &RealCluster) -> Value {
+    verb(cluster, &["volume", "status"])
+}
+
+/// Nodes that hold a segment of this protection group, by index.
+pub fn hosts(cluster: &RealCluster, status: &Value, pg: usize) -> Vec<usize> {
+    let segments = status["pgs"][pg]["segments"].as_array().unwrap();
+    let index_of = |segment: &Value| {
+        let node = segment["node"].as_str().unwrap();
+        let mut nodes = cluster.cluster.nodes.iter();
+        nodes
+            .position(|known| known.node.to_string() == node)
+            .unwrap()
+    };
+    let mut hosts: Vec<usize> = segments.iter().map(index_of).collect();
+    hosts.sort_unstable();
+    hosts
+}
+
+/// Nodes that hold nothing.
+fn spares(cluster: &RealCluster, status: &Value) -> Vec<usize> {
+    let hosts = hosts(cluster, status, 0);
+    let all = 0..cluster.cluster.nodes.len();
+    all.filter(|index| !hosts.contains(index)).collect()
+}
+
+/// A host in the zone of a spare, and the spare.
+fn pair(cluster: &RealCluster, status: &Value) -> (usize, usize) {
+    let spare = spares(cluster, status)[0];
+    let az = |index: usize| &cluster.cluster.nodes[index].az;
+    let hosts = hosts(cluster, status, 0);
+    let out = hosts.into_iter().find(|&host| az(host) == az(spare));
+    (out.unwrap(), spare)
+}
+
+pub fn id(cluster: &RealCluster, index: usize) -> String {
+    cluster.cluster.nodes[index].node.to_string()
+}
+
+/// Six whole segments of one set each, in three zones by two, all of which answer.
+pub fn assert_whole(status: &Value) {
+    for pg in status["pgs"].as_array().unwrap() {
+        assert_eq!(pg["sets"], 1, "{status}");
+        let segments = pg["segments"].as_array().unwrap();
+        assert_eq!(segments.len(), 6, "{status}");
+        let mut zones: Vec<&str> = Vec::new();
+        for segment in segments {
+            assert_eq!(segment["joining"], false, "{status}");
+            assert_eq!(segment["answers"], true, "{status}");
+            zones.push(segment["az"].as_str().unwrap());
+        }
+        zones.sort_unstable();
+        assert_eq!(zones, ["az1", "az1", "az2", "az2", "az3", "az3"]);
+    }
+    assert_eq!(status["replacements"], Value::Array(Vec::new()), "{status}");
+}
+
+/// Opens the volume anew and compares it with what was answered.
+fn check_in_a_new_writer(cluster: &RealCluster, outcomes: &Outcomes) {
+    block_on(async {
+        let database = Database::take_over(patient(cluster)).await.unwrap();
+        outcomes.check(&database.snapshot()).await;
+        database.close().await;
+    });
+}
+
+#[test]
+fn a_node_is_replaced_under_load_and_no_commit_fails() {
+    let cluster = RealCluster::start_fleet(7);
+    let database = block_on(Database::create(patient(&cluster))).unwrap();
+    let load = Load::start(&database, "replaced", CLIENTS);
+    load.until_answered(100);
+    let before = status(&cluster);
+    assert_whole(&before);
+    let (out, spare) = pair(&cluster, &before);
+
+    // A dry run says where it would go, and changes nothing.
+    let (out_id, spare_id) = (id(&cluster, out), id(&cluster, spare));
+    let planned = verb(
+        &cluster,
+        &["node", "replace", "--node", &out_id, "--dry-run"],
+    );
+    assert_eq!(planned["state"], "planned", "{planned}");
+    assert_eq!(planned["moves"][0]["to"].as_str(), Some(&*spare_id));
+    assert_eq!(planned["moves"].as_array().unwrap().len(), 1, "{planned}");
+    assert_eq!(
+        status(&cluster)["membership_epoch"],
+        before["membership_epoch"]
+    );
+
+    let done = verb(&cluster, &["node", "replace", "--node", &out_id]);
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["by"], "writer", "{done}");
+    assert_eq!(done["moves"], planned["moves"], "{done}");
+    let after = status(&cluster);
+    assert_whole(&after);
+    assert_eq!(pair(&cluster, &after), (spare, out));
+    load.until_answered(100);
+
+    // And back, onto a node that is named; by a segment's id.
+    let segment = done["moves"][0]["segment"].as_str().unwrap();
+    let line = run(
+        &[
+            "node",
+            "replace",
+            "--segment",
+            segment,
+            "--dir",
+            cluster.path().to_str().unwrap(),
+        ],
+        "",
+    )
+    .one_line();
+    assert!(line.contains(segment), "{line}");
+    let back = verb(
+        &cluster,
+        &["node", "replace", "--node", &spare_id, "--onto", &out_id],
+    );
+    assert_eq!(back["moves"][0]["to"].as_str(), Some(&*out_id), "{back}");
+    load.until_answered(100);
+    let outcomes = load.stop();
+    outcomes.assert_none_failed();
+    block_on(database.close());
+    check_in_a_new_writer(&cluster, &outcomes);
+}
+
+#[test]
+fn a_drained_node_holds_nothing_and_can_be_forgotten() {
+    let cluster = RealCluster::start_fleet(7);
+    let options = patient(&cluster).pages_per_pg(64);
+    let database = block_on(Database::create(options)).unwrap();
+    let load = Load::start(&database, "drained", CLIENTS);
+    load.until_answered(50);
+    let grown = verb(&cluster, &["volume", "grow"]);
+    assert_eq!(grown["state"], "done", "{grown}");
+    let (out, spare) = pair(&cluster, &status(&cluster));
+    let out_id = id(&cluster, out);
+
+    let (refused, line) = failing_verb(
+        &cluster,
+        &["node", "forget", "--node", &out_id, "--timeout", "20"],
+    );
+    assert_eq!(refused["state"], "refused", "{refused}");
+    assert!(line.contains(&out_id), "{line}");
+
+    let drained = verb(&cluster, &["node", "drain", "--node", &out_id]);
+    assert_eq!(drained["state"], "done", "{drained}");
+    let after = status(&cluster);
+    assert_whole(&after);
+    for pg in 0..2 {
+        assert!(!hosts(&cluster, &after, pg).contains(&out), "{after}");
+    }
+    assert!(hosts(&cluster, &after, 0).contains(&spare), "{after}");
+    // Its own segments are dropped as soon as it heard.
+    let listed = [
+        "node",
+        "list",
+        "--node",
+        &out_id,
+        "--dir",
+        cluster.path().to_str().unwrap(),
+    ];
+    eventually("the drained node holds nothing", || {
+        run(&listed, "").well().output.is_empty()
+    });
+    let forgotten = verb(&cluster, &["node", "forget", "--node", &out_id]);
+    assert_eq!(forgotten["state"], "done", "{forgotten}");
+    let text = std::fs::read_to_string(cluster.path().join("cluster.toml")).unwrap();
+    assert!(!text.contains(&out_id), "{text}");
+    load.until_answered(50);
+    let outcomes = load.stop();
+    outcomes.assert_none_failed();
+    block_on(database.close());
+    check_in_a_new_writer(&cluster, &outcomes);
+}
+
+#[test]
+fn a_node_that_is_gone_for_good_is_repaired_on_a_spare_by_itself() {
+    let mut cluster = RealCluster::start_fleet(7);
+    let options = patient(&cluster).repair_after(Some(Duration::from_secs(1)));
+    let database = block_on(Database::create(options)).unwrap();
+    let load = Load::start(&database, "repaired", CLIENTS);
+    load.until_answered(100);
+    let (out, spare) = pair(&cluster, &status(&cluster));
+    cluster.kill(&[out]);
+    eventually("the spare holds the lost segment", || {
+        let status = status(&cluster);
+        let hosts = hosts(&cluster, &status, 0);
+        hosts.contains(&spare) && !hosts.contains(&out)
+    });
+    load.until_answered(100);
+    // The dead one comes back with what nobody wants any more.
+    cluster.start_nodes(&[out]);
+    assert_whole(&status(&cluster));
+    load.until_answered(100);
+    let outcomes = load.stop();
+    outcomes.assert_none_failed();
+    block_on(database.close());
+    check_in_a_new_writer(&cluster, &outcomes);
+}
+
+#[test]
+fn a_volume_grows_under_load_and_the_new_group_is_used() {
+    let cluster = RealCluster::start();
+    let options = patient(&cluster).pages_per_pg(32);
+    let database = block_on(Database::create(options)).unwrap();
+    let load = Load::start(&database, "grown", CLIENTS);
+    load.until_answered(50);
+    let planned = verb(&cluster, &["volume", "grow", "--dry-run"]);
+    assert_eq!(planned["moves"].as_array().unwrap().len(), 6, "{planned}");
+    assert_eq!(status(&cluster)["pgs"].as_array().unwrap().len(), 1);
+    for groups in 2..=3 {
+        let grown = verb(&cluster, &["volume", "grow"]);
+        assert_eq!(grown["state"], "done", "{grown}");
+        let status = status(&cluster);
+        assert_eq!(status["pgs"].as_array().unwrap().len(), groups, "{status}");
+        assert_whole(&status);
+    }
+    // More than the first group's 32 pages hold: the others take records now.
+    block_on(async {
+        for row in 0..300 {
+            let transaction = database.begin().await.unwrap();
+            transaction
+                .put(format!("row/{row:04}"), vec![7; 1_000])
+                .unwrap();
+            transaction.commit().await.unwrap();
+        }
+    });
+    let outcomes = load.stop();
+    outcomes.assert_none_failed();
+    let scl = |pg: usize| {
+        status(&cluster)["pgs"][pg]["segments"][0]["scl"]
+            .as_u64()
+            .unwrap()
+    };
+    eventually("the second group holds records", || scl(1) > 0);
+    block_on(database.close());
+    check_in_a_new_writer(&cluster, &outcomes);
+}
+
+#[test]
+fn without_a_writer_the_verb_opens_the_volume_itself() {
+    let cluster = RealCluster::start_fleet(7);
+    block_on(async {
+        let database = Database::create(patient(&cluster)).await.unwrap();
+        database.close().await;
+    });
+    let before = status(&cluster);
+    let (out, spare) = pair(&cluster, &before);
+    let done = verb(&cluster, &["node", "replace", "--node", &id(&cluster, out)]);
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["by"], "this process", "{done}");
+    let after = status(&cluster);
+    assert_whole(&after);
+    assert_eq!(pair(&cluster, &after), (spare, out));
+    // It is not left open: the next one need not take it over.
+    block_on(async {
+        let database = Database::open(patient(&cluster)).await.unwrap();
+        database.close().await;
+    });
+}
+
+#[test]
+fn a_replacement_that_its_writer_did_not_live_to_see_is_finished_by_the_next() {
+    let cluster = RealCluster::start_fleet(7);
+    let writer = |create: bool| {
+        let mut args = vec![
+            "bench".to_owned(),
+            "reopen-writer".to_owned(),
+            format!(
+                "--cluster={}",
+                cluster.path().join("cluster.toml").display()
+            ),
+            "--number=1".to_owned(),
+        ];
+        if create {
+            // Enough that a new segment is not whole at once.
+            args.push(format!("--fill-bytes={}", 24 << 20));
+        }
+        Running::start(&args)
+    };
+    let mut first = writer(true);
+    first.wait_for("filled ");
+    let (out, spare) = pair(&cluster, &status(&cluster));
+    let (out_id, spare_id) = (id(&cluster, out), id(&cluster, spare));
+    let replace = [
+        "node",
+        "replace",
+        "--node",
+        &out_id,
+        "--dir",
+        cluster.path().to_str().unwrap(),
+    ];
+    let replacing = Running::start(&replace);
+    // The new one is stopped as soon as it joins: the replacement stays in the middle.
+    eventually("the replacement has begun", || {
+        let joins = status(&cluster)["replacements"][0]["into_node"].as_str() == Some(&*spare_id);
+        if joins {
+            cluster.signal(&[spare], Signal::STOP);
+        }
+        joins || hosts(&cluster, &status(&cluster), 0).contains(&spare)
+    });
+    first.kill();
+    drop(replacing);
+    cluster.signal(&[spare], Signal::CONT);
+    block_on(async {
+        let database = Database::take_over(patient(&cluster)).await.unwrap();
+        let until = std::time::Instant::now() + LIMIT;
+        while !database
+            .admin()
+            .membership()
+            .await
+            .unwrap()
+            .replacements
+            .is_empty()
+        {
+            assert!(std::time::Instant::now() < until, "it is not finished");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        database.close().await;
+    });
+    let after = status(&cluster);
+    assert_whole(&after);
+    assert_eq!(pair(&cluster, &after), (spare, out));
+}
+
+#[test]
+fn a_program_replaces_by_itself_and_takes_it_back() {
+    let cluster = RealCluster::start_fleet(7);
+    block_on(async {
+        let database = Database::create(patient(&cluster)).await.unwrap();
+        let before = status(&cluster);
+        let (out, spare) = pair(&cluster, &before);
+        let nodes = &cluster.cluster.nodes;
+        // A spare that stands still never becomes whole, so that there is something to be taken back.
+        let admin = database.admin();
+        let mut progress = admin
+            .replace(Subject::Node(nodes[out].node), Some(nodes[spare].node))
+            .await
+            .unwrap();
+        let mut last = None;
+        while let Some(state) = progress.next().await.unwrap() {
+            last = Some(state);
+        }
+        let last = last.unwrap();
+        assert!(last.is_done && last.done == last.of, "{last:?}");
+        let refused = admin
+            .restore(Subject::Node(nodes[spare].node))
+            .await
+            .unwrap()
+            .finished()
+            .await
+            .unwrap();
+        assert!(
+            refused.is_refused && !refused.text.is_empty(),
+            "{refused:?}"
+        );
+        database.close().await;
+        assert!(admin.grow().await.is_err(), "it is closed");
+    });
+}

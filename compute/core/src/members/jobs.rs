@@ -1,0 +1,152 @@
+//! What is being done about the membership: replacements, a group that is appended, hints. Each goes through its phases on
+//! its own; steps are proposed one at a time.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use sixfold_log_format::manifest::NodeHint;
+use sixfold_log_format::{Lsn, Member, NodeId, PgId, SegmentId};
+
+use super::ReplacePhase;
+use super::wishes::WishId;
+
+/// Where a replacement stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The new segment is being made.
+    Creating,
+    /// It is made, and its step waits for its turn.
+    Made,
+    /// The step that lets it join was proposed.
+    Beginning,
+    /// It joins; it is whole at `needed`.
+    Joining { needed: Lsn },
+    /// The step that removes the old one was proposed.
+    Finishing,
+    /// The step that takes it back was proposed.
+    RollingBack,
+}
+
+/// A replacement under way.
+#[derive(Debug)]
+pub(crate) struct Replace {
+    pub(crate) pg: PgId,
+    pub(crate) out: Member,
+    pub(crate) into: Member,
+    pub(crate) phase: Phase,
+    pub(crate) since: Duration,
+    /// The node that was asked for, if one was.
+    pub(crate) object: Option<NodeId>,
+    /// It is to be taken back, and why.
+    pub(crate) take_back: Option<String>,
+    /// Whose part it is.
+    pub(crate) wishes: Vec<WishId>,
+    /// Who wants it taken back.
+    pub(crate) restores: Vec<WishId>,
+}
+
+/// A replacement that waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) pg: PgId,
+    pub(crate) out: SegmentId,
+    /// Where to; `None`: the writer chooses.
+    pub(crate) object: Option<NodeId>,
+    pub(crate) wishes: Vec<WishId>,
+}
+
+/// A group that is appended.
+#[derive(Debug)]
+pub(crate) struct Grow {
+    pub(crate) pg: PgId,
+    pub(crate) members: Vec<Member>,
+    pub(crate) made: BTreeSet<SegmentId>,
+    pub(crate) phase: GrowPhase,
+    pub(crate) since: Duration,
+    pub(crate) wish: Option<WishId>,
+}
+
+/// Where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrowPhase {
+    /// Its segments are being made.
+    Creating,
+    /// The root's step was proposed.
+    Appending,
+    /// It is in force, and takes records as soon as a write quorum is attached.
+    Opening,
+}
+
+/// A change of the fleet that waits for its turn.
+#[derive(Debug)]
+pub(crate) struct HintEdit {
+    pub(crate) edit: Edit,
+    pub(crate) wish: WishId,
+}
+
+#[derive(Debug)]
+pub(crate) enum Edit {
+    Set(NodeHint),
+    Drop(NodeId),
+}
+
+/// All of it. Invariant: a segment is replaced by one job at most, running or waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    pub(crate) replaces: Vec<Replace>,
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) grow: Option<Grow>,
+    pub(crate) grows_wanted: VecDeque<Option<WishId>>,
+    pub(crate) hints: VecDeque<HintEdit>,
+    /// Nodes that refused to make a segment since they hold one of the group: which one that is has to be asked.
+    pub(crate) probes: BTreeSet<NodeId>,
+    /// Wishes to add a node whose address was not said, and the nodes that are still to be asked.
+    pub(crate) hint_asks: Vec<(WishId, NodeId, Vec<NodeId>)>,
+}
+
+impl Jobs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.replaces.is_empty()
+            && self.waiting.is_empty()
+            && self.grow.is_none()
+            && self.grows_wanted.is_empty()
+            && self.hints.is_empty()
+            && self.hint_asks.is_empty()
+    }
+
+    /// The job that replaces this segment, or brings it in.
+    pub(crate) fn replace_of(&mut self, segment: SegmentId) -> Option<&mut Replace> {
+        let concerns =
+            |job: &&mut Replace| job.out.segment == segment || job.into.segment == segment;
+        self.replaces.iter_mut().find(concerns)
+    }
+
+    /// Whether this segment is being replaced, or is to be.
+    pub(crate) fn moves(&self, segment: SegmentId) -> bool {
+        self.replaces.iter().any(|job| job.out.segment == segment)
+            || self.waiting.iter().any(|job| job.out == segment)
+    }
+
+    /// Segments that are not in the manifest yet, with their groups and nodes.
+    pub(crate) fn coming(&self) -> impl Iterator<Item = (PgId, Member)> {
+        let joins = |job: &&Replace| matches!(job.phase, Phase::Creating | Phase::Made);
+        let replaces = self.replaces.iter().filter(joins);
+        let grows = self.grow.iter().filter(|job| job.phase == GrowPhase::Creating);
+        replaces
+            .map(|job| (job.pg, job.into))
+            .chain(grows.flat_map(|job| job.members.iter().map(|&member| (job.pg, member))))
+    }
+}
+
+impl Replace {
+    /// For status.
+    pub(crate) fn shown(&self) -> ReplacePhase {
+        match self.phase {
+            Phase::Creating | Phase::Made => ReplacePhase::Creating,
+            Phase::Beginning => ReplacePhase::Beginning,
+            Phase::Joining { .. } => ReplacePhase::Joining,
+            Phase::Finishing => ReplacePhase::Finishing,
+            Phase::RollingBack => ReplacePhase::RollingBack,
+        }
+    }
+}

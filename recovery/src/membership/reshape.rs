@@ -1,0 +1,105 @@
+//! Changes of a group's quorum model: to 3/4 for a long outage of an AZ, and back to six segments after it or after copies
+//! were declared lost (R19, R20).
+//!
+//! The same two steps as a replacement, with two sets of different models in force in between.
+
+use sixfold_log_format::{Manifest, Member, PgEntry, PgId, SegmentId, SegmentSet};
+
+use super::edit::{EditError, check_fresh, check_node, entry_of, names, with_entry};
+
+/// The set that a change of the quorum model leads to, when one is under way.
+pub fn reshape_of(entry: &PgEntry) -> Option<&SegmentSet> {
+    match &entry.sets[..] {
+        [base, target] if base.model != target.model => Some(target),
+        _ => None,
+    }
+}
+
+/// Begins to change a group's quorum model to that of `target`. Its members are members of the group already, or fresh
+/// ones, which join.
+///
+/// # Errors
+/// [`EditError`] when another change of the group is under way, when the model is the one in force or does not fit the members,
+/// or when a new member is not fresh or shares a node.
+pub fn begin_reshape(m: &Manifest, pg: PgId, target: SegmentSet) -> Result<Manifest, EditError> {
+    let entry = entry_of(m, pg)?;
+    let [base] = &entry.sets[..] else {
+        let sets = entry.sets.len();
+        return Err(EditError::Busy { pg, sets });
+    };
+    let mut target = target;
+    let members = target.members.len();
+    if target.model == base.model || members != target.model.member_count() {
+        return Err(EditError::NoModel { members, full: 0 });
+    }
+    let mut stays: Vec<Member> = Vec::new();
+    for member in &mut target.members {
+        let held = base
+            .members
+            .iter()
+            .find(|held| held.segment == member.segment);
+        match held {
+            Some(held) => *member = *held,
+            None => {
+                check_fresh(m, member.segment)?;
+                let leaving: Vec<SegmentId> = Vec::new();
+                check_node(entry, member.node, &leaving)?;
+                member.joining = true;
+            }
+        }
+        let twice = |other: &Member| other.segment == member.segment;
+        if stays.iter().any(twice) {
+            return Err(EditError::SegmentTaken {
+                segment: member.segment,
+            });
+        }
+        if stays.iter().any(|other| other.node == member.node) {
+            return Err(EditError::NodeTaken {
+                node: member.node,
+                pg,
+            });
+        }
+        stays.push(*member);
+    }
+    let sets = vec![base.clone(), target];
+    with_entry(m, pg, sets, &[])
+}
+
+/// Finishes it: the new set alone stays, its members join no more, the others are removed for ever. May be proposed only when
+/// the joining members are whole (R20).
+///
+/// # Errors
+/// [`EditError::Busy`] when no change of the model is under way.
+pub fn finish_reshape(m: &Manifest, pg: PgId) -> Result<Manifest, EditError> {
+    let (base, target) = both_sets(m, pg)?;
+    let mut stays = target.clone();
+    for member in &mut stays.members {
+        member.joining = false;
+    }
+    with_entry(m, pg, vec![stays], &only_in(base, target))
+}
+
+/// Takes it back: the old set alone stays, the members that joined are removed for ever.
+///
+/// # Errors
+/// [`EditError::Busy`] when no change of the model is under way.
+pub fn abandon_reshape(m: &Manifest, pg: PgId) -> Result<Manifest, EditError> {
+    let (base, target) = both_sets(m, pg)?;
+    with_entry(m, pg, vec![base.clone()], &only_in(target, base))
+}
+
+fn both_sets(m: &Manifest, pg: PgId) -> Result<(&SegmentSet, &SegmentSet), EditError> {
+    let entry = entry_of(m, pg)?;
+    match reshape_of(entry) {
+        Some(target) => Ok((&entry.sets[0], target)),
+        None => Err(EditError::Busy {
+            pg,
+            sets: entry.sets.len(),
+        }),
+    }
+}
+
+fn only_in(one: &SegmentSet, other: &SegmentSet) -> Vec<SegmentId> {
+    let segments = one.members.iter().map(|member| member.segment);
+    segments.filter(|&segment| !names(other, segment)).collect()
+}
