@@ -4,14 +4,19 @@
 //! Pages are held in a vector: no cache, no versions, no threads. A put is planned, minted, applied to its page and encoded
 //! into a batch, as the writer does it, without validation and network. What is measured is the thread's CPU time, so that
 //! others on the machine disturb little.
-#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation
+)]
+
+mod cpu;
 
 use std::hint::black_box;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use redb::{ReadableDatabase, TableDefinition};
 use sixfold_kv::{
@@ -21,43 +26,12 @@ use sixfold_log_format::{
     BatchBuilder, Lsn, Page, PageId, PgId, Record, VolumeEpoch, VolumeId, apply,
 };
 
+use cpu::{CpuTime, short};
+
 const KEY_COUNT: u64 = 1_000_000;
 const PAGE_BYTES: usize = 8_192;
 const VALUE: [u8; 100] = [7; 100];
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("table");
-
-/// The CPU time of this thread.
-struct CpuTime;
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        Duration::try_from(now).unwrap()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        self.start() - start
-    }
-
-    fn add(&self, one: &Duration, other: &Duration) -> Duration {
-        *one + *other
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        WallTime.to_f64(value)
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
 
 /// Commits after which the open batch is sealed.
 const SEAL_COMMITS: u64 = 64;
@@ -308,11 +282,7 @@ fn scans(criterion: &mut Criterion<CpuTime>) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default()
-        .with_measurement(CpuTime)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
-        .sample_size(20);
+    config = short();
     targets = lookups, puts, scans
 }
 criterion_main!(benches);

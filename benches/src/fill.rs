@@ -8,7 +8,7 @@ use crate::draw::KeyName;
 /// Rows in a commit.
 const ROWS_PER_COMMIT: u64 = 500;
 /// Commits side by side.
-const LOADERS: u64 = 4;
+const LOADERS: usize = 4;
 
 /// A value of this length that is not all one byte.
 pub fn value(number: u64, value_bytes: usize) -> Vec<u8> {
@@ -30,7 +30,7 @@ pub async fn rows(database: &Database, keys: u64, value_bytes: usize) -> Result<
         let database = database.clone();
         tasks.spawn_local(async move {
             let groups = keys.div_ceil(ROWS_PER_COMMIT);
-            for group in (loader..groups).step_by(LOADERS as usize) {
+            for group in (0..groups).skip(loader).step_by(LOADERS) {
                 let transaction = database.begin().await?;
                 let first = group * ROWS_PER_COMMIT;
                 for number in first..(first + ROWS_PER_COMMIT).min(keys) {

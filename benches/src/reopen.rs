@@ -14,7 +14,7 @@ use sixfold::Database;
 use crate::latency::Latencies;
 
 /// Rows: few enough that the volume's first page has a short chain, enough that each row's page has one, too.
-const ROW_COUNT: u64 = 16_000;
+const ROW_COUNT: u64 = 4_000;
 /// Length of a row's value, bytes: just below what moves out of its leaf.
 const VALUE_BYTES: usize = 1_000;
 /// Rows in a transaction.
@@ -103,17 +103,18 @@ fn row_key(row: u64) -> Vec<u8> {
     format!("row/{row:08}").into_bytes()
 }
 
-/// Redo that no layer holds, at the node that holds least of it; 0 while one is silent.
+/// Redo that no layer holds, at the node that holds least of it; 0 while one is silent. Spare nodes do not count.
 async fn least_unfolded_bytes(database: &Database) -> Result<u64> {
     let status = database.status().await?;
     let of_node = |node: &Option<_>| {
         let node: &sixfold_log_format::wire::NodeStatus = node.as_ref()?;
         let ours = node.segments.iter();
         let ours = ours.filter(|segment| segment.volume == status.volume);
-        Some(ours.map(|segment| segment.unfolded_bytes).sum())
+        Some(ours.map(|segment| segment.unfolded_bytes).collect())
     };
     let each = status.nodes.iter().map(|(_, node)| of_node(node));
-    Ok(each.map(Option::unwrap_or_default).min().unwrap_or(0))
+    let each = each.flat_map(|node: Option<Vec<u64>>| node.unwrap_or_else(|| vec![0]));
+    Ok(each.min().unwrap_or(0))
 }
 
 /// Waits until every segment holds what the highest one holds: those beyond the fourth may lag.

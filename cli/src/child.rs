@@ -75,11 +75,7 @@ impl OwnedChild {
     }
 
     /// The same with another program, which ends when its standard input does.
-    pub(crate) fn start_program(
-        name: &str,
-        program: &Path,
-        args: &[String],
-    ) -> Result<OwnedChild> {
+    pub(crate) fn start_program(name: &str, program: &Path, args: &[String]) -> Result<OwnedChild> {
         let mut child = Command::new(program)
             .args(args)
             .stdin(Stdio::piped())

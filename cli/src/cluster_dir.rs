@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/cluster.toml            the volume, the nodes and their addresses, where the certificates are
-//! DIR/tls/                    CA (with its key), writer and operator identities
+//! DIR/tls/                    CA (with its key), writer, operator and reader identities
 //! DIR/node-N/node.toml        settings of `sixfold storage-node`
 //! DIR/node-N/tls, data        its identity, its data
 //! ```
@@ -98,6 +98,7 @@ impl ClusterDir {
         ca.save(&tls_dir)?;
         ca.issue(Role::Writer, None)?.save(&tls_dir, "writer")?;
         ca.issue(Role::Operator, None)?.save(&tls_dir, "operator")?;
+        ca.issue(Role::Reader, None)?.save(&tls_dir, "reader")?;
         let addresses = free_addresses(node_count)?;
         let mut nodes = Vec::with_capacity(node_count);
         for (index, address) in addresses.into_iter().enumerate() {

@@ -371,9 +371,8 @@ fn retire(args: &RetireArgs) -> Result<()> {
     })
 }
 
-async fn retire_volume(args: &RetireArgs, hands: &Rc<Hands>) -> Result<Outcome> {
-    let volume = hands.volume();
-    let view = hands.look().await?;
+/// What would be dropped; an error where it must not be.
+fn what_goes(volume: VolumeId, view: &View) -> Result<String> {
     // What is retired by halves already has no manifest left, maybe, but segments may be.
     let held: usize = view.nodes.iter().map(|node| node.segments.len()).sum();
     if held == 0 {
@@ -401,10 +400,16 @@ async fn retire_volume(args: &RetireArgs, hands: &Rc<Hands>) -> Result<Outcome> 
         "every node has to answer, since one that does not keeps its segments: {}",
         silent.join("; ")
     );
-    let text = format!(
+    Ok(format!(
         "{held} segments of volume {volume} on {} nodes",
         view.nodes.len()
-    );
+    ))
+}
+
+async fn retire_volume(args: &RetireArgs, hands: &Rc<Hands>) -> Result<Outcome> {
+    let volume = hands.volume();
+    let view = hands.look().await?;
+    let text = what_goes(volume, &view)?;
     if args.dry_run {
         return Ok(Outcome::planned(
             "retire",

@@ -241,11 +241,7 @@ impl Admin {
     ///
     /// # Errors
     /// Those of [`Admin::start`].
-    pub async fn replace(
-        &self,
-        subject: Subject,
-        onto: Option<NodeId>,
-    ) -> Result<Progress, Error> {
+    pub async fn replace(&self, subject: Subject, onto: Option<NodeId>) -> Result<Progress, Error> {
         self.start(&Operation::Replace { subject, onto }).await
     }
 

@@ -35,6 +35,10 @@ use sixfold_log_format::Lsn;
 
 use crate::{CommitInfo, Error, Estimate, KeyRange, OpenReport, Options, Stats, Status, Token};
 
+mod outside;
+
+pub use outside::{ReadOnly, Standby};
+
 /// A thread that waits for a future.
 struct Waiting {
     thread: Thread,

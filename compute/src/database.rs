@@ -6,7 +6,7 @@ use std::time::Duration;
 use sixfold_compute_core::{PageView, Shared};
 use sixfold_kv::{KvError, PageSource};
 use sixfold_log_format::limits::TRANSACTION_BYTES_MAX;
-use sixfold_log_format::{PageId, VolumeId};
+use sixfold_log_format::{NodeId, PageId, VolumeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::driver::clock::{self, VolumeClock};
@@ -87,6 +87,31 @@ impl Database {
     /// Those of [`Database::open`] but [`Error::InUse`]; [`Error::Fenced`] when yet another one was faster.
     pub async fn take_over(options: Options) -> Result<Database, Error> {
         Database::start(options, Mode::Open(Respect::nobody())).await
+    }
+
+    /// **Unsafe for the data.** Opens a volume of which three copies or more are destroyed, on the word of the caller that the copies on
+    /// `nodes` are gone for good (R19). No other way leads on from there, since no change of membership is possible without four of six.
+    ///
+    /// All three survivors of each protection group have to answer. What was answered to clients is kept, for each answered commit is
+    /// on one of them at least. The groups go on with their survivors, at first as sets of three, and the identities of the lost segments are
+    /// refused for ever, also should they return.
+    ///
+    /// Do this only to nodes that are destroyed, or off for good. Nodes that are merely cut off from here may still serve a writer
+    /// somewhere else, whose reads are then stale for as long as it finds three of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when every group has its write quorum without these nodes, so that an ordinary opening and replacements do, or when
+    /// fewer than three segments of a group are left; [`Error::Unavailable`] when a survivor does not answer;
+    /// [`Error::InUse`] while a writer is alive; those of [`Database::open`]. Nothing was changed then.
+    pub async fn open_declaring_lost(
+        options: Options,
+        nodes: &[NodeId],
+    ) -> Result<Database, Error> {
+        let respect = Respect {
+            lost: nodes.to_vec(),
+            ..Respect::the_living()
+        };
+        Database::start(options, Mode::Open(respect)).await
     }
 
     async fn start(options: Options, mode: Mode) -> Result<Database, Error> {

@@ -234,6 +234,9 @@ impl From<RecoveryError> for Error {
             },
             RecoveryError::Fenced { volume_epoch } => Error::Fenced { volume_epoch },
             RecoveryError::HistoryFull { ranges } => Error::HistoryFull { ranges },
+            RecoveryError::NeedlessLoss | RecoveryError::Loss(_) => {
+                Error::invalid(error.to_string())
+            }
             RecoveryError::Corrupt(cut) => Error::Corrupt {
                 what: cut.to_string(),
             },

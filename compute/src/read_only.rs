@@ -188,7 +188,10 @@ impl ReadOnly {
         self.inner.state.check_open()?;
         let (answer, answered) = oneshot::channel();
         let gone = |_| self.inner.state.gone();
-        self.again.send(answer).await.map_err(|_| self.inner.state.gone())?;
+        self.again
+            .send(answer)
+            .await
+            .map_err(|_| self.inner.state.gone())?;
         let reading = answered.await.map_err(gone)??;
         ReadOnly::new(Arc::clone(&self.options), reading).await
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use sixfold_log_format::limits::IN_USE_MS;
 
 use crate::database::Database;
+use crate::driver::Mode;
 use crate::driver::clock;
 use crate::driver::standby::Detected;
 use crate::driver::state::State;
-use crate::driver::Mode;
 use crate::error::Error;
 use crate::options::Options;
 

@@ -19,6 +19,7 @@
 mod draw;
 mod fence;
 pub mod follow;
+mod loss;
 mod pieces;
 mod probe;
 mod refill;
@@ -37,6 +38,7 @@ use sixfold_log_format::{Manifest, PgEntry, PgId, SegmentId, VolumeEpoch, Writer
 use crate::quorum::{is_write_quorum, write_count};
 use draw::Draw;
 use fence::{FenceStep, FenceVerdict, Piece};
+use loss::Loss;
 use probe::{Past, ProbeStep, ProbeVerdict};
 use requests::{Ask, Requests};
 use settle::{SettleStep, SettleVerdict};
@@ -280,12 +282,17 @@ impl Recovery {
         }
     }
 
+    fn loss(&self) -> Loss {
+        Loss::new(self.options.declare_lost.clone())
+    }
+
     fn probe(&mut self) {
         self.requests.clear();
         self.step = Step::Probe(ProbeStep::new(
             self.options.volume,
             &self.options.nodes,
             self.manifest.as_ref(),
+            self.loss(),
         ));
         self.actions.push_back(RecoveryAction::Phase(Phase::Probe));
     }
@@ -299,7 +306,7 @@ impl Recovery {
         let next_writer = self.draw.writer();
         let writer = std::mem::replace(&mut self.writer, next_writer);
         self.manifest = Some(manifest.clone());
-        self.step = Step::Fence(FenceStep::new(volume_epoch, writer, manifest));
+        self.step = Step::Fence(FenceStep::new(volume_epoch, writer, manifest, self.loss()));
         self.actions.push_back(RecoveryAction::Phase(Phase::Fence));
         true
     }
@@ -311,13 +318,15 @@ impl Recovery {
         self.requests.clear();
         let (volume_epoch, writer) = (step.volume_epoch, step.writer);
         self.past.fenced.insert(volume_epoch);
-        self.manifest = Some(step.manifest().clone());
+        let manifest = step.manifest().clone();
+        self.manifest = Some(manifest.clone());
         match SettleStep::new(
             now,
             volume_epoch,
             writer,
             &step.into_answers(),
-            self.restart_count,
+            manifest,
+            (self.restart_count, self.loss()),
         ) {
             Ok(step) => {
                 self.step = Step::Settle(Box::new(step));

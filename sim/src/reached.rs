@@ -73,6 +73,19 @@ pub enum Reached {
     StartedAfterADrop,
     WatchTooOld,
     SnapshotHeldForLong,
+    OpeningFoundAStep,
+    OpeningMissedAStep,
+    RefencedInPlace,
+    FourSets,
+    ReplacementBegun,
+    ReplacementFinished,
+    ReplacementTakenBack,
+    VolumeGrew,
+    FleetChanged,
+    WishDone,
+    WishRefused,
+    RemovedRefused,
+    StepSplit,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -200,6 +213,28 @@ const NAMES: &[(Reached, &str)] = &[
     (
         Reached::SnapshotHeldForLong,
         "page fetched at a point held for long",
+    ),
+    (
+        Reached::OpeningFoundAStep,
+        "opening found a step that was not in force",
+    ),
+    (
+        Reached::OpeningMissedAStep,
+        "opening did not find a step that was not in force",
+    ),
+    (Reached::RefencedInPlace, "volume opened again in place"),
+    (Reached::FourSets, "group with four sets"),
+    (Reached::ReplacementBegun, "replacement begun"),
+    (Reached::ReplacementFinished, "replacement finished"),
+    (Reached::ReplacementTakenBack, "replacement taken back"),
+    (Reached::VolumeGrew, "volume grown by a group"),
+    (Reached::FleetChanged, "fleet changed"),
+    (Reached::WishDone, "wish done"),
+    (Reached::WishRefused, "wish refused"),
+    (Reached::RemovedRefused, "removed segment refused somebody"),
+    (
+        Reached::StepSplit,
+        "writer died when a step had reached some",
     ),
 ];
 

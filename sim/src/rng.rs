@@ -80,8 +80,8 @@ impl Rng {
     }
 
     /// A set of `count` of the six nodes, as bits.
-    pub fn nodes(&mut self, count: usize) -> u8 {
-        let mut set = 0_u8;
+    pub fn nodes(&mut self, count: usize) -> u16 {
+        let mut set = 0_u16;
         while (set.count_ones() as usize) < count.min(6) {
             set |= 1 << self.below(6);
         }

@@ -30,9 +30,10 @@ use rustix::io::Errno;
 use sixfold_log_format::hot_log::{FileNumber, Superblock};
 use sixfold_storage_node_core::{DiskError, IoBuf};
 
-use crate::directory::{Directory, file_path, list_hot_log, sync_directory, temporary_path};
+use crate::directory::{Directory, file_path, list_hot_log, temporary_path};
 use crate::error::NodeError;
 use crate::uring::disk_error;
+use crate::witness::{Change, Told};
 
 /// What is written with zeros at once when a file is prepared and nothing else is going on.
 const ZERO_BYTES: usize = 1 << 20;
@@ -60,6 +61,7 @@ pub(crate) struct Device {
     /// How far the newest file is filled; 0 until this process writes to it.
     filled_bytes: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
+    told: Told,
 }
 
 impl Device {
@@ -67,6 +69,7 @@ impl Device {
     pub(crate) fn open(
         directory: Directory,
         superblock: &Superblock,
+        told: Told,
     ) -> Result<(Device, Vec<(FileNumber, u64)>), NodeError> {
         let hot_log = directory.hot_log();
         let found = list_hot_log(&hot_log, superblock.file_bytes)?;
@@ -95,6 +98,7 @@ impl Device {
                 files,
                 filled_bytes: Arc::default(),
                 stopping,
+                told,
             },
             found.files,
         ))
@@ -157,6 +161,7 @@ impl Device {
             paced: self.filled_bytes.load(Ordering::Relaxed) > 0,
             filled_bytes: Arc::clone(&self.filled_bytes),
             stopping: Arc::clone(&self.stopping),
+            told: self.told.clone(),
             _lock: self.directory.lock(),
         }
     }
@@ -177,6 +182,7 @@ impl Device {
             from,
             block_bytes: self.block_bytes,
             file: file.try_clone()?,
+            told: self.told.clone(),
         })
     }
 
@@ -208,6 +214,7 @@ pub(crate) struct Recycling {
     block_bytes: u32,
     /// The same description as before: it holds the lock.
     file: File,
+    told: Told,
 }
 
 impl Recycling {
@@ -215,7 +222,7 @@ impl Recycling {
     pub(crate) fn run(self) -> io::Result<File> {
         self.behead()?;
         self.rename()?;
-        File::open(&self.hot_log)?.sync_all()?;
+        self.told.sync_directory(&self.hot_log)?;
         Ok(self.file)
     }
 
@@ -223,12 +230,21 @@ impl Recycling {
     /// still be read under the old one. The file syncs its writes.
     fn behead(&self) -> io::Result<()> {
         let block = IoBuf::zeroed(self.block_bytes as usize);
-        self.file.write_all_at(block.as_ref(), 0)
+        let number = self
+            .told
+            .write_begins(&self.file, 0, block.as_ref().len(), true);
+        self.file.write_all_at(block.as_ref(), 0)?;
+        if self.told.write_ended(number) {
+            Ok(())
+        } else {
+            Err(Errno::IO.into())
+        }
     }
 
     fn rename(&self) -> io::Result<()> {
         let from = file_path(&self.hot_log, self.from);
         let to = file_path(&self.hot_log, self.number);
+        self.told.changes(Change::Rename(&from, &to))?;
         // Never over a file that is there: it may hold what was acknowledged.
         Ok(renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE)?)
     }
@@ -243,6 +259,7 @@ pub(crate) struct Preparation {
     paced: bool,
     filled_bytes: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
+    told: Told,
     /// A helper thread may outlive the node for a moment; nobody else prepares files here meanwhile.
     _lock: Arc<File>,
 }
@@ -257,6 +274,7 @@ impl Preparation {
             paced: false,
             filled_bytes: Arc::default(),
             stopping: Arc::default(),
+            told: Told::default(),
             _lock: lock,
         }
     }
@@ -309,9 +327,10 @@ impl Preparation {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let path = file_path(&self.hot_log, self.number);
+        self.told.changes(Change::Rename(temporary, &path))?;
         // Never over a file that is there: it may hold what was acknowledged.
         renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?;
-        sync_directory(&self.hot_log).map_err(|error| io::Error::other(error.to_string()))?;
+        self.told.sync_directory(&self.hot_log)?;
         Ok(file)
     }
 

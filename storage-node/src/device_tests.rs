@@ -18,6 +18,7 @@ fn preparation(hot_log: &Path, number: u64, bytes: u64) -> Preparation {
         paced: false,
         filled_bytes: Arc::default(),
         stopping: Arc::default(),
+        told: Told::default(),
         _lock: Arc::new(File::open("/dev/null").unwrap()),
     }
 }
@@ -130,6 +131,7 @@ fn device(hot_log: &Path, files: &[(u64, File)]) -> Device {
             .collect(),
         filled_bytes: Arc::default(),
         stopping: Arc::default(),
+        told: Told::default(),
     }
 }
 
@@ -190,6 +192,7 @@ fn a_recycled_file_is_what_it_was_but_for_its_first_block_and_one_of_the_two_is_
         from: FileNumber(from),
         block_bytes: 4096,
         file: file.try_clone().unwrap(),
+        told: Told::default(),
     };
     let listed = || list_hot_log(directory.path(), bytes).unwrap().files;
     // Step by step, as a crash may leave it.

@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 
 use crate::directory::{Directory, sync_directory};
 use crate::error::NodeError;
+use crate::witness::{Change, Told};
 
 /// The directory's name.
 pub(crate) const LAYERS_NAME: &str = "layers";
@@ -95,6 +96,7 @@ pub(crate) struct Layers {
     uses: u64,
     reserve_bytes: u64,
     lane: Lane,
+    told: Told,
 }
 
 impl Layers {
@@ -102,6 +104,7 @@ impl Layers {
     pub(crate) fn open(
         directory: &Directory,
         reserve_bytes: u64,
+        told: Told,
     ) -> Result<(Layers, Vec<FoundLayer>), NodeError> {
         let path = directory.path().join(LAYERS_NAME);
         match fs::create_dir(&path) {
@@ -116,6 +119,7 @@ impl Layers {
             uses: 0,
             reserve_bytes,
             lane: Lane::start(directory.lock())?,
+            told,
         };
         Ok((layers, found))
     }
@@ -148,9 +152,13 @@ impl Layers {
         let path = path_of(&self.path, key);
         if create {
             let (directory, reserve_bytes) = (self.path.clone(), self.reserve_bytes);
+            let told = self.told.clone();
             // In the lane: what had this name before is deleted first.
             return Some(self.lane.run(move || {
                 keep_reserve(&directory, reserve_bytes)?;
+                if !path.exists() {
+                    told.changes(Change::Make(&path))?;
+                }
                 open(&path, true)
             }));
         }
@@ -196,9 +204,10 @@ impl Layers {
     /// Makes a layer and its directory entry durable.
     pub(crate) fn sync(&self, key: LayerKey) -> Answer<()> {
         let (file, directory) = (path_of(&self.path, key), self.path.clone());
+        let told = self.told.clone();
         self.lane.run(move || {
-            File::open(file)?.sync_all()?;
-            File::open(directory)?.sync_all()
+            told.sync_file(&file)?;
+            told.sync_directory(&directory)
         })
     }
 
@@ -207,13 +216,13 @@ impl Layers {
         // Closed first: whoever lets go of it last frees its blocks, and that is not for the thread that acknowledges.
         let waiting = self.forget(key);
         let path = path_of(&self.path, key);
-        self.lane
-            .send(Box::new(move || match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "cannot delete a layer");
-                }
-                _ => {}
-            }));
+        let told = self.told.clone();
+        self.lane.send(Box::new(move || match remove(&told, &path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot delete a layer");
+            }
+            _ => {}
+        }));
         waiting
     }
 
@@ -246,8 +255,9 @@ impl Layers {
 
     /// Deletes another file, which nobody writes any more.
     pub(crate) fn delete_path(&self, path: PathBuf) {
+        let told = self.told.clone();
         self.lane.send(Box::new(move || {
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = remove(&told, &path) {
                 tracing::warn!(path = %path.display(), %error, "cannot delete a file");
             }
         }));
@@ -257,6 +267,11 @@ impl Layers {
 /// Where a layer's file is.
 pub(crate) fn path_of(layers: &Path, (segment, layer): LayerKey) -> PathBuf {
     layers.join(format!("{segment}-{:016x}{SUFFIX}", layer.0))
+}
+
+fn remove(told: &Told, path: &Path) -> io::Result<()> {
+    told.changes(Change::Delete(path))?;
+    fs::remove_file(path)
 }
 
 fn open(path: &Path, create: bool) -> io::Result<File> {

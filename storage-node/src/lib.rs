@@ -27,6 +27,7 @@ mod outbox;
 mod device;
 mod layers;
 pub mod uring;
+pub mod witness;
 
 mod peers;
 
@@ -35,8 +36,10 @@ mod mmap;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::witness::{Told, Witness};
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::Role;
 use sixfold_storage_node_core::{Event, FoundDirectory, NodeCore};
@@ -69,9 +72,24 @@ pub fn run(
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
+    run_before(options, None, ready, stop)
+}
+
+/// As [`run`], before a witness of all that the node does to its files: tests cut the power with one.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_before(
+    options: NodeOptions,
+    witness: Option<Arc<dyn Witness>>,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
     options.check()?;
     let identity = load_identity(&options)?;
-    let ring = Ring::new().map_err(NodeError::from_ring)?;
+    let told = Told(witness);
+    let mut ring = Ring::new().map_err(NodeError::from_ring)?;
+    ring.tell(told.clone());
     let directory = Directory::open(&options.data_dir, options.node)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -80,7 +98,7 @@ pub fn run(
     let local = LocalSet::new();
     let outcome = local.block_on(
         &runtime,
-        serve(options, &identity, ring, directory, ready, stop),
+        serve(options, &identity, ring, (directory, told), ready, stop),
     );
     // Tasks hold the driver: it goes before the runtime does, and with it the ring, which waits for what is in flight.
     drop(local);
@@ -110,7 +128,7 @@ async fn serve(
     options: NodeOptions,
     identity: &Identity,
     ring: Ring,
-    mut directory: Directory,
+    (mut directory, told): (Directory, Told),
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
@@ -120,8 +138,8 @@ async fn serve(
     };
     let endpoint = Endpoint::server(options.listen, identity, &transport)?;
     let superblock = directory.format_if_fresh(options.hot_log_file_bytes)?;
-    let (layer_files, layers) = Layers::open(&directory, options.reserve_bytes)?;
-    let (device, files) = Device::open(directory, &superblock)?;
+    let (layer_files, layers) = Layers::open(&directory, options.reserve_bytes, told.clone())?;
+    let (device, files) = Device::open(directory, &superblock, told)?;
     let mut stop = std::pin::pin!(stop);
     tokio::select! {
         biased;

@@ -133,6 +133,24 @@ impl NodeOptions {
                 reason: "the id is all zeros".to_owned(),
             });
         }
+        if self.unfolded_bytes_max > self.log_bytes_max {
+            return Err(NodeError::Option {
+                name: "unfolded_bytes_max",
+                reason: format!(
+                    "{} bytes of redo do not fit a hot log of {} bytes",
+                    self.unfolded_bytes_max, self.log_bytes_max
+                ),
+            });
+        }
+        if self.log_bytes_max < 2 * self.hot_log_file_bytes {
+            return Err(NodeError::Option {
+                name: "log_bytes_max",
+                reason: format!(
+                    "{} bytes are not two files of {}",
+                    self.log_bytes_max, self.hot_log_file_bytes
+                ),
+            });
+        }
         if self.gossip_interval.is_zero() {
             return Err(NodeError::Option {
                 name: "gossip_interval",

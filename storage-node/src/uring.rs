@@ -30,6 +30,8 @@ use sixfold_storage_node_core::{DiskError, DiskToken, IoBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::witness::{Told, WriteNumber};
+
 /// Most operations in flight; more wait in order.
 pub const IN_FLIGHT_MAX: u32 = 256;
 /// Most writes in flight that nobody waits for: the device's queue stays short for those that somebody does.
@@ -93,6 +95,8 @@ struct Operation {
     /// Bytes moved so far.
     done: usize,
     tries: u8,
+    /// Under which number a witness knows it.
+    told: Option<WriteNumber>,
 }
 
 impl Operation {
@@ -169,6 +173,7 @@ pub struct Ring {
     waiting_behind: VecDeque<Operation>,
     behind_in_flight: usize,
     event: OwnedFd,
+    told: Told,
 }
 
 impl fmt::Debug for Ring {
@@ -233,7 +238,13 @@ impl Ring {
             waiting_behind: VecDeque::new(),
             behind_in_flight: 0,
             event,
+            told: Told::default(),
         })
+    }
+
+    /// Who is told of writes from now on.
+    pub(crate) fn tell(&mut self, told: Told) {
+        self.told = told;
     }
 
     /// What tells that completions are there to be reaped. Must be called inside a tokio runtime with its I/O driver on.
@@ -266,6 +277,7 @@ impl Ring {
             buf: bytes,
             done: 0,
             tries: 0,
+            told: None,
         });
     }
 
@@ -283,6 +295,7 @@ impl Ring {
             buf: bytes,
             done: 0,
             tries: 0,
+            told: None,
         });
     }
 
@@ -300,6 +313,7 @@ impl Ring {
             buf,
             done: 0,
             tries: 0,
+            told: None,
         });
     }
 
@@ -318,9 +332,15 @@ impl Ring {
     /// Moves waiting operations into free slots.
     fn fill(&mut self) {
         while !self.free.is_empty() {
-            let Some(operation) = self.next_waiting() else {
+            let Some(mut operation) = self.next_waiting() else {
                 return;
             };
+            if operation.kind != Kind::Read {
+                let (bytes, is_synced) =
+                    (operation.buf.as_ref().len(), operation.kind == Kind::Write);
+                let (file, offset) = (&operation.file, operation.offset);
+                operation.told = self.told.write_begins(file, offset, bytes, is_synced);
+            }
             let slot = self.free.pop().expect("checked above");
             assert!(self.slots[slot].is_none());
             self.slots[slot] = Some(operation);
@@ -415,6 +435,10 @@ impl Ring {
                 None => self.push(slot),
                 Some(outcome) => {
                     let operation = self.release(slot);
+                    let outcome = match outcome {
+                        Ok(()) if !self.told.write_ended(operation.told) => Err(Errno::IO),
+                        outcome => outcome,
+                    };
                     ended.push(operation.complete(outcome));
                 }
             }

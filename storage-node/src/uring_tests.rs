@@ -9,6 +9,7 @@ fn operation(kind: Kind, bytes: usize) -> Operation {
         buf: IoBuf::zeroed(bytes),
         done: 0,
         tries: 0,
+        told: None,
     }
 }
 

@@ -11,12 +11,17 @@ use crate::CommitArgs;
 use crate::commits::KEY_COUNT;
 use crate::draw::{KeyName, scattered};
 use crate::latency::Latencies;
-use crate::outcome::{About, CommitRow, NotHere};
+#[cfg(not(feature = "rocksdb"))]
+use crate::outcome::NotHere;
+use crate::outcome::{About, CommitRow};
 use crate::points::{PointRun, Round};
 
 /// A store, opened.
 pub(crate) trait Store: Send + Sync {
-    /// Its version and what was set beside the defaults.
+    /// Its name and version.
+    fn version(&self) -> String;
+
+    /// What was set beside the defaults.
     fn settings(&self) -> String;
 
     /// Puts one key in a transaction of its own, durable when this returns.
@@ -49,6 +54,11 @@ pub(crate) fn open(system: &str, dir: &Path, cache_mib: usize) -> Result<Box<dyn
     }
 }
 
+/// The rows `0..keys` in groups of so many: a commit of a load each.
+pub(crate) fn groups(keys: u64, rows: u64) -> impl Iterator<Item = std::ops::Range<u64>> {
+    (0..keys.div_ceil(rows)).map(move |group| group * rows..((group + 1) * rows).min(keys))
+}
+
 /// Cache for the load of commits, MiB: as much as Sixfold's default.
 const COMMIT_CACHE_MIB: usize = 256;
 
@@ -56,7 +66,7 @@ pub(crate) fn commits(args: &CommitArgs) -> Result<CommitRow> {
     let store = open(&args.system, &args.dir, COMMIT_CACHE_MIB)?;
     let about = About {
         system: args.system.clone(),
-        version: String::new(),
+        version: store.version(),
         copies: 1,
         durable_copies: 1,
         settings: format!("{}, a thread for each client", store.settings()),
@@ -97,7 +107,11 @@ fn closed_loop(
         let threads: Vec<_> = (0..args.clients).map(|_| scope.spawn(client)).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
+            .map(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a client panicked"))?
+            })
             .collect::<Result<Vec<Latencies>>>()
     })?;
     let seconds = begun.elapsed().as_secs_f64();

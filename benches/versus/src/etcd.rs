@@ -147,9 +147,16 @@ async fn elected(ports: &[u16]) -> Result<u16> {
     let mut found = None;
     for &port in ports {
         let mut grpc = Grpc::new(connect(port).await?);
-        let status: StatusResponse =
-            call(&mut grpc, "/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
-        let member = status.header.context("a status without a header")?.member_id;
+        let status: StatusResponse = call(
+            &mut grpc,
+            "/etcdserverpb.Maintenance/Status",
+            StatusRequest {},
+        )
+        .await?;
+        let member = status
+            .header
+            .context("a status without a header")?
+            .member_id;
         if status.elected != 0 && status.elected == member {
             found = Some(port);
         }
@@ -165,7 +172,9 @@ where
     grpc.ready().await.context("the connection is gone")?;
     let path = http::uri::PathAndQuery::from_static(path);
     let codec = tonic_prost::ProstCodec::<Q, A>::default();
-    let answer = grpc.unary(tonic::Request::new(request), path, codec).await?;
+    let answer = grpc
+        .unary(tonic::Request::new(request), path, codec)
+        .await?;
     Ok(answer.into_inner())
 }
 

@@ -8,7 +8,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls};
 
 use crate::draw::KeyName;
-use crate::embedded::Store;
+use crate::embedded::{Store, groups};
 use crate::points::{PointRun, Round, run};
 
 /// The most that its file may grow to, bytes.
@@ -41,11 +41,17 @@ impl Lmdb {
 }
 
 impl Store for Lmdb {
-    fn settings(&self) -> String {
+    fn version(&self) -> String {
+        let version = heed::lmdb_version();
         format!(
-            "LMDB {} (heed), memory map, synced commits, one writer at a time, reads in one transaction without copies",
-            heed::lmdb_version().string
+            "LMDB {}.{}.{} (heed 0.23)",
+            version.major, version.minor, version.patch
         )
+    }
+
+    fn settings(&self) -> String {
+        "memory map, synced commits, one writer at a time, reads in one transaction without copies"
+            .to_owned()
     }
 
     fn commit(&self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -55,9 +61,9 @@ impl Store for Lmdb {
     }
 
     fn load(&self, keys: u64, value: &dyn Fn(u64) -> Vec<u8>) -> Result<()> {
-        for first in (0..keys).step_by(ROWS_PER_COMMIT as usize) {
+        for group in groups(keys, ROWS_PER_COMMIT) {
             let mut transaction = self.env.write_txn()?;
-            for number in first..(first + ROWS_PER_COMMIT).min(keys) {
+            for number in group {
                 self.table.put(
                     &mut transaction,
                     KeyName::of(number).as_ref(),

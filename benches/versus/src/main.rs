@@ -125,7 +125,7 @@ fn say<T: serde::Serialize>(word: &str, result: &Result<T>) -> Result<()> {
     }
 }
 
-/// Whoever started this has ended when standard input does; servers are then killed with this process.
+/// Whoever started this has ended when standard input does, or wants no more; servers are then killed with this process.
 fn end_with_stdin() {
     std::thread::spawn(|| {
         for line in std::io::stdin().lock().lines() {
@@ -133,6 +133,6 @@ fn end_with_stdin() {
                 break;
             }
         }
-        std::process::exit(2);
+        std::process::exit(0);
     });
 }

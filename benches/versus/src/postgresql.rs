@@ -28,8 +28,7 @@ const OTHER_CONNECTIONS: usize = 20;
 const CREATE: &str = "CREATE TABLE kv (key text PRIMARY KEY, value bytea NOT NULL)";
 const PUT: &str =
     "INSERT INTO kv VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-const STREAMING: &str =
-    "SELECT count(*) FROM pg_stat_get_wal_senders() WHERE state = 'streaming'";
+const STREAMING: &str = "SELECT count(*) FROM pg_stat_get_wal_senders() WHERE state = 'streaming'";
 
 /// The programs of the newest version that is installed.
 fn find_bin() -> Result<PathBuf> {

@@ -23,7 +23,8 @@ pub(crate) fn run(args: &ReadArgs) -> Result<()> {
             return say("ready", &Ok(Outcome::<String>::Skipped(why)));
         }
     };
-    say("ready", &Ok(Outcome::Row(store.settings())))?;
+    let about = format!("{}: {}", store.version(), store.settings());
+    say("ready", &Ok(Outcome::Row(about)))?;
     for line in std::io::stdin().lock().lines() {
         let round: Round = serde_json::from_str(&line?).context("not a round")?;
         say("round", &store.reads(round, args.keys, args.value_bytes))?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use crate::draw::KeyName;
-use crate::embedded::Store;
+use crate::embedded::{Store, groups};
 use crate::points::{PointRun, Round, run};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv");
@@ -34,9 +34,13 @@ impl Redb {
 }
 
 impl Store for Redb {
+    fn version(&self) -> String {
+        "redb 4".to_owned()
+    }
+
     fn settings(&self) -> String {
         format!(
-            "redb 4, cache {} MiB, immediate durability, one writer at a time, reads in one transaction without copies",
+            "cache {} MiB, immediate durability, one writer at a time, reads in one transaction without copies",
             self.cache_mib
         )
     }
@@ -48,12 +52,12 @@ impl Store for Redb {
     }
 
     fn load(&self, keys: u64, value: &dyn Fn(u64) -> Vec<u8>) -> Result<()> {
-        for first in (0..keys).step_by(ROWS_PER_COMMIT as usize) {
+        for group in groups(keys, ROWS_PER_COMMIT) {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(redb::Durability::None)?;
             {
                 let mut table = transaction.open_table(TABLE)?;
-                for number in first..(first + ROWS_PER_COMMIT).min(keys) {
+                for number in group {
                     table.insert(KeyName::of(number).as_ref(), value(number).as_slice())?;
                 }
             }

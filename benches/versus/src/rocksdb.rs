@@ -8,7 +8,7 @@ use rust_rocksdb::{
 };
 
 use crate::draw::KeyName;
-use crate::embedded::Store;
+use crate::embedded::{Store, groups};
 use crate::points::{PointRun, Round, run};
 
 /// Rows of a batch of the load.
@@ -39,9 +39,13 @@ impl Rocksdb {
 }
 
 impl Store for Rocksdb {
+    fn version(&self) -> String {
+        "RocksDB 11.12 (rust-rocksdb 0.54)".to_owned()
+    }
+
     fn settings(&self) -> String {
         format!(
-            "RocksDB (rust-rocksdb 0.54), block cache {} MiB, no compression, synced writes; loaded rows are compacted before reads, which \
+            "block cache {} MiB, no compression, synced writes; loaded rows are compacted before reads, which \
              are pinned and not copied",
             self.cache_mib
         )
@@ -52,9 +56,9 @@ impl Store for Rocksdb {
     }
 
     fn load(&self, keys: u64, value: &dyn Fn(u64) -> Vec<u8>) -> Result<()> {
-        for first in (0..keys).step_by(ROWS_PER_COMMIT as usize) {
+        for group in groups(keys, ROWS_PER_COMMIT) {
             let mut batch = WriteBatch::default();
-            for number in first..(first + ROWS_PER_COMMIT).min(keys) {
+            for number in group {
                 batch.put(KeyName::of(number).as_ref(), value(number));
             }
             self.database.write(&batch)?;

@@ -103,9 +103,15 @@ impl Server {
 
     /// Ends it in order (SIGINT) and waits for that.
     pub(crate) async fn end_in_order(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), Signal::INT).context("cannot signal a server")?;
+        kill_process(Pid::from_child(&self.child), Signal::INT)
+            .context("cannot signal a server")?;
         let until = Instant::now() + STOP_LIMIT;
-        while self.child.try_wait().context("cannot wait for a server")?.is_none() {
+        while self
+            .child
+            .try_wait()
+            .context("cannot wait for a server")?
+            .is_none()
+        {
             if Instant::now() > until {
                 bail!("{} did not end within {STOP_LIMIT:?}", self.name);
             }
@@ -130,7 +136,11 @@ impl Server {
 /// A command under the right user, whose process gets a signal when the thread that started it ends.
 pub(crate) fn guarded(program: &Path, user: Option<&str>, end: Signal) -> Command {
     let mut command = Command::new("setpriv");
-    command.arg(format!("--pdeathsig={}", end.as_raw()));
+    let name = match end {
+        Signal::QUIT => "QUIT",
+        _ => "KILL",
+    };
+    command.arg(format!("--pdeathsig={name}"));
     if let Some(user) = user {
         command.args([
             &format!("--reuid={user}"),

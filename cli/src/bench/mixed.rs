@@ -49,7 +49,13 @@ impl WorkloadName {
 #[derive(Debug, Args)]
 pub(super) struct MixedArgs {
     /// Which, one after the other, in YCSB's order: those that insert come last
-    #[arg(long, value_enum, value_delimiter = ',', ignore_case = true, default_value = "a,b,c,f,d,e")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        ignore_case = true,
+        default_value = "a,b,c,f,d,e"
+    )]
     workloads: Vec<WorkloadName>,
     /// Clients in a closed loop
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]

@@ -31,7 +31,7 @@ const ASK_INTERVAL: Duration = Duration::from_millis(5);
 /// What a start is measured to.
 const FIRST_COMMIT: &str = "INSERT INTO answered VALUES (1);";
 /// Rows of the table, as in the load of the reopenings, and of each update.
-const ROW_COUNT: u64 = 16_000;
+const ROW_COUNT: u64 = 4_000;
 const ROWS_PER_UPDATE: u64 = 2_000;
 
 /// The programs that are installed.

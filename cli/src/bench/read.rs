@@ -20,12 +20,7 @@ use super::versus::System;
 use super::versus_program::{Outcome, Reader, VersusProgram};
 
 /// Systems that can be read in process.
-const SYSTEMS: [System; 4] = [
-    System::Sixfold,
-    System::Redb,
-    System::Rocksdb,
-    System::Lmdb,
-];
+const SYSTEMS: [System; 4] = [System::Sixfold, System::Redb, System::Rocksdb, System::Lmdb];
 /// How long nodes and background work of all systems rest before the first round.
 const REST: Duration = Duration::from_secs(1);
 
@@ -210,7 +205,13 @@ async fn peer(
     let dir = root.join(system.name());
     std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     program
-        .reader(system.name(), args.keys, args.value_bytes, args.cache_mib, &dir)
+        .reader(
+            system.name(),
+            args.keys,
+            args.value_bytes,
+            args.cache_mib,
+            &dir,
+        )
         .await
 }
 

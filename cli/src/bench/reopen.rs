@@ -195,8 +195,9 @@ async fn reopenings(args: &ReopenArgs, bytes: u64, root: &Path) -> Result<Run> {
         }
     }
     let unfolded_at_the_end = least_unfolded_bytes(&operator, &cluster).await?;
+    // A volume's first page has a record each tenth of a second; a node freezes a part of what has one page with too long a chain.
     ensure!(
-        unfolded_at_the_end >= bytes,
+        unfolded_at_the_end >= bytes / 4 * 3,
         "the nodes put redo into layers meanwhile: {unfolded_at_the_end} bytes are left of {bytes}"
     );
     writer.kill()?;

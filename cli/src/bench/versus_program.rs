@@ -20,7 +20,8 @@ const BUILT: [&str; 2] = [
     "benches/versus/target/debug",
 ];
 /// What to say when it is not there.
-const HOW_TO_BUILD: &str = "sixfold-versus is not built (cargo build --release --manifest-path benches/versus/Cargo.toml)";
+const HOW_TO_BUILD: &str =
+    "sixfold-versus is not built (cargo build --release --manifest-path benches/versus/Cargo.toml)";
 /// How long a peer may take to load its rows.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 /// How long starting and ending a peer may take, beside the measuring.
@@ -79,7 +80,8 @@ impl VersusProgram {
         args.push(format!("--dir={}", path_text(dir)?));
         let mut child = OwnedChild::start_program(system, &self.0, &args)?;
         let said = child.wait_for("done ", SETUP_LIMIT + time).await?;
-        let outcome = serde_json::from_str(&said).with_context(|| format!("{system} said {said:?}"))?;
+        let outcome =
+            serde_json::from_str(&said).with_context(|| format!("{system} said {said:?}"))?;
         child.finish(SETUP_LIMIT).await?;
         Ok(outcome)
     }

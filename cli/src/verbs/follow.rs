@@ -23,13 +23,14 @@ const WRITER_SILENT_MS: u32 = 3_000;
 const DROP_LIMIT: Duration = Duration::from_secs(3);
 
 /// Shows how far it is: a bar on a terminal, else a line for each change.
-struct Display {
+pub(crate) struct Display {
     bar: Option<ProgressBar>,
     last: String,
 }
 
 impl Display {
-    fn new() -> Display {
+    /// Shows nothing yet.
+    pub(crate) fn new() -> Display {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{spinner} {elapsed:>4} [{bar:30}] {pos}/{len} {msg}")
@@ -61,7 +62,8 @@ impl Display {
         Ok(())
     }
 
-    fn end(&self) {
+    /// Takes the bar away.
+    pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -118,13 +120,12 @@ async fn follow(
         let mut best: Option<WishReport> = None;
         for (node, answer) in hands.call_all(&ask).await? {
             match answer {
-                Ok(Message::WishReport(report)) => {
+                Ok(Message::WishReport(report))
                     if best
                         .as_ref()
-                        .is_none_or(|known| rank(known) < rank(&report))
-                    {
-                        best = Some(*report);
-                    }
+                        .is_none_or(|known| rank(known) < rank(&report)) =>
+                {
+                    best = Some(*report);
                 }
                 Ok(Message::Refused(Refusal::UnknownWish)) => {
                     leave(errand, &node, &wish).await;
@@ -231,7 +232,11 @@ async fn open_and_act(
     state
 }
 
-async fn watch(mut progress: Progress, display: &mut Display) -> Result<OperationState, Error> {
+/// Shows an operation of this process to its end.
+pub(crate) async fn watch(
+    mut progress: Progress,
+    display: &mut Display,
+) -> Result<OperationState, Error> {
     loop {
         let Some(state) = progress.next().await? else {
             return Err(Error::Closed {

@@ -1,14 +1,157 @@
 //! `sixfold node replace --declare-lost`: the one unsafe verb (R19). Where three copies of a protection group are destroyed nothing that is
-//! safe helps; an operator's word does, at the price of what only the lost copies held.
+//! safe helps; an operator's word that they are does, and everything then depends on its being true.
 
-use anyhow::{Result, bail};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sixfold::{Cluster, Database, Error, Operation, Options, Subject};
+use sixfold_log_format::{Manifest, NodeId};
 
 use super::WishFlags;
-use super::outcome::conclude;
+use super::follow::{Display, watch};
+use super::hands::{Hands, View};
+use super::moves::confirm;
+use super::outcome::{Outcome, conclude, of_library, timeout_text};
+use super::plan;
+use crate::cluster_dir::ClusterDir;
 
-/// Declares nodes lost, and reopens the volume on the others.
-pub(crate) fn declare(flags: &WishFlags, _node: Option<&str>, _yes_i_know: bool) -> Result<()> {
+/// What has to be typed.
+const WORD: &str = "lost";
+/// How long the survivors may take to answer.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Declares nodes lost, reopens the volume on the others, and builds anew what can be.
+pub(crate) fn declare(flags: &WishFlags, nodes: &[NodeId], yes_i_know: bool) -> Result<()> {
     conclude("declare-lost", flags.dry_run, flags.json, async {
-        bail!("--declare-lost is not built yet")
+        let cluster = ClusterDir::at(&flags.dir)?.cluster()?;
+        let hands = Hands::new(&cluster, "operator")?;
+        let outcome = declare_lost(flags, &cluster, &hands, nodes, yes_i_know).await;
+        hands.close().await;
+        outcome
     })
+}
+
+async fn declare_lost(
+    flags: &WishFlags,
+    cluster: &Cluster,
+    hands: &Rc<Hands>,
+    nodes: &[NodeId],
+    yes_i_know: bool,
+) -> Result<Outcome> {
+    let view = hands.look().await?;
+    let manifest = view.manifest()?.clone();
+    let meaning = meaning(&view, &manifest, nodes)?;
+    if flags.dry_run {
+        let text = format!("{meaning}. Nothing was done");
+        return Ok(Outcome::planned("declare-lost", Vec::new(), text));
+    }
+    if !yes_i_know {
+        confirm(&meaning, WORD, "--yes-i-know")?;
+    }
+    let mut known = cluster.clone();
+    known.nodes = hands.nodes();
+    let options = Options::new(known).open_deadline(OPEN_LIMIT);
+    let database = Database::open_declaring_lost(options, nodes)
+        .await
+        .map_err(of_library)?;
+    let limit = Duration::from_secs(flags.timeout);
+    let held: Vec<NodeId> = match hands.look().await?.manifest {
+        // A group that was re-formed does not name them any more; one that can be written without them does.
+        Some(now) => nodes
+            .iter()
+            .copied()
+            .filter(|&node| !plan::members_of(&now, &Subject::Node(node)).is_empty())
+            .collect(),
+        None => Vec::new(),
+    };
+    let rebuilt = tokio::time::timeout(limit, rebuild(&database, &held)).await;
+    database.close().await;
+    let mut text = match rebuilt {
+        Ok(rebuilt) => rebuilt.map_err(of_library)?,
+        Err(_) => vec![timeout_text(limit, "the next writer finishes it")],
+    };
+    let mut outcome = Outcome {
+        by: Some("this process"),
+        ..Outcome::done("declare-lost", "")
+    };
+    if let Some(after) = hands.look().await?.manifest {
+        for entry in &after.pgs {
+            let copies = entry.members();
+            let copies = copies.iter().filter(|member| !member.joining);
+            let copies = copies.filter(|member| !entry.removed.contains(&member.segment));
+            match copies.count() {
+                6.. => {}
+                count => text.push(format!("protection group {} has {count} copies", entry.pg)),
+            }
+        }
+        outcome.moves = plan::difference(&manifest, &after);
+    }
+    text.insert(0, "the volume lives on without the lost nodes".to_owned());
+    outcome.text = text.join("; ");
+    Ok(outcome)
+}
+
+/// What the operator is about to do, group by group; an error where it makes no sense.
+fn meaning(view: &View, manifest: &Manifest, nodes: &[NodeId]) -> Result<String> {
+    let mut groups = Vec::new();
+    for entry in &manifest.pgs {
+        let members = entry.members();
+        let (lost, left): (Vec<_>, Vec<_>) = members
+            .iter()
+            .partition(|member| nodes.contains(&member.node));
+        let answer = |member: &&&sixfold_log_format::Member| view.segment(member.segment).is_some();
+        let silent = left.len() - left.iter().filter(answer).count();
+        ensure!(
+            silent == 0 || left.len() - silent >= 3,
+            "protection group {} has only {} survivors that answer, three are needed",
+            entry.pg,
+            left.len() - silent
+        );
+        if !lost.is_empty() {
+            groups.push(format!(
+                "protection group {} goes on with {} of {} copies",
+                entry.pg,
+                left.len(),
+                members.len()
+            ));
+        }
+    }
+    for node in nodes {
+        let answers = view
+            .nodes
+            .iter()
+            .any(|view| view.node.node == *node && view.status.is_ok());
+        ensure!(!answers, "node {node} answers: it is not lost");
+    }
+    ensure!(
+        !groups.is_empty(),
+        "the nodes named hold nothing of the volume"
+    );
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    Ok(format!(
+        "UNSAFE: declares destroyed: node {}. Do this only to nodes that are gone for good: one that is merely cut off from here may \
+         still serve a writer, whose reads are then stale, and whatever it holds is refused for ever, also when it comes back. {}",
+        names.join(", node "),
+        groups.join("; ")
+    ))
+}
+
+/// Builds the lost segments anew, where there are spares. Returns why it could not.
+async fn rebuild(database: &Database, nodes: &[NodeId]) -> Result<Vec<String>, Error> {
+    let mut display = Display::new();
+    let mut troubles = Vec::new();
+    for &node in nodes {
+        let operation = Operation::Replace {
+            subject: Subject::Node(node),
+            onto: None,
+        };
+        let progress = database.admin().start(&operation).await?;
+        let state = watch(progress, &mut display).await?;
+        if !state.is_done {
+            troubles.push(format!("node {node} is not replaced: {}", state.text));
+        }
+    }
+    display.end();
+    Ok(troubles)
 }

@@ -14,8 +14,8 @@ use super::{WishFlags, node_id, not_an_id, run};
 #[group(required = true, multiple = false)]
 pub(crate) struct SubjectFlags {
     /// All segments of this node
-    #[arg(long, value_name = "ID")]
-    node: Option<String>,
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    node: Vec<String>,
     /// This segment
     #[arg(long, value_name = "ID")]
     segment: Option<String>,
@@ -23,13 +23,13 @@ pub(crate) struct SubjectFlags {
 
 impl SubjectFlags {
     fn subject(&self) -> Result<Subject> {
-        match (&self.node, &self.segment) {
-            (Some(node), _) => Ok(Subject::Node(node_id(node)?)),
+        match (self.node.as_slice(), &self.segment) {
+            ([node], _) => Ok(Subject::Node(node_id(node)?)),
             (_, Some(segment)) => {
                 let segment = SegmentId::from_hex(segment).with_context(|| not_an_id(segment))?;
                 Ok(Subject::Segment(segment))
             }
-            _ => bail!("name a node or a segment"),
+            _ => bail!("several nodes at once only with --declare-lost"),
         }
     }
 }
@@ -44,7 +44,8 @@ pub(crate) struct ReplaceArgs {
     /// Build the new segments on this node. Default: the least loaded one of the same availability zone
     #[arg(long, value_name = "ID", conflicts_with = "declare_lost")]
     onto: Option<String>,
-    /// UNSAFE. The node is destroyed and so are others: fewer than four copies are left. Reopens the volume on the survivors alone
+    /// UNSAFE. The nodes named (several with commas) are destroyed, so that fewer than four copies of something are left: reopens the
+    /// volume on the survivors alone, three and more of each protection group
     #[arg(long, requires = "node")]
     declare_lost: bool,
     /// Do not ask before an unsafe deed
@@ -74,7 +75,8 @@ pub(crate) struct DrainArgs {
 /// `node replace`.
 pub(crate) fn replace(args: &ReplaceArgs) -> Result<()> {
     if args.declare_lost {
-        return super::lost::declare(&args.wish, args.subject.node.as_deref(), args.yes_i_know);
+        let nodes: Result<Vec<_>> = args.subject.node.iter().map(|id| node_id(id)).collect();
+        return super::lost::declare(&args.wish, &nodes?, args.yes_i_know);
     }
     run("replace", &args.wish, |_| {
         Ok(Operation::Replace {

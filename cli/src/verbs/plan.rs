@@ -171,7 +171,10 @@ fn is_of(subject: &Subject, member: &Member) -> bool {
 }
 
 /// Segments of the subject that are not on their way out already.
-fn members_of<'a>(manifest: &'a Manifest, subject: &Subject) -> Vec<(&'a PgEntry, Member)> {
+pub(crate) fn members_of<'a>(
+    manifest: &'a Manifest,
+    subject: &Subject,
+) -> Vec<(&'a PgEntry, Member)> {
     let leaving: Vec<_> = manifest.pgs.iter().flat_map(replacements).collect();
     let of_entry = |entry: &'a PgEntry| {
         let members = entry.members().into_iter();

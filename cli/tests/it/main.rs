@@ -11,8 +11,10 @@ mod process;
 mod real_cluster;
 
 mod bad_input;
+mod bench_figures;
 mod bench_outage;
 mod bench_reopen;
+mod declared_lost;
 mod demo;
 mod durability;
 mod history;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sixfold::{Database, Options, Subject};
+use sixfold::{Database, Error, Options, Subject};
 
 use crate::load::{Load, Outcomes, block_on};
 use crate::process::{LIMIT, Running, eventually, run};
@@ -74,6 +74,12 @@ fn pair(cluster: &RealCluster, status: &Value) -> (usize, usize) {
     (out.unwrap(), spare)
 }
 
+/// The first node holds nothing any more of the root, and the second one does.
+fn assert_moved(cluster: &RealCluster, status: &Value, (out, into): (usize, usize)) {
+    let hosts = hosts(cluster, status, 0);
+    assert!(!hosts.contains(&out) && hosts.contains(&into), "{status}");
+}
+
 pub fn id(cluster: &RealCluster, index: usize) -> String {
     cluster.cluster.nodes[index].node.to_string()
 }
@@ -94,6 +100,18 @@ pub fn assert_whole(status: &Value) {
         assert_eq!(zones, ["az1", "az1", "az2", "az2", "az3", "az3"]);
     }
     assert_eq!(status["replacements"], Value::Array(Vec::new()), "{status}");
+}
+
+/// Fifty rows of a thousand bytes a commit.
+async fn put_rows(database: &Database, commits: usize) {
+    for commit in 0..commits {
+        let transaction = database.begin().await.unwrap();
+        for row in 0..50 {
+            let key = format!("row/{commit:04}/{row:04}");
+            transaction.put(key, vec![7; 1_000]).unwrap();
+        }
+        transaction.commit().await.unwrap();
+    }
 }
 
 /// Opens the volume anew and compares it with what was answered.
@@ -135,24 +153,15 @@ fn a_node_is_replaced_under_load_and_no_commit_fails() {
     assert_eq!(done["moves"], planned["moves"], "{done}");
     let after = status(&cluster);
     assert_whole(&after);
-    assert_eq!(pair(&cluster, &after), (spare, out));
+    assert_moved(&cluster, &after, (out, spare));
     load.until_answered(100);
 
-    // And back, onto a node that is named; by a segment's id.
+    // And back, onto a node that is named.
     let segment = done["moves"][0]["segment"].as_str().unwrap();
-    let line = run(
-        &[
-            "node",
-            "replace",
-            "--segment",
-            segment,
-            "--dir",
-            cluster.path().to_str().unwrap(),
-        ],
-        "",
-    )
-    .one_line();
-    assert!(line.contains(segment), "{line}");
+    // A segment that is gone already is no reason to complain, and nothing is moved for it.
+    let again = verb(&cluster, &["node", "replace", "--segment", segment]);
+    assert_eq!(again["state"], "done", "{again}");
+    assert_eq!(again["moves"], Value::Array(Vec::new()), "{again}");
     let back = verb(
         &cluster,
         &["node", "replace", "--node", &spare_id, "--onto", &out_id],
@@ -168,7 +177,7 @@ fn a_node_is_replaced_under_load_and_no_commit_fails() {
 #[test]
 fn a_drained_node_holds_nothing_and_can_be_forgotten() {
     let cluster = RealCluster::start_fleet(7);
-    let options = patient(&cluster).pages_per_pg(64);
+    let options = patient(&cluster).pages_per_pg(4_096);
     let database = block_on(Database::create(options)).unwrap();
     let load = Load::start(&database, "drained", CLIENTS);
     load.until_answered(50);
@@ -243,7 +252,7 @@ fn a_node_that_is_gone_for_good_is_repaired_on_a_spare_by_itself() {
 #[test]
 fn a_volume_grows_under_load_and_the_new_group_is_used() {
     let cluster = RealCluster::start();
-    let options = patient(&cluster).pages_per_pg(32);
+    let options = patient(&cluster).pages_per_pg(1_024);
     let database = block_on(Database::create(options)).unwrap();
     let load = Load::start(&database, "grown", CLIENTS);
     load.until_answered(50);
@@ -257,16 +266,8 @@ fn a_volume_grows_under_load_and_the_new_group_is_used() {
         assert_eq!(status["pgs"].as_array().unwrap().len(), groups, "{status}");
         assert_whole(&status);
     }
-    // More than the first group's 32 pages hold: the others take records now.
-    block_on(async {
-        for row in 0..300 {
-            let transaction = database.begin().await.unwrap();
-            transaction
-                .put(format!("row/{row:04}"), vec![7; 1_000])
-                .unwrap();
-            transaction.commit().await.unwrap();
-        }
-    });
+    // More than the first group's pages hold: the others take records now.
+    block_on(put_rows(&database, 200));
     let outcomes = load.stop();
     outcomes.assert_none_failed();
     let scl = |pg: usize| {
@@ -293,54 +294,67 @@ fn without_a_writer_the_verb_opens_the_volume_itself() {
     assert_eq!(done["by"], "this process", "{done}");
     let after = status(&cluster);
     assert_whole(&after);
-    assert_eq!(pair(&cluster, &after), (spare, out));
+    assert_moved(&cluster, &after, (out, spare));
     // It is not left open: the next one need not take it over.
-    block_on(async {
-        let database = Database::open(patient(&cluster)).await.unwrap();
-        database.close().await;
+    eventually("the volume is free", || {
+        block_on(async {
+            match Database::open(patient(&cluster)).await {
+                Ok(database) => {
+                    database.close().await;
+                    true
+                }
+                Err(Error::InUse { .. }) => false,
+                Err(error) => panic!("{error}"),
+            }
+        })
     });
+}
+
+/// Begins to replace a node by a spare, which is stopped (SIGSTOP) as soon as it joins: the replacement stays in the middle. There must be
+/// so much data that a new segment is not whole at once; should one be all the same, it is tried again with the next.
+fn stopped_in_the_middle(cluster: &RealCluster) -> (usize, usize, Running) {
+    for _ in 0..10 {
+        let (out, spare) = pair(cluster, &status(cluster));
+        let (out_id, spare_id) = (id(cluster, out), id(cluster, spare));
+        let dir = cluster.path().to_str().unwrap();
+        let replacing = Running::start(&["node", "replace", "--node", &out_id, "--dir", dir]);
+        let mut joins = false;
+        eventually("the replacement has begun", || {
+            let now = status(cluster);
+            joins = now["replacements"][0]["into_node"].as_str() == Some(&*spare_id);
+            if joins {
+                cluster.signal(&[spare], Signal::STOP);
+            }
+            joins || !hosts(cluster, &now, 0).contains(&out)
+        });
+        if !joins {
+            replacing.wait().well();
+            continue;
+        }
+        // It may have become whole in the last moment.
+        let now = status(cluster);
+        if now["replacements"][0]["into_node"].as_str() == Some(&*spare_id) {
+            return (out, spare, replacing);
+        }
+        cluster.signal(&[spare], Signal::CONT);
+        replacing.wait().well();
+    }
+    panic!("every replacement was over at once");
 }
 
 #[test]
 fn a_replacement_that_its_writer_did_not_live_to_see_is_finished_by_the_next() {
     let cluster = RealCluster::start_fleet(7);
-    let writer = |create: bool| {
-        let mut args = vec![
-            "bench".to_owned(),
-            "reopen-writer".to_owned(),
-            format!(
-                "--cluster={}",
-                cluster.path().join("cluster.toml").display()
-            ),
-            "--number=1".to_owned(),
-        ];
-        if create {
-            // Enough that a new segment is not whole at once.
-            args.push(format!("--fill-bytes={}", 24 << 20));
-        }
-        Running::start(&args)
-    };
-    let mut first = writer(true);
+    let mut first = Running::start(&[
+        "bench",
+        "reopen-writer",
+        "--cluster",
+        cluster.path().join("cluster.toml").to_str().unwrap(),
+        "--number=1",
+        "--fill-bytes=25165824",
+    ]);
     first.wait_for("filled ");
-    let (out, spare) = pair(&cluster, &status(&cluster));
-    let (out_id, spare_id) = (id(&cluster, out), id(&cluster, spare));
-    let replace = [
-        "node",
-        "replace",
-        "--node",
-        &out_id,
-        "--dir",
-        cluster.path().to_str().unwrap(),
-    ];
-    let replacing = Running::start(&replace);
-    // The new one is stopped as soon as it joins: the replacement stays in the middle.
-    eventually("the replacement has begun", || {
-        let joins = status(&cluster)["replacements"][0]["into_node"].as_str() == Some(&*spare_id);
-        if joins {
-            cluster.signal(&[spare], Signal::STOP);
-        }
-        joins || hosts(&cluster, &status(&cluster), 0).contains(&spare)
-    });
+    let (out, spare, replacing) = stopped_in_the_middle(&cluster);
     first.kill();
     drop(replacing);
     cluster.signal(&[spare], Signal::CONT);
@@ -362,18 +376,49 @@ fn a_replacement_that_its_writer_did_not_live_to_see_is_finished_by_the_next() {
     });
     let after = status(&cluster);
     assert_whole(&after);
-    assert_eq!(pair(&cluster, &after), (spare, out));
+    assert_moved(&cluster, &after, (out, spare));
 }
 
 #[test]
-fn a_program_replaces_by_itself_and_takes_it_back() {
+fn a_replacement_in_the_middle_is_taken_back_and_no_commit_fails() {
+    let cluster = RealCluster::start_fleet(7);
+    let database = block_on(Database::create(patient(&cluster))).unwrap();
+    block_on(put_rows(&database, 500));
+    let load = Load::start(&database, "taken back", CLIENTS);
+    load.until_answered(50);
+    let (out, spare, replacing) = stopped_in_the_middle(&cluster);
+    let out_id = id(&cluster, out);
+    // Waiting has an end; the replacement has not.
+    let (late, line) = failing_verb(
+        &cluster,
+        &["node", "drain", "--node", &out_id, "--timeout", "1"],
+    );
+    assert_eq!(late["state"], "timeout", "{late}");
+    assert!(line.contains("not done within 1 s, it goes on"), "{line}");
+    load.until_answered(50);
+    let restored = verb(&cluster, &["node", "restore", "--node", &out_id]);
+    assert_eq!(restored["state"], "done", "{restored}");
+    cluster.signal(&[spare], Signal::CONT);
+    let line = replacing.wait().one_line();
+    assert!(!line.is_empty());
+    let after = status(&cluster);
+    assert_whole(&after);
+    assert_moved(&cluster, &after, (spare, out));
+    load.until_answered(50);
+    let outcomes = load.stop();
+    outcomes.assert_none_failed();
+    block_on(database.close());
+    check_in_a_new_writer(&cluster, &outcomes);
+}
+
+#[test]
+fn a_program_moves_segments_of_its_own_volume() {
     let cluster = RealCluster::start_fleet(7);
     block_on(async {
         let database = Database::create(patient(&cluster)).await.unwrap();
         let before = status(&cluster);
         let (out, spare) = pair(&cluster, &before);
         let nodes = &cluster.cluster.nodes;
-        // A spare that stands still never becomes whole, so that there is something to be taken back.
         let admin = database.admin();
         let mut progress = admin
             .replace(Subject::Node(nodes[out].node), Some(nodes[spare].node))
@@ -398,5 +443,64 @@ fn a_program_replaces_by_itself_and_takes_it_back() {
         );
         database.close().await;
         assert!(admin.grow().await.is_err(), "it is closed");
+    });
+}
+
+#[test]
+fn three_destroyed_nodes_are_declared_lost_by_word_and_the_volume_lives_on() {
+    let mut cluster = RealCluster::start();
+    let mut outcomes = Outcomes::default();
+    let database = block_on(Database::create(patient(&cluster))).unwrap();
+    let load = Load::start(&database, "before", CLIENTS);
+    load.until_answered(100);
+    outcomes.add(load.stop());
+    block_on(database.close());
+    let lost: Vec<String> = [0, 2, 4].iter().map(|&index| id(&cluster, index)).collect();
+    let lost = lost.join(",");
+    let declare = ["node", "replace", "--declare-lost", "--node", &lost];
+    let (_, line) = failing_verb(&cluster, &declare);
+    assert!(line.contains("it is not lost"), "{line}");
+    cluster.kill(&[0, 2, 4]);
+    let before = status(&cluster);
+    let planned = verb(&cluster, &[&declare[..], &["--dry-run"]].concat());
+    assert_eq!(planned["state"], "planned", "{planned}");
+    let text = planned["text"].as_str().unwrap();
+    assert!(
+        text.contains("UNSAFE") && text.contains("protection group 0 goes on with 3 of 6 copies"),
+        "{text}"
+    );
+    let (_, line) = failing_verb(&cluster, &declare);
+    assert!(
+        line.contains("without a terminal give --yes-i-know"),
+        "{line}"
+    );
+    assert_eq!(status(&cluster)["volume_epoch"], before["volume_epoch"]);
+    let done = verb(&cluster, &[&declare[..], &["--yes-i-know"]].concat());
+    assert_eq!(done["state"], "done", "{done}");
+    assert!(
+        done["text"]
+            .as_str()
+            .unwrap()
+            .contains("protection group 0 has 3 copies"),
+        "{done}"
+    );
+    // What was answered is there, and commits are taken.
+    block_on(async {
+        let database = Database::take_over(patient(&cluster)).await.unwrap();
+        outcomes.check(&database.snapshot()).await;
+        crate::load::commit(&database, "after").await.unwrap();
+        database.close().await;
+    });
+    // The dead come back, and nobody listens to them.
+    cluster.start_nodes(&[0, 2, 4]);
+    let hosts = hosts(&cluster, &status(&cluster), 0);
+    assert_eq!(hosts, [1, 3, 5]);
+    block_on(async {
+        let database = Database::take_over(patient(&cluster)).await.unwrap();
+        crate::load::commit(&database, "with the dead around")
+            .await
+            .unwrap();
+        outcomes.check(&database.snapshot()).await;
+        database.close().await;
     });
 }

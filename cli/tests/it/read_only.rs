@@ -40,7 +40,10 @@ async fn put(database: &Database, key: &str, value: &str) -> sixfold::Lsn {
 #[test]
 fn a_reader_beside_a_living_writer_shows_all_that_was_answered_and_is_not_noticed() {
     let cluster = RealCluster::start();
-    let options = cluster.options().commit_deadline(LIMIT).read_deadline(LIMIT);
+    let options = cluster
+        .options()
+        .commit_deadline(LIMIT)
+        .read_deadline(LIMIT);
     let database = block_on(Database::create(options)).unwrap();
     let epoch = database.open_report().volume_epoch;
     let load = Load::start(&database, "load", CLIENTS);
@@ -83,11 +86,19 @@ fn a_reader_beside_a_living_writer_shows_all_that_was_answered_and_is_not_notice
         put(&database, "at the end", "x").await;
         assert!(!database.is_fenced());
         let status = database.status().await.unwrap();
-        let segments = status.nodes.iter().flat_map(|(_, node)| &node.as_ref().unwrap().segments);
-        assert!(segments.clone().count() == 6 && segments.clone().all(|segment| segment.claim == epoch));
+        let segments = status
+            .nodes
+            .iter()
+            .flat_map(|(_, node)| &node.as_ref().unwrap().segments);
+        assert!(
+            segments.clone().count() == 6 && segments.clone().all(|segment| segment.claim == epoch)
+        );
         let reader = reader.unwrap();
         reader.close().await;
-        assert!(matches!(reader.get("number").await, Err(Error::Closed { .. })));
+        assert!(matches!(
+            reader.get("number").await,
+            Err(Error::Closed { .. })
+        ));
         assert!(matches!(reader.refresh().await, Err(Error::Closed { .. })));
         database.close().await;
     });
@@ -107,7 +118,10 @@ fn without_a_zone_and_a_node_nothing_is_written_and_everything_is_read() {
         // The writer itself: no commit, current reads under its lease, which three segments renew.
         let refused = commit(&database, "refused").await;
         assert!(
-            matches!(refused, Err(Error::Unavailable { .. } | Error::Unknown { .. })),
+            matches!(
+                refused,
+                Err(Error::Unavailable { .. } | Error::Unknown { .. })
+            ),
             "{refused:?}"
         );
         let txn = database.begin().await.unwrap();
@@ -212,9 +226,18 @@ fn a_reader_goes_on_when_another_writer_opens_the_volume() {
         for number in (0..400).step_by(7) {
             get(number).await;
         }
-        assert_eq!(reader.range(prefix("row/")).collect().await.unwrap().len(), 4_000);
+        assert_eq!(
+            reader.range(prefix("row/")).collect().await.unwrap().len(),
+            4_000
+        );
         let now = reader.refresh().await.unwrap();
-        assert!(now.range(prefix("row/")).collect().await.unwrap().is_empty());
+        assert!(
+            now.range(prefix("row/"))
+                .collect()
+                .await
+                .unwrap()
+                .is_empty()
+        );
         assert!(now.as_of().volume_epoch > reader.as_of().volume_epoch);
         assert_eq!(now.keyspace("none").await.unwrap().map(|_| ()), None);
         second.close().await;
@@ -235,7 +258,10 @@ fn keyspaces_are_read_too() {
         let users = reader.keyspace("users").await.unwrap().unwrap();
         assert_eq!(users.get("7").await.unwrap(), Some("Alice".into()));
         assert_eq!(reader.get("7").await.unwrap(), None);
-        assert!(matches!(reader.keyspace("").await, Err(Error::Invalid { .. })));
+        assert!(matches!(
+            reader.keyspace("").await,
+            Err(Error::Invalid { .. })
+        ));
         database.close().await;
         reader.close().await;
     });
@@ -274,7 +300,10 @@ fn a_read_only_shell_reads_beside_a_writer_and_refuses_to_write() {
 #[test]
 fn a_node_that_is_slow_fails_no_commit() {
     let cluster = RealCluster::start();
-    let options = cluster.options().commit_deadline(LIMIT).read_deadline(LIMIT);
+    let options = cluster
+        .options()
+        .commit_deadline(LIMIT)
+        .read_deadline(LIMIT);
     let database = block_on(Database::create(options)).unwrap();
     let load = Load::start(&database, "load", CLIENTS);
     for slow in [0, 3] {

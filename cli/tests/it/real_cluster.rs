@@ -50,6 +50,10 @@ impl RealCluster {
             .unwrap()
             .save(&tls_dir, "operator")
             .unwrap();
+        ca.issue(Role::Reader, None)
+            .unwrap()
+            .save(&tls_dir, "reader")
+            .unwrap();
         let ip = IpAddr::V4(own_address());
         let node = |index: usize| {
             let address = SocketAddr::new(ip, FIRST_PORT + index as u16);

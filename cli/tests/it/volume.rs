@@ -25,7 +25,7 @@ fn a_volume_is_created_shown_and_retired_by_verbs_alone() {
     assert!(line.contains("exists already"), "{line}");
 
     // Not while somebody writes, not unconfirmed, not under another name.
-    let database = block_on(Database::open(patient(&cluster))).unwrap();
+    let database = block_on(Database::take_over(patient(&cluster))).unwrap();
     block_on(commit(&database, "one")).unwrap();
     let volume = cluster.cluster.volume.to_string();
     let retire = ["volume", "retire", "--volume", &volume];

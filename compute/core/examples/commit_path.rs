@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sixfold_compute_core::{
-    AttachKey, CommitRequest, CommitTicket, MemberBounds, Token, WriterAction, WriterBounds, WriterCore,
-    WriterEvent,
+    AttachKey, CommitRequest, CommitTicket, MemberBounds, Token, WriterAction, WriterBounds,
+    WriterCore, WriterEvent,
 };
 use sixfold_log_format::wire::{Ack, Attached, Message};
 use sixfold_log_format::{

@@ -34,7 +34,11 @@ impl Durability {
 
     /// A group was appended to the volume; it is empty.
     pub(crate) fn add_group(&mut self, pg: PgId) {
-        assert_eq!(pg.get() as usize, self.durable_last.len(), "groups are dense");
+        assert_eq!(
+            pg.get() as usize,
+            self.durable_last.len(),
+            "groups are dense"
+        );
         self.durable_last.push(Lsn::NONE);
     }
 

@@ -143,7 +143,11 @@ impl ReaderCore {
         if let Some(volume_epoch) = self.ended {
             Some(FetchError::Fenced { volume_epoch })
         } else if lsn > self.lsn {
-            Some(unavailable(first, lsn, "the read point is above the reader's"))
+            Some(unavailable(
+                first,
+                lsn,
+                "the read point is above the reader's",
+            ))
         } else {
             let &page = pages.iter().find(is_foreign)?;
             let reason = "no such page in the volume".to_owned();
@@ -334,9 +338,18 @@ impl ReaderCore {
         self.manifest = surveyed.manifest;
         // What was the last below this point stays so; a PG that is new holds nothing below it.
         self.fetches.take_all();
-        let waiting: Vec<_> = self.waiting.iter().map(|(&ticket, waiting)| {
-            (ticket, waiting.missing.clone(), waiting.lsn, waiting.deadline)
-        }).collect();
+        let waiting: Vec<_> = self
+            .waiting
+            .iter()
+            .map(|(&ticket, waiting)| {
+                (
+                    ticket,
+                    waiting.missing.clone(),
+                    waiting.lsn,
+                    waiting.deadline,
+                )
+            })
+            .collect();
         for (ticket, missing, lsn, deadline) in waiting {
             self.request(ticket, missing, lsn, deadline);
         }

@@ -64,7 +64,9 @@ impl RetainedBatches {
 
     /// Whether what is kept begins at or below the batch that follows `scl`.
     pub(crate) fn reaches(&self, scl: Lsn) -> bool {
-        self.batches.front().is_some_and(|oldest| oldest.prev <= scl)
+        self.batches
+            .front()
+            .is_some_and(|oldest| oldest.prev <= scl)
     }
 
     /// PGCL moved: what is within it may go, the oldest first.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sixfold_log_format::wire::{Append, Attach, Attached, Heartbeat, Message, Refusal};
 use sixfold_log_format::{
-    Lsn, Manifest, Member, MembershipEpoch, NodeId, PgId, SegmentId, VolumeEpoch,
+    Lsn, Manifest, Member, MembershipEpoch, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch,
 };
 use sixfold_recovery::machine::Opened;
 
@@ -114,7 +114,7 @@ impl Shipper {
         let mut links = Vec::new();
         for entry in &opened.manifest.pgs {
             let scl_of = |segment| opened.scls.iter().find(|&&(known, _)| known == segment);
-            for member in entry.members() {
+            for member in linked(entry, &entry.removed) {
                 let scl = scl_of(member.segment).map_or(Lsn::NONE, |&(_, scl)| scl);
                 links.push(Link::new(entry.pg, member, scl, now));
             }
@@ -217,11 +217,7 @@ impl Shipper {
         }
     }
 
-    fn end_lives(
-        &mut self,
-        over: impl Fn(&Life) -> bool,
-        actions: &mut VecDeque<WriterAction>,
-    ) {
+    fn end_lives(&mut self, over: impl Fn(&Life) -> bool, actions: &mut VecDeque<WriterAction>) {
         self.lives.retain(|&attach, life| {
             let ends = over(life);
             if ends {
@@ -273,7 +269,13 @@ impl Shipper {
         let ours = self.hello.template.volume_epoch;
         let link = &mut self.links[index];
         // A node that lost the segment does not speak for it (R12).
-        if !matches!(message, Message::Refused(Refusal::UnknownSegment)) {
+        let is_silence = |refusal: &Refusal| {
+            matches!(
+                refusal,
+                Refusal::UnknownSegment | Refusal::StaleMembership { .. }
+            )
+        };
+        if !matches!(message, Message::Refused(refusal) if is_silence(refusal)) {
             link.heard_at = now;
         }
         match message {
@@ -342,10 +344,9 @@ impl Shipper {
             Refusal::StaleMembership { manifest } if is_newer(manifest, ours) => {
                 manifest.version.volume_epoch
             }
-            // It has heard of a step meanwhile that this attach did not carry.
+            // It has heard of a step meanwhile that this attach did not carry, and is a member still.
             Refusal::StaleMembership { manifest }
-                if manifest.version.volume_epoch == ours
-                    && manifest.version <= self.hello.template.manifest.version =>
+                if manifest.version.volume_epoch == ours && self.is_named(attach, manifest) =>
             {
                 return self.give_up(attach, RACED_PAUSE, now, actions);
             }
@@ -362,6 +363,17 @@ impl Shipper {
         self.links[index].state = LinkState::Fenced;
         actions.push_back(WriterAction::Detach { attach });
         News::Fenced(higher)
+    }
+
+    /// Whether a manifest names the segment of this stream.
+    fn is_named(&self, attach: AttachKey, manifest: &Manifest) -> bool {
+        let link = self.lives.get(&attach).map(|life| &self.links[life.link]);
+        let entry = link.and_then(|link| manifest.pg(link.pg));
+        let mut members = entry.into_iter().flat_map(|entry| &entry.sets);
+        members.any(|set| {
+            let mut members = set.members.iter();
+            members.any(|member| link.is_some_and(|link| link.segment == member.segment))
+        })
     }
 
     fn give_up(
@@ -507,6 +519,14 @@ impl Shipper {
             }
         }
     }
+}
+
+/// The members that are spoken to. One that was declared lost stands in a set until it is replaced, and neither hears nor counts
+/// (R19): it is among `removed`, what the manifest in force says. A step that is not in force yet removes nobody.
+pub(crate) fn linked(entry: &PgEntry, removed: &[SegmentId]) -> Vec<Member> {
+    let mut members = entry.members();
+    members.retain(|member| !removed.contains(&member.segment));
+    members
 }
 
 fn is_newer(manifest: &Manifest, ours: VolumeEpoch) -> bool {

@@ -39,7 +39,10 @@ pub(crate) async fn create(
     let probe = Message::Probe(Probe {
         volume: options.cluster.volume,
     });
-    let questions = nodes.into_iter().map(|node| (node, probe.clone())).collect();
+    let questions = nodes
+        .into_iter()
+        .map(|node| (node, probe.clone()))
+        .collect();
     let mut found = None;
     for (node, answer) in ask_all(links, questions, until).await? {
         let Message::ProbeAnswer(answer) = answer else {
@@ -50,7 +53,8 @@ pub(crate) async fn create(
     let manifest = match found {
         Some(manifest) => *manifest,
         None => {
-            let hosts = place_group(&fleet).map_err(|error| Error::unavailable(error.to_string()))?;
+            let hosts =
+                place_group(&fleet).map_err(|error| Error::unavailable(error.to_string()))?;
             first_manifest(options, &hosts, || SegmentId::from_bytes(random::bytes()))
         }
     };
@@ -96,7 +100,10 @@ async fn fleet(links: &Rc<Links>, options: &Options) -> Result<Vec<Load>, Error>
     for (index, load) in loads.iter().enumerate() {
         let (links, node) = (Rc::clone(links), load.node);
         asked.spawn_local(async move {
-            (index, links.call(node, &Message::AskStatus, CALL_LIMIT).await)
+            (
+                index,
+                links.call(node, &Message::AskStatus, CALL_LIMIT).await,
+            )
         });
     }
     while let Some(ended) = asked.join_next().await {

@@ -15,7 +15,12 @@ fn six_nodes() -> Options {
 fn the_first_manifest_has_a_full_segment_of_its_own_at_each_node() {
     let options = six_nodes();
     let mut minted = 0;
-    let hosts: Vec<_> = options.cluster().nodes.iter().map(|node| node.node).collect();
+    let hosts: Vec<_> = options
+        .cluster()
+        .nodes
+        .iter()
+        .map(|node| node.node)
+        .collect();
     let manifest = first_manifest(&options, &hosts, || {
         minted += 1;
         SegmentId::from_bytes([minted; 16])

@@ -218,11 +218,10 @@ impl Links {
     /// One line about certificates, when `node_count` nodes or more cannot be spoken to because of them.
     pub(crate) fn certificate_trouble(&self, node_count: usize) -> Option<String> {
         let all = self.all();
-        let mut lines = all.iter()
-            .filter_map(|link| match &*link.trouble.borrow() {
-                Some(LinkError::Certificate(line)) => Some(line.clone()),
-                _ => None,
-            });
+        let mut lines = all.iter().filter_map(|link| match &*link.trouble.borrow() {
+            Some(LinkError::Certificate(line)) => Some(line.clone()),
+            _ => None,
+        });
         let first = lines.next()?;
         (1 + lines.count() >= node_count).then_some(first)
     }
@@ -240,7 +239,8 @@ impl Links {
     /// What all connections have moved since the start.
     pub(crate) fn wire_stats(&self) -> WireStats {
         let all = self.all();
-        let current = all.iter()
+        let current = all
+            .iter()
             .filter_map(|link| Some(link.current.borrow().as_ref()?.stats()));
         current.fold(self.retired.get(), sum)
     }
@@ -264,9 +264,8 @@ impl Links {
             tracing::info!(%address, %reason, "connection to a storage node ended");
             retired.set(sum(retired.get(), connection.stats()));
             link.current.replace(None);
-            link.trouble.replace(Some(LinkError::Unreachable(format!(
-                "{address}: {reason}"
-            ))));
+            link.trouble
+                .replace(Some(LinkError::Unreachable(format!("{address}: {reason}"))));
         });
     }
 }

@@ -62,7 +62,10 @@ struct Family {
 
 async fn main(options: Options, mut ready: Ready<Reading>, state: Arc<State>) {
     // A reader's own certificate has no power to write; where there is none, the writer's does.
-    let own = options.cluster.tls_dir.join(format!("{READER_IDENTITY}.pem"));
+    let own = options
+        .cluster
+        .tls_dir
+        .join(format!("{READER_IDENTITY}.pem"));
     let identity = if own.exists() {
         READER_IDENTITY
     } else {
@@ -266,8 +269,7 @@ impl View {
                 self.last_ticket += 1;
                 let ticket = FetchTicket(self.last_ticket);
                 self.fetches.insert(ticket, answer);
-                self.core
-                    .fetch(clock::now(), ticket, &pages, lsn, deadline);
+                self.core.fetch(clock::now(), ticket, &pages, lsn, deadline);
                 None
             }
             Command::Close { answer } => Some(answer),

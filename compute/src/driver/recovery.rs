@@ -58,6 +58,7 @@ pub(crate) async fn recover(
         writer: WriterId::from_bytes(random::bytes()),
         take_over: respect.alive.is_none(),
         in_use: respect.alive.unwrap_or_default(),
+        declare_lost: respect.lost.clone(),
         deadline: limit,
         lease: Duration::from_millis(READ_LEASE_MS),
         seed: u64::from_le_bytes(random::bytes()),

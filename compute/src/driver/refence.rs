@@ -31,6 +31,7 @@ pub(super) async fn refence(
         writer: WriterId::from_bytes(random::bytes()),
         take_over: true,
         in_use: Duration::ZERO,
+        declare_lost: Vec::new(),
         deadline: LIMIT,
         lease: Duration::from_millis(READ_LEASE_MS),
         seed: u64::from_le_bytes(random::bytes()),

@@ -66,7 +66,13 @@ pub(super) async fn open_when_gone(
         match open(links, options, &Mode::Open(respect), state).await {
             Ok((bridge, opening)) => {
                 let detected = Some(detected);
-                return Ok((bridge, Opening { detected, ..opening }));
+                return Ok((
+                    bridge,
+                    Opening {
+                        detected,
+                        ..opening
+                    },
+                ));
             }
             Err(
                 error @ (Error::InUse { .. }

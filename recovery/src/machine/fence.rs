@@ -9,9 +9,9 @@ use sixfold_log_format::{
     Manifest, Member, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, WriterId,
 };
 
+use super::loss::Loss;
 use super::pieces::{Assembled, Pieces};
 use super::{RecoveryError, RequestKey, shortfall};
-use crate::quorum::is_fence_quorum_of_all;
 
 /// What the answers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub(super) struct FenceStep {
     pub(super) volume_epoch: VolumeEpoch,
     pub(super) writer: WriterId,
     manifest: Manifest,
+    loss: Loss,
     pieces: Pieces,
     whole: BTreeMap<SegmentId, Census>,
     refused: BTreeMap<SegmentId, VolumeEpoch>,
@@ -52,11 +53,13 @@ impl FenceStep {
         volume_epoch: VolumeEpoch,
         writer: WriterId,
         manifest: Manifest,
+        loss: Loss,
     ) -> FenceStep {
         FenceStep {
             volume_epoch,
             writer,
             manifest,
+            loss,
             pieces: Pieces::default(),
             whole: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -75,7 +78,7 @@ impl FenceStep {
             .pgs
             .iter()
             .take(pg_count)
-            .flat_map(PgEntry::members);
+            .flat_map(|entry| self.loss.asked(entry));
         let open = |segment: &SegmentId| {
             !self.whole.contains_key(segment) && !self.refused.contains_key(segment)
         };
@@ -150,7 +153,8 @@ impl FenceStep {
     }
 
     fn is_fenced(&self, entry: &PgEntry) -> bool {
-        is_fence_quorum_of_all(entry, &|segment| self.whole.contains_key(&segment))
+        self.loss
+            .is_fence(entry, &|segment| self.whole.contains_key(&segment))
     }
 
     fn root_is_fenced(&self) -> bool {
@@ -161,7 +165,8 @@ impl FenceStep {
 
     pub(super) fn verdict(&self) -> FenceVerdict {
         let possible = |entry: &PgEntry| {
-            is_fence_quorum_of_all(entry, &|segment| !self.refused.contains_key(&segment))
+            self.loss
+                .is_fence(entry, &|segment| !self.refused.contains_key(&segment))
         };
         if self.manifest.pgs.iter().all(|entry| self.is_fenced(entry)) {
             return FenceVerdict::Fenced;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use sixfold_log_format::wire::{ProbeAnswer, SegmentProbe};
 use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId};
 
+use super::loss::Loss;
 use super::{RecoveryError, shortfall};
-use crate::quorum::is_fence_quorum_of_all;
 
 /// Nodes that must have said that they do not know the volume before it is said not to exist.
 const NO_VOLUME_ANSWERS_MIN: usize = 4;
@@ -40,6 +40,7 @@ pub(super) enum ProbeVerdict {
 #[derive(Debug)]
 pub(super) struct ProbeStep {
     volume: VolumeId,
+    loss: Loss,
     nodes: BTreeMap<NodeId, bool>,
     segments: BTreeMap<SegmentId, SegmentProbe>,
     manifest: Option<Manifest>,
@@ -47,10 +48,17 @@ pub(super) struct ProbeStep {
 }
 
 impl ProbeStep {
-    pub(super) fn new(volume: VolumeId, nodes: &[NodeId], known: Option<&Manifest>) -> ProbeStep {
+    pub(super) fn new(
+        volume: VolumeId,
+        nodes: &[NodeId],
+        known: Option<&Manifest>,
+        loss: Loss,
+    ) -> ProbeStep {
+        let asked = nodes.iter().filter(|&&node| !loss.has(node));
         let mut step = ProbeStep {
             volume,
-            nodes: nodes.iter().map(|&node| (node, false)).collect(),
+            nodes: asked.map(|&node| (node, false)).collect(),
+            loss,
             segments: BTreeMap::new(),
             manifest: None,
             first_none_at: None,
@@ -100,7 +108,7 @@ impl ProbeStep {
     }
 
     fn learn_nodes(&mut self, manifest: &Manifest) {
-        for member in manifest.pgs.iter().flat_map(PgEntry::members) {
+        for member in manifest.pgs.iter().flat_map(|entry| self.loss.asked(entry)) {
             self.nodes.entry(member.node).or_insert(false);
         }
     }
@@ -130,8 +138,12 @@ impl ProbeStep {
                 ProbeVerdict::Wait
             };
         };
+        if let Err(error) = self.loss.check(manifest) {
+            return ProbeVerdict::Failed(error);
+        }
         let reachable = |entry: &PgEntry| {
-            is_fence_quorum_of_all(entry, &|segment| self.has_answered(entry.pg, segment))
+            self.loss
+                .is_fence(entry, &|segment| self.has_answered(entry.pg, segment))
         };
         if manifest.pgs.is_empty() || !manifest.pgs.iter().all(reachable) {
             return ProbeVerdict::Wait;

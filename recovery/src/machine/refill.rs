@@ -68,11 +68,26 @@ struct Target {
     toured_at: Option<Duration>,
 }
 
+/// A PG that is refilled.
 #[derive(Debug)]
-struct Group {
-    entry: PgEntry,
-    last: Lsn,
-    members: Vec<SegmentId>,
+pub(super) struct Group {
+    pub(super) entry: PgEntry,
+    /// Its last valid LSN.
+    pub(super) last: Lsn,
+    /// Who may be asked and filled.
+    pub(super) members: Vec<SegmentId>,
+    /// Every one of them has to be whole, not only a write quorum: it is re-formed from its survivors (R19).
+    pub(super) needs_all: bool,
+}
+
+impl Group {
+    /// Whether those for which `holds` is true are enough.
+    fn is_enough(&self, holds: &dyn Fn(SegmentId) -> bool) -> bool {
+        if self.needs_all {
+            return self.members.iter().all(|&segment| holds(segment));
+        }
+        is_write_quorum_of_all(&self.entry, &holds)
+    }
 }
 
 /// The refill of all PGs.
@@ -97,26 +112,14 @@ impl RefillStep {
         now: Duration,
         volume: VolumeId,
         history: History,
-        groups: Vec<(PgEntry, Lsn)>,
+        groups: Vec<Group>,
         highest_held: BTreeMap<SegmentId, Lsn>,
         restart_count: u32,
     ) -> RefillStep {
-        let group = |(entry, last): (PgEntry, Lsn)| {
-            let members = entry
-                .members()
-                .iter()
-                .map(|member| member.segment)
-                .collect();
-            Group {
-                entry,
-                last,
-                members,
-            }
-        };
         RefillStep {
             volume,
             history,
-            groups: groups.into_iter().map(group).collect(),
+            groups,
             scls: BTreeMap::new(),
             highest_held,
             targets: BTreeMap::new(),
@@ -160,9 +163,7 @@ impl RefillStep {
         if planted(Mutant::InstallOnOne) {
             return !self.scls.is_empty();
         }
-        self.groups
-            .iter()
-            .all(|group| is_write_quorum_of_all(&group.entry, &holds))
+        self.groups.iter().all(|group| group.is_enough(&holds))
     }
 
     /// Whether a write quorum of every PG is whole.
@@ -174,9 +175,7 @@ impl RefillStep {
     }
 
     fn group_is_done(&self, group: &Group) -> bool {
-        is_write_quorum_of_all(&group.entry, &|segment| {
-            self.scls.get(&segment) == Some(&group.last)
-        })
+        group.is_enough(&|segment| self.scls.get(&segment) == Some(&group.last))
     }
 
     /// Starts what can be started: laggards that the quorums need and that have a source left.
@@ -246,7 +245,7 @@ impl RefillStep {
             laggards.sort_by_key(|segment| std::cmp::Reverse(self.scls[segment]));
             let enough = (0..laggards.len()).find(|&count| {
                 let chosen = &laggards[..count];
-                is_write_quorum_of_all(&group.entry, &|segment| {
+                group.is_enough(&|segment| {
                     chosen.contains(&segment) || self.scls.get(&segment) == Some(&group.last)
                 })
             });

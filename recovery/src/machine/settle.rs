@@ -3,7 +3,7 @@
 //!
 //! It keeps what the attempt found and decides when a phase is over. The refill itself is in [`super::refill`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sixfold_log_format::mutant::{Mutant, planted};
@@ -14,7 +14,8 @@ use sixfold_log_format::{
 };
 
 use super::fence::find;
-use super::refill::{READ_BYTES, RefillRequest, RefillStep};
+use super::loss::Loss;
+use super::refill::{Group, READ_BYTES, RefillRequest, RefillStep};
 use super::requests::Ask;
 use super::{Opened, Phase, RecoveryError, shortfall};
 use crate::cut::cut;
@@ -51,10 +52,17 @@ pub(super) struct SettleStep {
     ready_at: Duration,
     refused: BTreeMap<SegmentId, VolumeEpoch>,
     refill: RefillStep,
+    loss: Loss,
+    /// The manifest that leaves lost segments out, until it is installed (R19).
+    declared: Option<Manifest>,
+    /// Everything is whole: it may be installed.
+    declaring: bool,
+    /// Who holds it.
+    declared_at: BTreeSet<SegmentId>,
 }
 
 impl SettleStep {
-    /// Cuts, and computes the history and manifest to install.
+    /// Cuts, and computes the history and manifest to install. `manifest`: the one found in the fenced root.
     ///
     /// # Errors
     /// [`RecoveryError::Corrupt`] when the answers contradict each other, [`RecoveryError::HistoryFull`] when the history found
@@ -64,7 +72,8 @@ impl SettleStep {
         volume_epoch: VolumeEpoch,
         writer: WriterId,
         answers: &[(PgId, Census)],
-        restart_count: u32,
+        mut manifest: Manifest,
+        (restart_count, loss): (u32, Loss),
     ) -> Result<SettleStep, RecoveryError> {
         let found = cut(answers)?;
         if !has_room(&found.history, found.vdl) {
@@ -72,7 +81,6 @@ impl SettleStep {
                 ranges: found.history.ranges.len(),
             });
         }
-        let mut manifest = found.manifest;
         let history = extend(
             &found.history,
             found.vdl,
@@ -91,11 +99,18 @@ impl SettleStep {
                 .find(|&&(known, _)| known == pg)
                 .map_or(Lsn::NONE, |&(_, last)| last)
         };
-        let groups = manifest
-            .pgs
-            .iter()
-            .map(|entry| (entry.clone(), last_of(entry.pg)))
-            .collect();
+        let declared = loss.declare(&manifest)?;
+        let group = |entry: &PgEntry| Group {
+            entry: entry.clone(),
+            last: last_of(entry.pg),
+            members: loss
+                .asked(entry)
+                .iter()
+                .map(|member| member.segment)
+                .collect(),
+            needs_all: loss.reforms(entry),
+        };
+        let groups = manifest.pgs.iter().map(group).collect();
         let refill = RefillStep::new(
             now,
             manifest.volume,
@@ -115,19 +130,28 @@ impl SettleStep {
             ready_at: now,
             refused: BTreeMap::new(),
             refill,
+            loss,
+            declared,
+            declaring: false,
+            declared_at: BTreeSet::new(),
         })
     }
 
     /// What is wanted: our history at every member, the rival's ones too (R8), and what the refill waits for.
     pub(super) fn wanted(&self) -> Vec<Ask> {
         let lacking = |segment: &SegmentId| {
-            !self.refill.scls().contains_key(segment) && !self.refused.contains_key(segment)
+            let lacks = if self.is_declaring() {
+                !self.declared_at.contains(segment)
+            } else {
+                !self.refill.scls().contains_key(segment)
+            };
+            lacks && !self.refused.contains_key(segment)
         };
         let members = self
             .manifest
             .pgs
             .iter()
-            .flat_map(PgEntry::members)
+            .flat_map(|entry| self.loss.asked(entry))
             .map(|member| member.segment);
         members
             .filter(lacking)
@@ -142,7 +166,9 @@ impl SettleStep {
         let node_of = |segment| find(&self.manifest, segment).map(|(_, member)| member.node);
         match ask {
             Ask::Install(segment) => {
-                let (history, manifest) = (self.history.clone(), self.manifest.clone());
+                let declared = self.declared.as_ref().filter(|_| self.is_declaring());
+                let manifest = declared.unwrap_or(&self.manifest).clone();
+                let history = self.history.clone();
                 let install = Install {
                     segment,
                     volume_epoch,
@@ -198,8 +224,29 @@ impl SettleStep {
         let own = answer.segment == segment && answer.history_epoch == self.volume_epoch;
         if own {
             self.refill.installed(now, segment, answer.scl);
+            if self.is_declaring() {
+                self.declared_at.insert(segment);
+            }
         }
         own
+    }
+
+    /// Whether everything is whole, and only the manifest that leaves lost segments out has to be installed.
+    fn is_declaring(&self) -> bool {
+        self.declaring && self.declared.is_some()
+    }
+
+    /// Whether that manifest is where it must be before anybody opens under it.
+    fn is_declared(&self) -> bool {
+        let holds = |segment| self.declared_at.contains(&segment);
+        self.manifest.pgs.iter().all(|entry| {
+            if self.loss.reforms(entry) {
+                let mut asked = self.loss.asked(entry).into_iter();
+                asked.all(|member| holds(member.segment))
+            } else {
+                is_write_quorum_of_all(entry, &holds)
+            }
+        })
     }
 
     /// A segment answered a refill.
@@ -222,7 +269,12 @@ impl SettleStep {
 
     pub(super) fn verdict(&mut self, now: Duration, lease_until: Duration) -> SettleVerdict {
         let possible = |entry: &PgEntry| {
-            is_write_quorum_of_all(entry, &|segment| !self.refused.contains_key(&segment))
+            let free = |segment| !self.refused.contains_key(&segment);
+            if self.loss.reforms(entry) {
+                let mut asked = self.loss.asked(entry).into_iter();
+                return asked.all(|member| free(member.segment));
+            }
+            is_write_quorum_of_all(entry, &free)
         };
         if !self.manifest.pgs.iter().all(possible) {
             let volume_epoch = self
@@ -238,7 +290,18 @@ impl SettleStep {
                 self.phase = Phase::Refill;
                 SettleVerdict::Entered(Phase::Refill)
             }
+            Phase::Refill if self.is_declaring() && !self.is_declared() => SettleVerdict::Wait,
+            Phase::Refill
+                if self.declared.is_some() && !self.declaring && self.refill.is_done() =>
+            {
+                self.declaring = true;
+                SettleVerdict::Wait
+            }
             Phase::Refill if self.refill.is_done() || planted(Mutant::OpenBeforeRefill) => {
+                self.manifest = self
+                    .declared
+                    .take()
+                    .unwrap_or_else(|| self.manifest.clone());
                 self.phase = Phase::Lease;
                 self.ready_at = now;
                 SettleVerdict::Entered(Phase::Lease)

@@ -30,6 +30,7 @@ use sixfold_log_format::{
 };
 
 use super::fence::find;
+use super::loss::Loss;
 use super::pieces::{Assembled, Pieces};
 use super::probe::ProbeStep;
 use super::requests::{Ask, Requests};
@@ -166,7 +167,7 @@ impl Survey {
         let mut survey = Survey {
             volume: options.volume,
             deadline_at: now + options.deadline,
-            probe: ProbeStep::new(options.volume, &options.nodes, None),
+            probe: ProbeStep::new(options.volume, &options.nodes, None, Loss::default()),
             requests: Requests::default(),
             pieces: Pieces::default(),
             round: BTreeMap::new(),
@@ -364,7 +365,11 @@ impl Survey {
         let Some(manifest) = self.probe.manifest() else {
             return;
         };
-        for member in manifest.pgs.iter().flat_map(PgEntry::members) {
+        for member in manifest
+            .pgs
+            .iter()
+            .flat_map(|entry| Loss::default().asked(entry))
+        {
             let ask = Ask::Survey(member.segment);
             if self.point.is_some() || !self.round.contains_key(&member.segment) {
                 self.requests.want(ask);

@@ -21,6 +21,9 @@ pub struct RecoveryOptions {
     /// Without `take_over`: for how long a writer that was heard counts as alive. A standby says its patience here, so that of two
     /// the slower one finds the faster one alive.
     pub in_use: Duration,
+    /// Nodes whose segments are destroyed, on an operator's word (R19). Unsafe: see [`RecoveryError::NeedlessLoss`] for when it is
+    /// refused. Empty otherwise.
+    pub declare_lost: Vec<NodeId>,
     /// How long to try before giving up, from the start. A wait for the old lease alone is not cut short.
     pub deadline: Duration,
     /// Length of a read lease. An answer that says that one runs for more than a few times as long is not believed.
@@ -151,6 +154,14 @@ pub enum RecoveryError {
         /// How many it lists.
         ranges: usize,
     },
+    /// Nodes were declared lost, and every PG has a write quorum without them: an ordinary opening and replacements do (R19).
+    #[error(
+        "nothing has to be declared lost: every protection group has a write quorum without the nodes named"
+    )]
+    NeedlessLoss,
+    /// The nodes cannot be declared lost (R19).
+    #[error("cannot declare the nodes lost: {0}")]
+    Loss(#[from] crate::membership::EditError),
     /// The answers contradict each other.
     #[error("corrupt: {0}")]
     Corrupt(#[from] crate::cut::CutError),

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sixfold_log_format::{
-    Lsn, Manifest, Member, MembershipEpoch, PgEntry, PgId, SegmentId, SegmentSet,
-};
+use sixfold_log_format::{Lsn, Manifest, Member, PgEntry, PgId, SegmentId, SegmentSet};
 
 use super::edit::names;
 use crate::quorum::is_write_quorum_of_all;
@@ -31,14 +29,15 @@ pub struct Change {
 impl Change {
     /// A step that is now proposed.
     ///
+    /// Its version is usually the next one; one that was said to anybody before, in a step that was given up, is left out (R21).
+    ///
     /// # Panics
-    /// When `to` is not the next version of `from` under the same volume epoch, or changes more than one group.
+    /// When `to` is not a later version of `from` under the same volume epoch, or changes more than one group.
     pub fn new(from: Manifest, to: Manifest) -> Change {
-        let next = from.version.membership_epoch.get().checked_add(1);
         assert!(
             from.volume == to.volume
                 && from.version.volume_epoch == to.version.volume_epoch
-                && next.map(MembershipEpoch::new) == Some(to.version.membership_epoch),
+                && from.version < to.version,
             "{} is no step from {}",
             to.version,
             from.version

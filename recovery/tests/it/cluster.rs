@@ -194,7 +194,7 @@ impl FakeSegment {
         match self.guard.install(install.volume_epoch, install.writer) {
             Err(held) => stale(held),
             Ok(news) => {
-                if news {
+                if news || install.manifest.version > self.manifest.version {
                     self.take(&install.history, &install.manifest);
                 }
                 self.installed()
@@ -361,6 +361,7 @@ pub fn options(by: u8) -> RecoveryOptions {
         writer: writer(by),
         take_over: false,
         in_use: ms(1_000),
+        declare_lost: Vec::new(),
         deadline: ms(20_000),
         lease: ms(50),
         seed: 1,

@@ -15,6 +15,7 @@ mod explore;
 mod lease;
 mod machine_faults;
 mod machine_follow;
+mod machine_loss;
 mod machine_race;
 mod machine_reopen;
 mod machine_rules;

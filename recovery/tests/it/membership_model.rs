@@ -34,7 +34,8 @@ enum Rule {
     EverySet,
     /// A step is in force when the sets left accepted too; off: the sets entered alone.
     SetsLeftToo,
-    /// From the proposal on a write satisfies both sides; off: the sets left, until the step is in force.
+    /// R22: from the proposal on a write satisfies both sides, whichever of them it was given under; off: the sets left, until
+    /// the step is in force.
     Joint,
 }
 
@@ -488,7 +489,7 @@ impl State {
             let counts = self.counts(tables);
             let fences = tables.fences[version].iter();
             let mut fences = fences.filter(|&&fence| fence & !believes == 0);
-            if let Some(fence) = fences.find(|&&fence| counts[(MASKS - 1 & !fence) as usize]) {
+            if let Some(fence) = fences.find(|&&fence| counts[((MASKS - 1) & !fence) as usize]) {
                 return Some(format!(
                     "a fence under version {version} stops no writer: {fence:b}"
                 ));

@@ -1,6 +1,7 @@
 //! What must hold, judged from what processes say to each other and to their clients. Nothing here looks into a core.
 
 mod answers;
+mod members;
 mod model;
 mod stamps;
 mod tree;
@@ -9,6 +10,7 @@ mod watched;
 
 pub(crate) use answers::Reads;
 pub(crate) use answers::{GetSeen, RangeSeen};
+pub(crate) use members::{SetIds, StepDone};
 pub(crate) use truth::{Bad, Oracle};
 pub(crate) use watched::Watched;
 

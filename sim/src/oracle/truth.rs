@@ -9,10 +9,12 @@ use bytes::Bytes;
 use sixfold_compute_core::{Token, WriteSet};
 use sixfold_log_format::batch::BATCH_HEADER_BYTES;
 use sixfold_log_format::{
-    Batch, History, Lsn, Op, Page, PageId, PgId, Record, SegmentId, VolumeEpoch, VolumeId, apply,
+    Batch, History, Lsn, Manifest, Op, Page, PageId, PgId, Record, SegmentId, VolumeEpoch,
+    VolumeId, apply,
 };
 use sixfold_recovery::machine::Opened;
 
+use super::members::{Members, SetIds};
 use super::model::Model;
 use super::stamps::Stamps;
 use crate::reached::{Counts, Reached};
@@ -78,13 +80,15 @@ pub(crate) struct Oracle {
     /// First and last LSN of each batch of the newest writer.
     batches: Vec<(Lsn, Lsn)>,
     pub(crate) stamps: Stamps,
+    pub(crate) members: Members,
     pub(crate) reached: Counts,
 }
 
 impl Oracle {
-    pub(crate) fn new(volume: VolumeId, page_bytes: usize) -> Oracle {
+    pub(crate) fn new(first: &Manifest, page_bytes: usize) -> Oracle {
         Oracle {
-            volume,
+            volume: first.volume,
+            members: Members::new(first.clone()),
             page_bytes,
             headers: BTreeSet::new(),
             minted: BTreeMap::new(),
@@ -137,6 +141,12 @@ impl Oracle {
             ));
         }
         if volume_epoch == self.newest() {
+            if self.members.in_force().pg(header.pg).is_none() {
+                return Err(format!(
+                    "a record of group {} is shipped before the root's entry is in force (R10)",
+                    header.pg
+                ));
+            }
             self.batches.push((header.first, header.last));
             self.stamps.batch(header.pg, header.first, header.unix_ms)?;
         }
@@ -244,6 +254,15 @@ impl Oracle {
         self.last = opened.vdl;
         self.pending.clear();
         self.walk_tree()?;
+        let last = |pg| {
+            let lsns = self.pg_lsns.get(&pg).and_then(|lsns| lsns.last());
+            lsns.copied().unwrap_or(Lsn::NONE)
+        };
+        match self.members.opened(&opened.manifest, epoch, &last)? {
+            Some(true) => self.reached.hit(Reached::OpeningFoundAStep),
+            Some(false) => self.reached.hit(Reached::OpeningMissedAStep),
+            None => {}
+        }
         self.openings.push(Opening {
             volume_epoch: epoch,
             cut: opened.cut,
@@ -311,7 +330,7 @@ impl Oracle {
         &mut self,
         volume_epoch: VolumeEpoch,
         vdl: Lsn,
-        acked: &dyn Fn(PgId, Lsn) -> usize,
+        acked: &dyn Fn(&SetIds, PgId, Lsn) -> usize,
     ) -> Result<(), Bad> {
         let is_base =
             |opening: &Opening| opening.volume_epoch == volume_epoch && opening.vdl == vdl;
@@ -335,11 +354,16 @@ impl Oracle {
                     if base.is_some_and(|base| last <= base) {
                         continue;
                     }
-                    let count = acked(*pg, last);
-                    if count < 4 {
-                        return Err(format!(
-                            "VDL {vdl} was published with {last} of group {pg} on {count} segments"
-                        ));
+                    let sets = self.members.sets(*pg);
+                    let set_count = sets.len();
+                    for set in sets {
+                        let count = acked(set, *pg, last);
+                        if count < 4 {
+                            return Err(format!(
+                                "VDL {vdl} was published with {last} of group {pg} on {count} segments of one of its {} sets (R20)",
+                                set_count
+                            ));
+                        }
                     }
                 }
             }

@@ -49,7 +49,7 @@ pub enum Kill {
     /// Its installs reach these nodes alone, then it dies.
     Installing {
         /// These.
-        nodes: u8,
+        nodes: u16,
         /// So long after it began.
         after_us: u64,
     },
@@ -61,7 +61,7 @@ pub struct Failover {
     /// Milliseconds of undisturbed work before.
     pub lead: u64,
     /// Nodes that the last records reach.
-    pub tail: u8,
+    pub tail: u16,
     /// For how long, microseconds.
     pub tail_us: u64,
     /// Whether the last records of every second group reach nobody.
@@ -69,11 +69,11 @@ pub struct Failover {
     /// How the writer ends.
     pub end: End,
     /// Nodes that lose power with it.
-    pub crash: u8,
+    pub crash: u16,
     /// Milliseconds until the candidate begins.
     pub gap: u64,
     /// Nodes that the candidate cannot reach.
-    pub unseen: u8,
+    pub unseen: u16,
     /// Whom it cannot reach in place of `unseen`.
     pub instead: Instead,
     /// When it dies.
@@ -94,7 +94,7 @@ pub struct Strike {
     /// So many microseconds into it.
     pub after_us: u64,
     /// At these nodes.
-    pub nodes: u8,
+    pub nodes: u16,
     /// For so many milliseconds.
     pub down: u64,
 }

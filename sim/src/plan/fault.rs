@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Names;
+use super::{Names, Wanted};
 use crate::rng::Rng;
 
 /// Something that goes wrong. Nodes are sets of bits, times are milliseconds.
@@ -10,27 +10,27 @@ use crate::rng::Rng;
 #[allow(missing_docs, reason = "each field says what it is")]
 pub enum Fault {
     /// Processes die, with power or without, and start again.
-    Crash { nodes: u8, power: bool, down: u64 },
+    Crash { nodes: u16, power: bool, down: u64 },
     /// Processes stand still.
-    PauseNodes { nodes: u8, length: u64 },
+    PauseNodes { nodes: u16, length: u64 },
     /// Nobody hears these nodes, nor they anybody; `out` alone: they hear, but are not heard.
-    Isolate { nodes: u8, out: bool, length: u64 },
+    Isolate { nodes: u16, out: bool, length: u64 },
     /// The nodes' gossip among each other does not get through.
     NoGossip { length: u64 },
     /// Connections to these nodes break.
-    Reset { nodes: u8 },
+    Reset { nodes: u16 },
     /// Links to these nodes are slow.
-    SlowLinks { nodes: u8, times: u64, length: u64 },
+    SlowLinks { nodes: u16, times: u64, length: u64 },
     /// Packets are lost everywhere.
     Loss { length: u64 },
     /// Disks of these nodes are full.
-    DiskFull { nodes: u8, length: u64 },
+    DiskFull { nodes: u16, length: u64 },
     /// Disks of these nodes are slow.
-    DiskSlow { nodes: u8, times: u64, length: u64 },
+    DiskSlow { nodes: u16, times: u64, length: u64 },
     /// The next write fails.
-    WriteError { nodes: u8 },
+    WriteError { nodes: u16 },
     /// Reads fail, or bring something else.
-    Misreads { nodes: u8, length: u64 },
+    Misreads { nodes: u16, length: u64 },
     /// The forgetful disk rots.
     Rot,
     /// The forgetful disk loses what it said was durable when the power goes.
@@ -42,7 +42,11 @@ pub enum Fault {
     /// The writer stands still.
     PauseWriter { length: u64 },
     /// Nothing passes between the writer and these nodes; `one_way`: 1 only its messages are lost, 2 only theirs.
-    CutWriter { nodes: u8, one_way: u8, length: u64 },
+    CutWriter {
+        nodes: u16,
+        one_way: u8,
+        length: u64,
+    },
     /// Another writer begins beside the one that is there.
     Rival { host: usize, take_over: bool },
     /// A writer process says good-bye.
@@ -57,6 +61,18 @@ pub enum Fault {
     Relapse { late: usize, after_ms: u64 },
     /// An operator drops the forgetful node's segment of a group, and would have it back.
     DropSegment { pg: u32 },
+    /// A node is lost for good.
+    Dead { node: usize },
+    /// An operator leaves a wish.
+    Want(Wanted),
+    /// An ambush: a step of the membership, the one behind `skip` others, reaches these nodes alone; so long after its proposal the writer
+    /// dies. `unseen`: the next candidate does not see them.
+    SplitStep {
+        reach: u16,
+        skip: u32,
+        hold_us: u64,
+        unseen: bool,
+    },
 }
 
 impl Fault {

@@ -3,6 +3,7 @@
 
 mod failover;
 mod fault;
+mod members;
 mod shape;
 
 use std::fmt;
@@ -12,8 +13,14 @@ use crate::rng::Rng;
 
 pub use failover::{End, Failover, Instead, Kill, Strike};
 pub use fault::Fault;
+pub use members::Wanted;
 pub use shape::Shape;
 pub(crate) use shape::Work;
+
+/// From this seed on the membership changes.
+const MEMBERSHIP_SEEDS: u64 = 1 << 50;
+/// Most nodes of a run.
+pub(crate) const NODES_MAX: usize = 9;
 
 /// A whole run.
 #[derive(Debug, Clone)]
@@ -71,6 +78,9 @@ impl Plan {
         plan.add_drop(&mut Rng::new(seed, 12));
         plan.shape.draw_watches(&mut Rng::new(seed, 10));
         plan.shape.draw_holders(&mut Rng::new(seed, 11));
+        if seed >= MEMBERSHIP_SEEDS {
+            plan.add_membership(&mut Rng::new(seed, 13));
+        }
         plan
     }
 
@@ -130,11 +140,11 @@ impl Plan {
 }
 
 /// Nodes of a set.
-pub(crate) fn members(nodes: u8) -> impl Iterator<Item = usize> {
-    (0..6).filter(move |node| nodes & (1 << node) != 0)
+pub(crate) fn members(nodes: u16) -> impl Iterator<Item = usize> {
+    (0..NODES_MAX).filter(move |node| nodes & (1 << node) != 0)
 }
 
-pub(crate) struct Names(pub(crate) u8);
+pub(crate) struct Names(pub(crate) u16);
 
 impl fmt::Display for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,7 +155,7 @@ impl fmt::Display for Names {
     }
 }
 
-/// Nodes are called A to F.
+/// Nodes are called A to I; the first six hold a new volume.
 pub(crate) fn node_name(node: usize) -> char {
-    ['A', 'B', 'C', 'D', 'E', 'F'][node]
+    ['A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'I'][node]
 }

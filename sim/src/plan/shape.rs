@@ -1,5 +1,6 @@
 //! The shape of a run: bounds and sizes, small on purpose, so that splits, misses, evictions and back-pressure meet crashes.
 
+use super::members::MemberShape;
 use crate::rng::Rng;
 
 /// Bounds and sizes of one run. Small, so that everything is met.
@@ -46,6 +47,8 @@ pub struct Shape {
     pub(crate) watch_bytes: usize,
     /// One client of each writer holds its read points for long (R17).
     pub(crate) holds: bool,
+    /// Spare nodes, and what is done with them.
+    pub(crate) members: MemberShape,
 }
 
 /// Kinds of work beside plain reads and writes.
@@ -177,6 +180,7 @@ impl Shape {
             watches: 0,
             watch_bytes: 64 << 10,
             holds: false,
+            members: MemberShape::PLAIN,
         }
     }
 }
@@ -262,6 +266,9 @@ impl Shape {
         with(&|shape| shape.work.numbers = false);
         with(&|shape| shape.work.past = false);
         with(&|shape| shape.holds = false);
+        with(&|shape| shape.members.repair_ms = None);
+        with(&|shape| shape.members.refence_ms = None);
+        with(&|shape| shape.members.grow_below = None);
         with(&|shape| shape.watch_bytes = 64 << 10);
         with(&|shape| shape.think_us = 12_000);
         with(&|shape| shape.encodes = false);

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use sixfold_log_format::{Lsn, PgId, SegmentId};
 
+use crate::oracle::SetIds;
+
 /// SCLs said to one writer under its own history.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     said: BTreeMap<SegmentId, Said>,
-    /// What four segments of a group had said at once: it stays durable within the budget when one of them forgets later.
-    quorum: BTreeMap<PgId, Lsn>,
+    /// What four segments of a set had said at once: it stays durable within the budget when one of them forgets later.
+    quorum: BTreeMap<SetIds, Lsn>,
+    /// What every set that counted for a group had, at one time or another: a step that is taken later asks for nothing more (R20).
+    durable: BTreeMap<PgId, Lsn>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Said {
-    pg: PgId,
     scl: Lsn,
     scl_max: Lsn,
 }
@@ -32,30 +35,58 @@ impl Said {
 
 impl Acks {
     /// A segment said where it stands. Whether it said less than before.
-    pub(crate) fn hear(&mut self, segment: SegmentId, pg: PgId, scl: Lsn) -> bool {
+    pub(crate) fn hear<'a>(
+        &mut self,
+        (segment, pg): (SegmentId, PgId),
+        scl: Lsn,
+        sets: impl IntoIterator<Item = &'a SetIds>,
+    ) -> bool {
         let before = self.said.get(&segment);
         let scl_max = before.map_or(scl, |said| said.scl_max.max(scl));
-        let said = Said { pg, scl, scl_max };
+        let said = Said { scl, scl_max };
         self.said.insert(segment, said);
-        let mut scls: Vec<Lsn> = self.of(pg).collect();
-        scls.sort_unstable();
-        if let Some(&fourth) = scls.len().checked_sub(4).and_then(|at| scls.get(at)) {
-            let quorum = self.quorum.entry(pg).or_default();
-            *quorum = fourth.max(*quorum);
+        let mut lowest: Option<Lsn> = None;
+        for set in sets {
+            let mut scls: Vec<Lsn> = set.iter().map(|member| self.scl_of(*member)).collect();
+            scls.sort_unstable();
+            let fourth = scls.len().checked_sub(4).and_then(|at| scls.get(at));
+            if let Some(&fourth) = fourth.filter(|scl| !scl.is_none()) {
+                match self.quorum.get_mut(set) {
+                    Some(quorum) => *quorum = fourth.max(*quorum),
+                    None => {
+                        self.quorum.insert(set.clone(), fourth);
+                    }
+                }
+            }
+            let holds = self.quorum.get(set).copied().unwrap_or(Lsn::NONE);
+            lowest = Some(lowest.map_or(holds, |lowest| lowest.min(holds)));
+        }
+        if let Some(lowest) = lowest {
+            let durable = self.durable.entry(pg).or_default();
+            *durable = lowest.max(*durable);
         }
         scl < scl_max
     }
 
-    /// How many segments of a group hold it up to `last`, as far as they have said; four when four had.
-    pub(crate) fn holders(&self, pg: PgId, last: Lsn) -> usize {
-        if self.quorum.get(&pg).is_some_and(|&quorum| quorum >= last) {
+    /// How many segments of a set hold its group's log up to `last`, as far as they have said; four when four had.
+    pub(crate) fn holders(&self, set: &SetIds, pg: PgId, last: Lsn) -> usize {
+        if self
+            .durable
+            .get(&pg)
+            .is_some_and(|&durable| durable >= last)
+        {
             return 4;
         }
-        self.of(pg).filter(|scl| *scl >= last).count()
+        if self.quorum.get(set).is_some_and(|&quorum| quorum >= last) {
+            return 4;
+        }
+        let scls = set.iter().map(|member| self.scl_of(*member));
+        scls.filter(|scl| *scl >= last).count()
     }
 
-    fn of(&self, pg: PgId) -> impl Iterator<Item = Lsn> + '_ {
-        let of_pg = self.said.values().filter(move |said| said.pg == pg);
-        of_pg.map(|said| said.counted())
+    /// Where a segment says it stands, as far as that counts.
+    pub(crate) fn scl_of(&self, segment: SegmentId) -> Lsn {
+        let said = self.said.get(&segment);
+        said.map_or(Lsn::NONE, |said| said.counted())
     }
 }

@@ -7,6 +7,7 @@ use super::faults::cut_pairs;
 use super::{Event, World};
 use crate::clock::{MS, Time, US};
 use crate::plan::{Names, node_name};
+use crate::reached::Reached;
 
 /// An ambush that has not met its moment by then is given up.
 const PATIENCE: Time = 1_500 * MS;
@@ -20,6 +21,7 @@ const CATCH_UP: Time = 80 * MS;
 pub(crate) struct Ambushes {
     split: Option<SplitSeal>,
     relapse: Option<Relapse>,
+    split_step: Option<SplitStep>,
     /// Counts stages, so that a late event is known.
     step: u64,
 }
@@ -40,6 +42,19 @@ struct Shipped {
     first: Lsn,
     last: Lsn,
     cpls: Vec<Lsn>,
+}
+
+/// A step of the membership that reaches some nodes alone.
+#[derive(Debug)]
+struct SplitStep {
+    step: u64,
+    reach: u16,
+    skip: u32,
+    hold: Time,
+    unseen: bool,
+    writer: Option<usize>,
+    cut: Vec<(usize, usize)>,
+    is_over: bool,
 }
 
 /// A forgetful segment among exactly four.
@@ -69,6 +84,7 @@ impl Ambushes {
     pub(crate) fn forget_all(&mut self) {
         self.split = None;
         self.relapse = None;
+        self.split_step = None;
     }
 
     fn next_step(&mut self) -> u64 {
@@ -80,6 +96,10 @@ impl Ambushes {
 impl World {
     /// An ambush's time is over, or its next stage is due.
     pub(super) fn ambush_step(&mut self, step: u64) {
+        let is_step = |split: &SplitStep| split.step == step;
+        if self.ambushes.split_step.as_ref().is_some_and(is_step) {
+            self.split_step_over();
+        }
         if self
             .ambushes
             .split
@@ -96,6 +116,88 @@ impl World {
         {
             self.relapse_step();
         }
+    }
+
+    /// Waits for a step of the membership.
+    pub(super) fn lie_in_wait_for_a_step(
+        &mut self,
+        reach: u16,
+        skip: u32,
+        hold: Time,
+        unseen: bool,
+    ) {
+        if self.ambushes.split_step.is_some() {
+            return;
+        }
+        let step = self.ambush_in(PATIENCE);
+        self.ambushes.split_step = Some(SplitStep {
+            step,
+            reach,
+            skip,
+            hold,
+            unseen,
+            writer: None,
+            cut: Vec::new(),
+            is_over: false,
+        });
+    }
+
+    /// The newest writer has proposed a step; nobody has heard of it yet.
+    pub(super) fn step_proposed(&mut self, writer: usize) {
+        let Some(split) = &mut self.ambushes.split_step else {
+            return;
+        };
+        if split.writer.is_some() {
+            return;
+        }
+        if split.skip > 0 {
+            split.skip -= 1;
+            return;
+        }
+        let (reach, hold) = (split.reach, split.hold);
+        let cut = cut_pairs(self.writers[writer].host, 0b1_1111_1111 & !reach, 1);
+        let step = self.ambush_in(hold);
+        if let Some(split) = &mut self.ambushes.split_step {
+            split.step = step;
+            split.writer = Some(writer);
+            split.cut.clone_from(&cut);
+        }
+        self.tell(|| format!("** the step of W{writer} reaches {} only", Names(reach)));
+        self.cut_now(&cut);
+    }
+
+    fn split_step_over(&mut self) {
+        let Some(mut split) = self.ambushes.split_step.take() else {
+            return;
+        };
+        // It dies first: what was held back is lost with it.
+        let writer = split.writer.filter(|_| !split.is_over);
+        if let Some(writer) = writer {
+            self.end_writer(writer, "dies");
+        }
+        self.mend_now(&split.cut);
+        let Some(writer) = writer else {
+            return;
+        };
+        self.oracle.reached.hit(Reached::StepSplit);
+        if !split.unseen {
+            return;
+        }
+        // The next candidate sees none of at most two that have heard of it.
+        let mut unseen = split.reach;
+        while unseen.count_ones() > 2 {
+            unseen &= unseen - 1;
+        }
+        let others = super::WRITER_HOSTS;
+        let host = self.writers[writer].host - super::NODE_COUNT;
+        let host = super::NODE_COUNT + (host + 1) % others;
+        self.tell(|| format!("** the next candidate does not see {}", Names(unseen)));
+        split.cut = cut_pairs(host, unseen, 0);
+        self.cut_now(&split.cut);
+        split.is_over = true;
+        split.step = self.ambush_in(400 * MS);
+        self.ambushes.split_step = Some(split);
+        self.start_writer(host, true);
     }
 
     fn ambush_in(&mut self, wait: Time) -> u64 {

@@ -8,7 +8,9 @@ use super::{Event, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{MS, Time, US};
 use crate::plan::{End, Failover, Instead, Kill, Names, Plan};
 
-const ALL: u8 = 0b11_1111;
+const ALL: u16 = 0b11_1111;
+/// Those and the spare ones.
+const EVERY: u16 = 0b1_1111_1111;
 /// A candidate that is not open by then is given up.
 const PATIENCE: Time = 3_000 * MS;
 
@@ -34,9 +36,9 @@ pub(crate) struct Director {
     quiet: bool,
     candidate: Option<usize>,
     old_host: usize,
-    installed: u8,
+    installed: u16,
     /// Who has the last records of the writer that ended last.
-    tail: u8,
+    tail: u16,
     /// A power cut that is due, counted so that a late one is known.
     strikes: u64,
 }
@@ -168,7 +170,7 @@ impl World {
                     Names(failover.tail)
                 )
             });
-            let pairs = cut_pairs(host, ALL & !failover.tail, 1);
+            let pairs = cut_pairs(host, EVERY & !failover.tail, 1);
             self.cut_now(&pairs);
             self.director.cut = pairs;
         }
@@ -186,7 +188,7 @@ impl World {
                 End::Pause { length } => self.pause_writer(writer, length * MS),
                 End::Cut { length } => {
                     self.tell(|| format!("** W{writer} is cut off from all nodes"));
-                    self.block_pairs(cut_pairs(host, ALL, 0), length * MS);
+                    self.block_pairs(cut_pairs(host, EVERY, 0), length * MS);
                 }
                 End::Alive => {}
                 End::Reset => {
@@ -242,7 +244,7 @@ impl World {
     }
 
     /// The power goes in the middle of a reopening.
-    pub(super) fn strike(&mut self, number: u64, nodes: u8, down: Time) {
+    pub(super) fn strike(&mut self, number: u64, nodes: u16, down: Time) {
         if number == self.director.strikes && !self.director.is_idle() {
             self.tell(|| format!("** power cut at {} in the middle of it", Names(nodes)));
             self.crash_nodes(nodes, true, down);
@@ -280,7 +282,7 @@ impl World {
             }
             Kill::Installing { nodes, after_us } if phase == Phase::Truncate => {
                 self.tell(|| format!("** installs of W{writer} reach {} only", Names(nodes)));
-                let pairs = cut_pairs(self.writers[writer].host, ALL & !nodes, 1);
+                let pairs = cut_pairs(self.writers[writer].host, EVERY & !nodes, 1);
                 self.cut_now(&pairs);
                 self.director.cut.extend(pairs);
                 self.director.installed = nodes;
@@ -291,7 +293,7 @@ impl World {
     }
 }
 
-fn at_most_two(nodes: u8) -> u8 {
+fn at_most_two(nodes: u16) -> u16 {
     let mut kept = nodes;
     while kept.count_ones() > 2 {
         kept &= kept - 1;

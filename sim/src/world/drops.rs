@@ -31,7 +31,7 @@ impl World {
         }
         let state = &self.nodes[node];
         let listens = state.core.as_ref().is_some_and(|core| core.is_ready()) && !state.paused;
-        if listens && self.created.len() == self.places.len() {
+        if listens && self.is_created {
             self.dropped.insert(segment, Dropping::Asked);
             self.ask_drop(node, segment);
         }
@@ -54,6 +54,8 @@ impl World {
     /// Whether what a segment promised is nobody's any more.
     pub(super) fn is_dropped(&self, segment: SegmentId) -> bool {
         self.dropped.contains_key(&segment)
+            || self.oracle.members.is_removed(segment)
+            || self.tombs.contains_key(&segment)
     }
 
     /// A segment that is gone says nothing.

@@ -1,7 +1,7 @@
 //! Faults as the plan has them, and their ends.
 
-use super::{Event, Heal, NODE_COUNT, WRITER_HOSTS, World};
-use crate::clock::{MS, Time};
+use super::{Event, FIRST_NODES, Heal, NODE_COUNT, WRITER_HOSTS, World};
+use crate::clock::{MS, Time, US};
 use crate::plan::{Fault, members, node_name};
 use crate::reached::Reached;
 use sixfold_compute_core::WriterEvent;
@@ -124,6 +124,8 @@ impl World {
             } => {
                 if let Some(writer) = self.any_writer() {
                     let host = self.writers[writer].host;
+                    let every = nodes == 0b11_1111;
+                    let nodes = if every { 0b1_1111_1111 } else { nodes };
                     let pairs = cut_pairs(host, nodes, one_way);
                     self.block_pairs(pairs, length * MS);
                 }
@@ -148,10 +150,27 @@ impl World {
                     self.writer_event(writer, WriterEvent::Close);
                 }
             }
-            Fault::SetWallClock { host, by_ms } => self.walls.set(host, by_ms),
+            Fault::SetWallClock { host, by_ms } => {
+                // Writers' machines come behind all nodes'.
+                let spares = NODE_COUNT - FIRST_NODES;
+                let host = if host < FIRST_NODES {
+                    host
+                } else {
+                    host + spares
+                };
+                self.walls.set(host, by_ms);
+            }
             Fault::SplitSeal { hold_us } => self.lie_in_wait(hold_us),
             Fault::Relapse { late, after_ms } => self.relapse(late, after_ms * MS),
             Fault::DropSegment { pg } => self.drop_segment(index, pg),
+            Fault::Dead { node } => self.dies_for_good(node),
+            Fault::Want(wanted) => self.want(index, wanted),
+            Fault::SplitStep {
+                reach,
+                skip,
+                hold_us,
+                unseen,
+            } => self.lie_in_wait_for_a_step(reach, skip, hold_us * US, unseen),
         }
     }
 
@@ -166,11 +185,14 @@ impl World {
         (!alive.is_empty()).then(|| alive[self.rng.index(alive.len())])
     }
 
-    pub(super) fn crash_nodes(&mut self, nodes: u8, power: bool, down: Time) {
+    pub(super) fn crash_nodes(&mut self, nodes: u16, power: bool, down: Time) {
         if power && nodes == 0b11_1111 {
             self.oracle.reached.hit(Reached::PowerCut);
         }
-        for node in members(nodes) {
+        for node in members(nodes)
+            .filter(|node| *node < self.nodes.len())
+            .collect::<Vec<_>>()
+        {
             self.crash_node(node, power);
             let jitter = self.rng.below(5 * MS);
             self.restart_node(node, down + jitter);
@@ -240,7 +262,7 @@ impl World {
 }
 
 /// The pairs of hosts that a cut between a writer's host and nodes blocks.
-pub(super) fn cut_pairs(host: usize, nodes: u8, one_way: u8) -> Vec<(usize, usize)> {
+pub(super) fn cut_pairs(host: usize, nodes: u16, one_way: u8) -> Vec<(usize, usize)> {
     let mut pairs = Vec::new();
     for node in members(nodes) {
         if one_way != 2 {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sixfold_log_format::wire::{
-    CreateSegment, DropSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages, Refusal,
+    CreateSegment, DropSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages,
+    Refusal,
 };
-use sixfold_log_format::{Batch, Lsn, PageId, PgId, SegmentId};
+use sixfold_log_format::{Batch, Lsn, PageId, PgEntry, PgId, SegmentId};
 
 use super::net::{Kind, Party};
 use super::writer::Writer;
@@ -20,6 +21,8 @@ use crate::reached::Reached;
 const RESUME: Time = 25_000 * MS;
 /// All copies must be there so soon after that.
 const CONVERGE: Time = 30_000 * MS;
+/// Where the membership changes: a node that made no segment is not asked for a minute.
+const CONVERGE_MEMBERS: Time = 150_000 * MS;
 const STEP: Time = 150 * MS;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +60,8 @@ enum Question {
     Pages,
     /// A page at some point in the past.
     Probe,
+    /// How far a wish is, if it asks that.
+    Wish(Option<usize>),
 }
 
 /// Where the end of a run stands.
@@ -107,6 +112,7 @@ impl World {
     /// Makes the volume's segments, until all are there.
     pub(super) fn create(&mut self) {
         if self.created.len() == self.places.len() {
+            self.is_created = true;
             let host = NODE_COUNT + self.rng.index(super::WRITER_HOSTS);
             self.start_writer(host, false);
             return;
@@ -146,6 +152,11 @@ impl World {
         self.ask(node, Question::CreateAgain(segment), message);
     }
 
+    /// An operator's tool says something to a node; `wish`: it asks how far that one is.
+    pub(super) fn ask_operator(&mut self, node: usize, wish: Option<usize>, message: Message) {
+        self.ask(node, Question::Wish(wish), message);
+    }
+
     /// Reads pages at some point, for the oracle alone.
     pub(super) fn ask_probe(&mut self, node: usize, read: ReadPages) {
         self.ask(node, Question::Probe, Message::ReadPages(read));
@@ -175,7 +186,7 @@ impl World {
         self.director.stop();
         self.ambushes.forget_all();
         self.heal_network();
-        for node in 0..NODE_COUNT {
+        for node in 0..self.nodes.len() {
             let disk = &mut self.nodes[node].disk;
             disk.full = false;
             disk.slow = 1;
@@ -208,7 +219,12 @@ impl World {
                 }
             }
             Stage::Converging { since } => {
-                if now > since + CONVERGE {
+                let bound = if self.plan.shape.members.spares > 0 {
+                    CONVERGE_MEMBERS
+                } else {
+                    CONVERGE
+                };
+                if now > since + bound {
                     let complaint = self.finish.complaint.clone();
                     return self.fail(format!(
                         "liveness: the copies do not come back: {complaint}"
@@ -240,8 +256,8 @@ impl World {
         let mut complaint = None;
         let newest = self.oracle.newest();
         let mut overtaken = false;
-        for node in 0..NODE_COUNT {
-            if self.nodes[node].lost {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].lost || self.nodes[node].dead {
                 continue;
             }
             let name = node_name(node);
@@ -249,7 +265,19 @@ impl World {
                 complaint.get_or_insert(format!("{name} has not said how it is"));
                 continue;
             };
-            for segment in &status.segments {
+            let held: Vec<SegmentId> = status.segments.iter().map(|held| held.segment).collect();
+            complaint = complaint.or_else(|| self.judge_members(node, &held));
+            let manifest = self.oracle.members.in_force();
+            let is_member = |segment: SegmentId| {
+                let entries = manifest.pgs.iter();
+                let mut members = entries.flat_map(PgEntry::members);
+                members.any(|member| member.segment == segment)
+            };
+            for segment in status
+                .segments
+                .iter()
+                .filter(|held| is_member(held.segment))
+            {
                 overtaken |= segment.claim > newest;
                 let last = self.oracle.pg_last(segment.pg);
                 if segment.damaged {
@@ -268,7 +296,8 @@ impl World {
         }
         let complaint = complaint
             .or_else(|| self.late_watch())
-            .or_else(|| self.late_drop());
+            .or_else(|| self.late_drop())
+            .or_else(|| self.late_membership());
         match complaint {
             None => self.audit(),
             Some(complaint) => {
@@ -286,7 +315,7 @@ impl World {
                 self.finish.round += 1;
                 self.finish.questions.clear();
                 let round = self.finish.round;
-                for node in 0..NODE_COUNT {
+                for node in 0..self.nodes.len() {
                     self.ask(node, Question::Status { round }, Message::AskStatus);
                 }
             }
@@ -299,9 +328,13 @@ impl World {
         self.finish.questions.clear();
         let newest = self.oracle.newest();
         let places: Vec<(SegmentId, usize, PgId)> = self
-            .places
+            .oracle
+            .members
+            .in_force()
+            .pgs
             .iter()
-            .map(|(segment, (node, pg))| (*segment, *node, *pg))
+            .flat_map(|entry| entry.members().into_iter().map(|member| (member, entry.pg)))
+            .map(|(member, pg)| (member.segment, self.node_of(member.node), pg))
             .collect();
         for (segment, node, pg) in places {
             let status = self.finish.statuses.get(&node);
@@ -403,6 +436,10 @@ impl World {
                 if horizon < scl {
                     self.ask_log(node, segment, horizon, scl);
                 }
+            }
+            (Question::Wish(Some(wish)), Message::WishReport(report)) => {
+                let wish = *wish;
+                self.wish_reported(wish, report.state, &report.text);
             }
             (Question::Probe, Message::Pages(pages)) => self.probed_pages(node, &pages.pages),
             (Question::Pages, Message::Pages(pages)) => {

@@ -13,7 +13,7 @@ use sixfold_log_format::wire::{
 use sixfold_log_format::{Lsn, PageId, PgId, SegmentId, VolumeEpoch};
 
 use super::net::{Kind, Party};
-use super::{Event, NODE_COUNT, World};
+use super::{Event, World};
 use crate::clock::{MS, Time};
 use crate::plan::node_name;
 use crate::reached::Reached;
@@ -261,10 +261,14 @@ impl World {
     ) {
         let (now, horizon) = (self.now, held.horizon);
         // A peer that heard no more from the writer may have collected, and this one copied it.
-        let by_peer = (0..NODE_COUNT).filter(|peer| *peer != node).any(|peer| {
-            let mut seen = self.nodes[peer].layers.segments.iter();
-            seen.any(|(segment, seen)| self.places[segment].1 == held.pg && seen.horizon >= horizon)
-        });
+        let by_peer = (0..self.nodes.len())
+            .filter(|peer| *peer != node)
+            .any(|peer| {
+                let mut seen = self.nodes[peer].layers.segments.iter();
+                seen.any(|(segment, seen)| {
+                    self.places[segment].1 == held.pg && seen.horizon >= horizon
+                })
+            });
         if by_peer {
             return;
         }
@@ -328,7 +332,7 @@ impl World {
         }
         let wait = self.layers.rng.range(1, 2 * self.layers.pause_ms) * MS;
         self.queue.push(self.now + wait, Event::Probe);
-        let node = self.layers.rng.index(NODE_COUNT);
+        let node = self.layers.rng.index(self.nodes.len());
         let newest = self.oracle.newest();
         let running = self.nodes[node].core.as_ref();
         if !running.is_some_and(|core| core.is_ready()) || self.nodes[node].paused {

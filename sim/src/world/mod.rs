@@ -16,6 +16,7 @@ mod drops;
 mod faults;
 mod finish;
 mod layers;
+mod members;
 mod net;
 mod node;
 mod promise;
@@ -37,7 +38,7 @@ use sixfold_storage_node_core::{DiskError, DiskToken, FileName, StreamKey};
 
 use crate::clock::{MS, Time, WallClocks};
 use crate::oracle::{Bad, Oracle};
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, NODES_MAX, Plan};
 use crate::queue::Queue;
 use crate::reached::Counts;
 use crate::rng::{Rng, mix};
@@ -52,7 +53,10 @@ use node::Node;
 use watches::Watch;
 use writer::Writer;
 
-pub(crate) const NODE_COUNT: usize = 6;
+/// Hosts of nodes; a run may have fewer. The first six hold a new volume.
+pub(crate) const NODE_COUNT: usize = NODES_MAX;
+/// Nodes of a new volume.
+const FIRST_NODES: usize = 6;
 /// Machines that writers run on, one in each zone.
 pub(crate) const WRITER_HOSTS: usize = 3;
 /// The machine of the auditor, which nothing ever cuts off.
@@ -151,11 +155,15 @@ pub(crate) enum Event {
     },
     Strike {
         number: u64,
-        nodes: u8,
+        nodes: u16,
         down: Time,
     },
     Ambush {
         step: u64,
+    },
+    /// An operator comes again.
+    Leave {
+        wish: usize,
     },
     /// Somebody reads pages at any point that can be read.
     Probe,
@@ -168,11 +176,11 @@ pub(crate) enum Event {
 pub(crate) enum Heal {
     Unblock(Vec<(usize, usize)>),
     Gossip,
-    Slow(u8),
+    Slow(u16),
     Loss,
-    DiskFull(u8),
-    DiskSlow(u8),
-    Misreads(u8),
+    DiskFull(u16),
+    DiskSlow(u16),
+    Misreads(u16),
     LostSync,
 }
 
@@ -214,6 +222,11 @@ pub(crate) struct World {
     /// Segment -> node and PG.
     places: BTreeMap<SegmentId, (usize, PgId)>,
     created: BTreeSet<SegmentId>,
+    is_created: bool,
+    /// What operators want.
+    wishes: Vec<members::Open>,
+    /// Segments whose nodes know that they were removed.
+    tombs: BTreeMap<SegmentId, ManifestVersion>,
     /// Segments that an operator has dropped.
     dropped: BTreeMap<SegmentId, Dropping>,
     oracle: Oracle,
@@ -248,9 +261,16 @@ impl World {
                 places.insert(member.segment, (node, entry.pg));
             }
         }
-        let nodes = (0..NODE_COUNT)
-            .map(|node| Node::new(manifest.pgs[0].members()[node].node))
-            .collect();
+        let mut manifest = manifest;
+        let first = manifest.pgs[0].members().into_iter();
+        let mut nodes: Vec<Node> = first.map(|member| Node::new(member.node)).collect();
+        for spare in 0..plan.shape.members.spares {
+            let id = NodeId::from_bytes(rng.bytes());
+            if plan.shape.members.knows_spares {
+                manifest.hints.push(hint_of(id, FIRST_NODES + spare));
+            }
+            nodes.push(Node::new(id));
+        }
         let page_bytes = plan.shape.page_bytes as usize;
         let misreads_planned = plan
             .faults
@@ -269,8 +289,11 @@ impl World {
             live: BTreeSet::new(),
             places,
             created: BTreeSet::new(),
+            is_created: false,
+            wishes: Vec::new(),
+            tombs: BTreeMap::new(),
             dropped: BTreeMap::new(),
-            oracle: Oracle::new(manifest.volume, page_bytes),
+            oracle: Oracle::new(&manifest, page_bytes),
             manifest,
             director: Director::new(&plan),
             ambushes: Ambushes::default(),
@@ -290,7 +313,7 @@ impl World {
             must_refuse: None,
             plan,
         };
-        for node in 0..NODE_COUNT {
+        for node in 0..world.nodes.len() {
             world.start_node(node);
         }
         world.queue.push(0, Event::Create);
@@ -401,6 +424,7 @@ impl World {
                 down,
             } => self.strike(number, nodes, down),
             Event::Ambush { step } => self.ambush_step(step),
+            Event::Leave { wish } => self.leave(wish),
             Event::Probe => self.probe(),
             Event::HealAll => self.heal_all(),
             Event::Finish => self.finish_step(),
@@ -492,9 +516,26 @@ impl World {
     }
 }
 
+/// The zone of a node: two of the first six in each, then a spare one in each.
+fn zone_of(node: usize) -> usize {
+    if node < FIRST_NODES {
+        node / 2
+    } else {
+        (node - FIRST_NODES) % 3
+    }
+}
+
+fn hint_of(node: NodeId, index: usize) -> NodeHint {
+    NodeHint {
+        node,
+        az: format!("az{}", zone_of(index)),
+        address: format!("node-{index}:1"),
+    }
+}
+
 fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
     let volume = VolumeId::from_bytes(rng.bytes());
-    let nodes: Vec<NodeId> = (0..NODE_COUNT)
+    let nodes: Vec<NodeId> = (0..FIRST_NODES)
         .map(|_| NodeId::from_bytes(rng.bytes()))
         .collect();
     let entry = |pg: u32, rng: &mut Rng| PgEntry {
@@ -531,11 +572,7 @@ fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
         hints: nodes
             .iter()
             .enumerate()
-            .map(|(index, node)| NodeHint {
-                node: *node,
-                az: format!("az{}", index / 2),
-                address: format!("node-{index}:1"),
-            })
+            .map(|(index, node)| hint_of(*node, index))
             .collect(),
     }
 }

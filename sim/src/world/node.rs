@@ -15,7 +15,7 @@ use super::brief::brief;
 use super::layers::LayersSeen;
 use super::net::{Item, Kind, Party};
 use super::promise::{Promises, STATUS_STREAM};
-use super::{Event, World};
+use super::{Event, World, zone_of};
 use crate::clock::{LocalClock, MS, Time, US};
 use crate::disk::{Disk, PendingWrite, SECTOR_BYTES};
 use crate::layers::Ended;
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) deferred: Vec<Event>,
     /// Its log is damaged; it refuses to start, and nobody can repair it yet.
     pub(crate) lost: bool,
+    /// Its machine is gone for good.
+    pub(crate) dead: bool,
     /// Its disk may have forgotten something.
     pub(crate) suspect: bool,
     pub(crate) start_due: bool,
@@ -62,6 +64,7 @@ impl Node {
             paused: false,
             deferred: Vec::new(),
             lost: false,
+            dead: false,
             suspect: false,
             start_due: false,
             promises: Promises::default(),
@@ -78,7 +81,8 @@ impl World {
     /// Starts a node's process.
     pub(super) fn start_node(&mut self, node: usize) {
         self.nodes[node].start_due = false;
-        if self.nodes[node].core.is_some() || self.nodes[node].lost {
+        let state = &self.nodes[node];
+        if state.core.is_some() || state.lost || state.dead {
             return;
         }
         let clock = self.draw_clock();
@@ -103,7 +107,7 @@ impl World {
         let state = &self.nodes[node];
         FoundDirectory {
             node: state.id,
-            az: format!("az{}", node / 2),
+            az: format!("az{}", zone_of(node)),
             block_bytes: 512,
             file_bytes: shape.file_bytes,
             files: state
@@ -401,6 +405,7 @@ impl World {
         if let Some(segment) = self.streams[stream].about {
             self.check_silence(node, segment, &message);
         }
+        self.check_removed(node, stream, &message);
         self.heard(stream, &message);
         if !self.streams[stream].node_open {
             return;
@@ -607,6 +612,9 @@ impl World {
                 });
             }
             Some(Message::GossipAnswer(answer)) if answer.newer.is_some() => {
+                if let Some((_, manifest)) = &answer.newer {
+                    self.takes_manifest(node, manifest);
+                }
                 self.oracle.reached.hit(Reached::HistoryByGossip);
                 self.tell(|| {
                     format!(

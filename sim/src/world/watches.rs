@@ -7,7 +7,7 @@ use sixfold_compute_core::{
 };
 use sixfold_log_format::{Lsn, PgId};
 
-use super::{Event, NODE_COUNT, World};
+use super::{Event, World};
 use crate::clock::US;
 use crate::oracle::Watched;
 use crate::reached::Reached;
@@ -142,7 +142,7 @@ impl World {
         let vdl = self.writers[writer].vdl_now();
         let mut forgotten_through = Lsn::NONE;
         let mut all_heard = true;
-        for node in 0..NODE_COUNT {
+        for node in 0..self.nodes.len() {
             let runs = self.nodes[node].core.as_ref();
             let is_ready = runs.is_some_and(|core| core.is_ready());
             let status = is_ready.then(|| self.status_of(node)).flatten();

@@ -23,6 +23,7 @@ use super::net::{Item, Kind, Party};
 use super::watches::LogRead;
 use super::{Event, NODE_COUNT, World};
 use crate::clock::{LocalClock, MS, Time, US};
+use crate::oracle::SetIds;
 use crate::plan::node_name;
 use crate::reached::Reached;
 
@@ -55,6 +56,9 @@ pub(crate) struct Writer {
     /// Parts of the log that watches wait for.
     pub(crate) log_reads: BTreeMap<FetchTicket, LogRead>,
     pub(crate) phase: Option<Phase>,
+    /// The reopening under way in place (R8), and how many there were in this process.
+    refencing: Option<Box<Recovery>>,
+    recoveries: u32,
     streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     undrained: BTreeMap<AttachKey, usize>,
     /// The last batch that was sent on each stream ended here.
@@ -92,20 +96,25 @@ impl Writer {
 }
 
 impl World {
-    /// Starts a writer process; its number.
-    pub(super) fn start_writer(&mut self, host: usize, take_over: bool) -> usize {
-        let clock = self.draw_clock();
-        let number = self.writers.len();
-        let options = RecoveryOptions {
+    fn recovery_options(&mut self, take_over: bool) -> RecoveryOptions {
+        RecoveryOptions {
             volume: self.manifest.volume,
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             writer: WriterId::from_bytes(self.rng.bytes()),
             take_over,
             in_use: Duration::from_millis(IN_USE_MS),
+            declare_lost: Vec::new(),
             deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
             lease: Duration::from_millis(READ_LEASE_MS),
             seed: self.rng.draw(),
-        };
+        }
+    }
+
+    /// Starts a writer process; its number.
+    pub(super) fn start_writer(&mut self, host: usize, take_over: bool) -> usize {
+        let clock = self.draw_clock();
+        let number = self.writers.len();
+        let options = self.recovery_options(take_over);
         let machine = Recovery::new(options, clock.at(self.now));
         self.tell(|| {
             let how = if take_over { "takes over" } else { "opens" };
@@ -127,6 +136,8 @@ impl World {
             past: BTreeMap::new(),
             log_reads: BTreeMap::new(),
             phase: None,
+            refencing: None,
+            recoveries: 0,
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -153,6 +164,7 @@ impl World {
         self.abandon_watches(writer);
         let state = &mut self.writers[writer];
         state.doing = Doing::Gone;
+        state.refencing = None;
         state.shared = None;
         state.paused = false;
         state.deferred.clear();
@@ -219,12 +231,18 @@ impl World {
         }
     }
 
-    fn recovery_event(&mut self, writer: usize, event: RecoveryEvent) {
+    fn recovery_event(&mut self, writer: usize, round: u32, event: RecoveryEvent) {
         let now = self.local_now(writer);
-        if let Doing::Recovering(machine) = &mut self.writers[writer].doing {
-            machine.handle(now, event);
-            self.pump_writer(writer);
+        let state = &mut self.writers[writer];
+        if round != state.recoveries {
+            return;
         }
+        let machine = match (&mut state.doing, &mut state.refencing) {
+            (Doing::Recovering(machine), _) | (Doing::Open(_), Some(machine)) => machine,
+            _ => return,
+        };
+        machine.handle(now, event);
+        self.pump_writer(writer);
     }
 
     pub(super) fn writer_pump(&mut self, writer: usize) {
@@ -241,9 +259,19 @@ impl World {
         self.writers[writer].armed = None;
         let now = self.local_now(writer);
         let due = self.writer_due(writer).is_some_and(|due| due <= now);
-        match &mut self.writers[writer].doing {
+        let state = &mut self.writers[writer];
+        match &mut state.doing {
             Doing::Recovering(machine) if due => machine.handle(now, RecoveryEvent::Timeout),
-            Doing::Open(core) if due => core.handle(now, WriterEvent::Timeout),
+            Doing::Open(core) if due => {
+                if core.poll_timeout().is_some_and(|due| due <= now) {
+                    core.handle(now, WriterEvent::Timeout);
+                }
+                if let Some(machine) = &mut state.refencing
+                    && machine.poll_timeout().is_some_and(|due| due <= now)
+                {
+                    machine.handle(now, RecoveryEvent::Timeout);
+                }
+            }
             Doing::Gone => return,
             _ => {}
         }
@@ -251,9 +279,14 @@ impl World {
     }
 
     fn writer_due(&self, writer: usize) -> Option<Duration> {
-        match &self.writers[writer].doing {
+        let state = &self.writers[writer];
+        match &state.doing {
             Doing::Recovering(machine) => machine.poll_timeout(),
-            Doing::Open(core) => core.poll_timeout(),
+            Doing::Open(core) => {
+                let refencing = state.refencing.as_ref();
+                let other = refencing.and_then(|machine| machine.poll_timeout());
+                core.poll_timeout().into_iter().chain(other).min()
+            }
             Doing::Gone => None,
         }
     }
@@ -267,7 +300,13 @@ impl World {
                 },
                 Doing::Open(core) => match core.poll_action() {
                     Some(action) => self.perform_writer(writer, action),
-                    None => break,
+                    None => {
+                        let refencing = self.writers[writer].refencing.as_mut();
+                        match refencing.and_then(|machine| machine.poll_action()) {
+                            Some(action) => self.perform_recovery(writer, action),
+                            None => break,
+                        }
+                    }
                 },
                 Doing::Gone => return,
             }
@@ -311,7 +350,7 @@ impl World {
             return;
         }
         let state = &self.writers[writer];
-        let holders = |pg: PgId, last: Lsn| state.acks.holders(pg, last);
+        let holders = |set: &SetIds, pg: PgId, last: Lsn| state.acks.holders(set, pg, last);
         let result = self.oracle.published(state.epoch, vdl, &holders);
         self.writers[writer].vdl = vdl;
         self.check(result);
@@ -326,12 +365,20 @@ impl World {
             } => {
                 let node = self.node_of(node);
                 self.tell(|| format!("W{writer} -> {}: {}", node_name(node), brief(&message)));
+                let round = self.writers[writer].recoveries;
                 self.open_stream(
                     Party::Writer(writer),
                     node,
-                    Kind::Recovery { request },
+                    Kind::Recovery { request, round },
                     message,
                 );
+            }
+            RecoveryAction::Phase(_) | RecoveryAction::Done(_)
+                if self.writers[writer].is_open() =>
+            {
+                if let RecoveryAction::Done(result) = action {
+                    self.refenced(writer, *result);
+                }
             }
             RecoveryAction::Phase(phase) => {
                 self.tell(|| format!("W{writer} enters {phase:?}"));
@@ -379,6 +426,7 @@ impl World {
         self.note(22, opened.cut.get() ^ (opened.volume_epoch.get() << 32));
         let result = self.oracle.opened(&opened);
         self.check(result);
+        self.know_places(&opened.manifest);
         if opened.refilled_batches > 0 {
             self.oracle.reached.hit(Reached::Refilled);
         }
@@ -396,7 +444,7 @@ impl World {
             watch_bytes_max: shape.watch_bytes,
             lease: Duration::from_millis(READ_LEASE_MS),
             token_retention: Duration::from_secs(2),
-            members: sixfold_compute_core::MemberBounds::default(),
+            members: shape.members.bounds(shape.pg_count),
         };
         // The clock is the machine's, and was set once more while the process began.
         let host = self.writers[writer].host;
@@ -405,9 +453,8 @@ impl World {
             self.oracle.reached.hit(Reached::WallClockBehind);
         }
         let now = self.local_now(writer);
+        self.hear_reopened(writer, &opened);
         let state = &mut self.writers[writer];
-        state.epoch = opened.volume_epoch;
-        state.vdl = opened.vdl;
         let core = WriterCore::new(opened, bounds, now, unix_ms);
         state.shared = Some(core.shared());
         state.doing = Doing::Open(Box::new(core));
@@ -416,6 +463,97 @@ impl World {
         self.start_clients(writer);
         self.start_watches(writer);
         self.want_pump(writer);
+    }
+
+    /// The volume is open at an epoch: what segments said in the reopening counts.
+    fn hear_reopened(&mut self, writer: usize, opened: &Opened) {
+        let places = &self.places;
+        let state = &mut self.writers[writer];
+        state.epoch = opened.volume_epoch;
+        state.vdl = opened.vdl;
+        state.acks = Acks::default();
+        for &(segment, scl) in &opened.scls {
+            let pg = places.get(&segment).map_or(PgId::ROOT, |(_, pg)| *pg);
+            state.acks.hear((segment, pg), scl, []);
+        }
+    }
+
+    /// A writer left with a bare write quorum opens the volume again, in place (R8).
+    fn refence(&mut self, writer: usize) {
+        self.tell(|| format!("W{writer} opens the volume again in place"));
+        let options = self.recovery_options(true);
+        let now = self.local_now(writer);
+        let state = &mut self.writers[writer];
+        state.recoveries += 1;
+        state.refencing = Some(Box::new(Recovery::new(options, now)));
+    }
+
+    fn refenced(&mut self, writer: usize, result: Result<Opened, RecoveryError>) {
+        self.writers[writer].refencing = None;
+        match &result {
+            Ok(opened) => {
+                self.tell(|| {
+                    format!(
+                        "W{writer} OPENS IN PLACE at epoch {}, cut {}",
+                        opened.volume_epoch, opened.cut
+                    )
+                });
+                self.note(24, opened.cut.get());
+                let verdict = self.oracle.opened(opened);
+                self.check(verdict);
+                self.know_places(&opened.manifest);
+            }
+            Err(error) => self.tell(|| format!("W{writer} cannot open again: {error}")),
+        }
+        let opened = result.as_ref().ok().cloned();
+        let result = result.map(Box::new);
+        self.writer_event(writer, WriterEvent::Refenced { result });
+        // Where somebody else wrote meanwhile it does not go on.
+        if let Some(opened) = opened.filter(|opened| self.writers[writer].vdl_now() == opened.vdl) {
+            self.oracle.reached.hit(Reached::RefencedInPlace);
+            self.hear_reopened(writer, &opened);
+        }
+    }
+
+    /// The newest writer says a manifest to a segment.
+    fn says_manifest(&mut self, writer: usize, manifest: &sixfold_log_format::Manifest) {
+        let state = &self.writers[writer];
+        if state.epoch != self.oracle.newest() {
+            return;
+        }
+        let scl_of = |segment| state.acks.scl_of(segment);
+        let said = self.oracle.members.said(manifest, &scl_of);
+        match said {
+            Ok(true) => {
+                self.tell(|| format!("W{writer} proposes manifest {}", manifest.version));
+                self.step_proposed(writer);
+            }
+            Ok(false) => {}
+            Err(bad) => self.fail(bad),
+        }
+    }
+
+    /// A segment told a writer that it holds a manifest.
+    fn hears_acceptance(&mut self, writer: usize, stream: usize, segment: SegmentId, scl: Lsn) {
+        let state = &self.writers[writer];
+        let Some(version) = self.streams[stream].version else {
+            return;
+        };
+        if state.epoch != self.oracle.newest() {
+            return;
+        }
+        let lsns = &self.oracle.pg_lsns;
+        let vdl = state.vdl;
+        let last = |pg: PgId| {
+            let lsns = lsns.get(&pg).map_or(&[][..], Vec::as_slice);
+            let below = lsns.partition_point(|lsn| *lsn <= vdl);
+            below.checked_sub(1).map_or(Lsn::NONE, |at| lsns[at])
+        };
+        let done = self.oracle.members.accepted(segment, version, scl, &last);
+        if let Some(done) = done {
+            self.tell(|| format!("manifest {version} of W{writer} is in force: {done:?}"));
+            self.step_in_force(done);
+        }
     }
 
     fn perform_writer(&mut self, writer: usize, action: WriterAction) {
@@ -427,6 +565,9 @@ impl World {
                 message,
             } => {
                 let node = self.node_of(node);
+                if let Message::Attach(attach) = &message {
+                    self.says_manifest(writer, &attach.manifest);
+                }
                 let stream =
                     self.open_stream(Party::Writer(writer), node, Kind::Log { attach }, message);
                 self.writers[writer]
@@ -465,6 +606,20 @@ impl World {
                 message,
             } => {
                 let node = self.node_of(node);
+                match &message {
+                    Message::Install(install) => {
+                        self.says_manifest(writer, &install.manifest);
+                        self.tell_call(writer, node, &message);
+                    }
+                    Message::CreateSegment(create) => {
+                        self.places.insert(create.segment, (node, create.pg));
+                        self.tell_call(writer, node, &message);
+                    }
+                    Message::DropSegment(_) | Message::WishReport(_) => {
+                        self.tell_call(writer, node, &message);
+                    }
+                    _ => {}
+                }
                 if let Message::ReadPages(read) = &message {
                     let page = read.pages[0];
                     self.writers[writer]
@@ -486,7 +641,8 @@ impl World {
                 self.end_writer(writer, &format!("is fenced by epoch {volume_epoch}"));
             }
             WriterAction::Drained => self.end_writer(writer, "is closed"),
-            WriterAction::Fleet { .. } | WriterAction::WishReported { .. } | WriterAction::Refence => {}
+            WriterAction::Refence => self.refence(writer),
+            WriterAction::Fleet { .. } | WriterAction::WishReported { .. } => {}
         }
     }
 
@@ -515,10 +671,15 @@ impl World {
             (Party::Writer(writer), Kind::Log { attach }) => {
                 self.log_stream_says(writer, attach, message, first);
             }
-            (Party::Writer(writer), Kind::Recovery { request }) => {
-                self.recovery_answer(writer, request, message);
+            (Party::Writer(writer), Kind::Recovery { request, round }) => {
+                self.recovery_answer(writer, (request, round), message);
             }
             (Party::Writer(writer), Kind::Ask { fetch }) if first => {
+                if let Message::Installed(installed) = &message
+                    && installed.history_epoch == self.writers[writer].epoch
+                {
+                    self.hears_acceptance(writer, stream, installed.segment, installed.scl);
+                }
                 self.page_answer(writer, fetch, Some(message));
             }
             (Party::Node { node, life }, Kind::Peer { token }) if first => {
@@ -544,8 +705,13 @@ impl World {
             && history_epoch == self.writers[writer].epoch
         {
             let (node, pg) = self.places[&segment];
-            if self.writers[writer].acks.hear(segment, pg, scl) {
+            let sets = self.oracle.members.sets(pg);
+            if self.writers[writer].acks.hear((segment, pg), scl, sets) {
                 self.oracle.reached.hit(Reached::SclFell);
+            }
+            if first {
+                let stream = self.writers[writer].streams[&attach].0;
+                self.hears_acceptance(writer, stream, segment, scl);
             }
             if first {
                 self.ambush_attached(writer, node);
@@ -561,7 +727,12 @@ impl World {
         }
     }
 
-    fn recovery_answer(&mut self, writer: usize, request: RequestKey, message: Message) {
+    fn recovery_answer(
+        &mut self,
+        writer: usize,
+        (request, round): (RequestKey, u32),
+        message: Message,
+    ) {
         if let Message::Census(census) = &message {
             let newest = self.oracle.newest();
             if census.history.volume_epoch > newest {
@@ -579,7 +750,7 @@ impl World {
                 }
             }
         }
-        self.recovery_event(writer, RecoveryEvent::Answer { request, message });
+        self.recovery_event(writer, round, RecoveryEvent::Answer { request, message });
     }
 
     fn page_answer(&mut self, writer: usize, fetch: FetchKey, answer: Option<Message>) {
@@ -615,8 +786,8 @@ impl World {
                     self.writer_event(writer, WriterEvent::Lost { attach });
                 }
             }
-            (Party::Writer(writer), Kind::Recovery { request }) if !(clean && answered) => {
-                self.recovery_event(writer, RecoveryEvent::Unreachable { request });
+            (Party::Writer(writer), Kind::Recovery { request, round }) if !(clean && answered) => {
+                self.recovery_event(writer, round, RecoveryEvent::Unreachable { request });
             }
             (Party::Writer(writer), Kind::Ask { fetch }) if !answered => {
                 self.page_answer(writer, fetch, None);

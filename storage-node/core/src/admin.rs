@@ -186,8 +186,19 @@ impl NodeCore {
             .manifests_of(create.manifest.volume)
             .max_by_key(|manifest| manifest.version);
         if let Some(newest) = newest.filter(|newest| newest.version > create.manifest.version) {
+            if create.manifest.version.volume_epoch == VolumeEpoch::CREATION {
+                // The volume has been opened before.
+                return Err(Refusal::Exists);
+            }
             return Err(Refusal::StaleMembership {
                 manifest: Box::new(newest.clone()),
+            });
+        }
+        if let Some(entry) = newest.and_then(|newest| newest.pg(create.pg))
+            && entry.removed.contains(&id)
+        {
+            return Err(Refusal::StaleMembership {
+                manifest: Box::new(newest.expect("it has an entry").clone()),
             });
         }
         if self.hosts((create.pg, create.manifest.volume)) {

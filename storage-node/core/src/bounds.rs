@@ -39,7 +39,8 @@ pub struct Bounds {
     pub memory_chain_records_max: usize,
     /// Runs of a segment above which the newest ones are merged whatever their sizes; twice as many stop its freezes.
     pub runs_max: usize,
-    /// Hot-log files kept for gossip and watch although everything in them is in layers, bytes.
+    /// Hot-log files kept for gossip and watch although everything in them is in layers, bytes. Fewer are where their batches are so
+    /// small that knowing of them takes more memory than page indexes may.
     pub log_window_bytes: u64,
     /// How long they are kept at least, in the time of the writers' stamps; a volume's retention where that is longer.
     pub log_window: Duration,
@@ -59,6 +60,8 @@ impl Bounds {
             self.queued_bytes_max,
             self.resident_redo_bytes_max,
             self.page_cache_bytes_max,
+            self.index_bytes_max,
+            // Which batches the kept files hold.
             self.index_bytes_max,
             self.layer_cache_bytes_max,
             self.reads_in_flight_max * JOB_BYTES_MAX,
@@ -157,6 +160,13 @@ pub(crate) const TOMBSTONES_MAX: usize = 256;
 pub(crate) const WISH_REPORTS_MAX: usize = 64;
 /// A wish that a writer says nothing of is said to it again after this time.
 pub(crate) const WISH_SAID_AGAIN: Duration = Duration::from_secs(1);
+/// What peers are served beside foreground traffic, as a multiple of what the node's own background work takes: a copy that is rebuilt
+/// is worth more than a merge.
+pub(crate) const SERVED_RATE_FACTOR: u64 = 2;
+/// A peer that was busy is asked again after this time, spread by as much again.
+pub(crate) const BUSY_RETRY: Duration = Duration::from_millis(20);
+/// So often in a row, before somebody else is asked.
+pub(crate) const BUSY_RETRIES_MAX: u32 = 200;
 /// Segments of a node that copy layers at a time.
 pub(crate) const COPIES_MAX: usize = 4;
 /// Runs and CPLs in one piece of a census.

@@ -5,7 +5,7 @@
 //!   catalog (layer 0) -> each layer that is not here already, piece by piece: verify, write -> sync -> catalog entry
 //! ```
 //! A few segments of the node copy at a time, each from one peer, one piece in flight (F11): a peer that is busy refuses, and the copy goes on
-//! at the next round of gossip. The whole file's checksum and its footer are compared with the peer's catalog before it counts; each
+//! a little later. The whole file's checksum and its footer are compared with the peer's catalog before it counts; each
 //! block is verified again whenever it is read. Asking for the catalog makes the peer freeze what it can, so that the next one
 //! reaches as far as it may. What lies above the layers comes through the log.
 
@@ -48,10 +48,10 @@ pub(crate) struct Copying {
     asked_number: Option<LayerNumber>,
     done: Vec<CatalogLayer>,
     numbers: Vec<LayerNumber>,
-    /// Waits for the hot log, or for the next round.
+    /// Waits for the hot log, or for a busy peer.
     pub(crate) paused: bool,
-    /// The peer is busy: no sooner than at the next round.
-    pub(crate) waits_for_round: bool,
+    /// So often in a row the peer was busy. Above 0, it waits for its time.
+    pub(crate) busy: u32,
 }
 
 /// The file that is being copied.
@@ -76,7 +76,7 @@ impl Copying {
             done: Vec::new(),
             numbers: Vec::new(),
             paused: false,
-            waits_for_round: false,
+            busy: 0,
         }
     }
 }
@@ -108,7 +108,6 @@ impl NodeCore {
             return;
         };
         copy.paused = false;
-        copy.waits_for_round = false;
         let (layer, offset) = if copy.catalog.is_none() {
             (0, copy.catalog_bytes.len() as u64)
         } else {
@@ -146,6 +145,7 @@ impl NodeCore {
         let Some(copy) = &mut segment.copy else {
             return;
         };
+        copy.busy = 0;
         if copy.catalog.is_none() {
             return self.on_catalog_piece(now, id, piece);
         }
@@ -407,7 +407,7 @@ impl NodeCore {
             .values()
             .filter(|segment| {
                 let copy = segment.copy.as_ref();
-                copy.is_some_and(|copy| copy.paused && !copy.waits_for_round)
+                copy.is_some_and(|copy| copy.paused && copy.busy == 0)
             })
             .map(|segment| segment.id)
             .collect();

@@ -20,6 +20,9 @@ use crate::hot_log::Place;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct BatchId(pub(crate) u32);
 
+/// What a batch that is held takes in memory beside its bytes, about: its place in the list, in the order of LSNs, and its runs.
+const HELD_BYTES: usize = size_of::<Option<Held>>() + size_of::<(Identity, BatchId)>() * 3 / 2 + 32;
+
 /// What makes two batches the same (R13).
 pub(crate) type Identity = (Lsn, VolumeEpoch, u32);
 
@@ -148,6 +151,11 @@ impl Chain {
 
     fn slot(&self, id: BatchId) -> usize {
         id.0.wrapping_sub(self.front.0) as usize
+    }
+
+    /// Bytes of memory that it takes beside the batches' own bytes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.by_first.len() * HELD_BYTES
     }
 
     /// The batch, unless it went with its file.

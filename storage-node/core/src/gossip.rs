@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::mutant::{Mutant, planted};
-use sixfold_log_format::wire::{Gossip, GossipAnswer, LogPiece, Message, ReadLog, Refusal};
+use sixfold_log_format::wire::{Gossip, GossipAnswer, Message, Refusal};
 use sixfold_log_format::{History, Lsn, Manifest, Member, MembershipEpoch, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, Severity};
-use crate::bounds::{PEER_PATIENCE, PIECE_BYTES_MAX};
+use crate::bounds::PEER_PATIENCE;
 use crate::event::{PeerToken, StreamKey};
 use crate::node::NodeCore;
+use crate::pulls::Pull;
 use crate::removed::names;
 use crate::segment::control_bytes;
 
@@ -39,8 +40,8 @@ pub(crate) struct GossipState {
     /// The highest SCL that each peer told, under which history.
     told: BTreeMap<SegmentId, (VolumeEpoch, Lsn)>,
     /// The request in flight.
-    asked: Option<(PeerToken, Duration)>,
-    pull: Option<Pull>,
+    pub(crate) asked: Option<(PeerToken, Duration)>,
+    pub(crate) pull: Option<Pull>,
 }
 
 impl GossipState {
@@ -48,22 +49,6 @@ impl GossipState {
     pub(crate) fn stop(&mut self) {
         *self = GossipState::default();
     }
-}
-
-/// Batches that are being pulled from a peer.
-#[derive(Debug, Clone, Copy)]
-struct Pull {
-    peer: Member,
-    history_epoch: VolumeEpoch,
-    /// Received up to here.
-    after: Lsn,
-    through: Lsn,
-    /// The SCL that the peer told under that history.
-    theirs: Lsn,
-    /// Waits for the hot log.
-    paused: bool,
-    /// It brings batches that are damaged here.
-    heals: bool,
 }
 
 /// Requests to peers in flight, and when the next round is due.
@@ -91,7 +76,7 @@ impl Asking {
     }
 
     /// The next number of a splitmix64 sequence.
-    fn draw(&mut self) -> u64 {
+    pub(crate) fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -133,7 +118,7 @@ impl NodeCore {
             return;
         }
         if let Some(copy) = &segment.copy {
-            if copy.paused {
+            if copy.paused && copy.busy == 0 {
                 self.copy_on(now, id);
             }
             return;
@@ -253,14 +238,8 @@ impl NodeCore {
             }
             Some(Message::LogPiece(piece)) => self.on_log_piece(now, id, piece),
             Some(Message::LayerPiece(piece)) => self.on_layer_piece(now, id, &piece),
-            // The peer is busy: it is asked for the same again at the next round.
-            Some(Message::Refused(Refusal::Overloaded)) if segment.copy.is_some() => {
-                segment.gossip.pull = None;
-                if let Some(copy) = &mut segment.copy {
-                    copy.paused = true;
-                    copy.waits_for_round = true;
-                }
-            }
+            // The peer is busy: it is asked for the same again a little later.
+            Some(Message::Refused(Refusal::Overloaded)) => self.wait_for_busy(now, id),
             // It was removed, and knows by which manifest.
             Some(Message::Refused(Refusal::StaleMembership { manifest })) => {
                 segment.gossip.pull = None;
@@ -333,6 +312,7 @@ impl NodeCore {
                 through: answer.scl,
                 theirs: answer.scl,
                 paused: false,
+                busy: 0,
                 heals: false,
             });
             self.pull_on(now, id);
@@ -369,6 +349,7 @@ impl NodeCore {
             through,
             theirs,
             paused: false,
+            busy: 0,
             heals: true,
         });
         self.pull_on(now, id);
@@ -388,7 +369,7 @@ impl NodeCore {
     }
 
     /// A batch that is damaged on disk and came again is written again.
-    fn heal_batch(&mut self, id: SegmentId, bytes: &bytes::Bytes) {
+    pub(crate) fn heal_batch(&mut self, id: SegmentId, bytes: &bytes::Bytes) {
         let segment = &self.segments[&id];
         let Ok(batch) = sixfold_log_format::Batch::decode(bytes.clone(), segment.volume) else {
             return;
@@ -455,87 +436,6 @@ impl NodeCore {
             self.accept_guard(id, guard, ticket);
             let segment = self.segments.get_mut(&id).expect("looked at above");
             segment.control_bytes = bytes;
-        }
-    }
-
-    /// Asks for the next batches of a pull, unless the hot log is busy.
-    fn pull_on(&mut self, now: Duration, id: SegmentId) {
-        let busy = self.log.is_busy();
-        let segment = self.segments.get_mut(&id).expect("named by the caller");
-        let scl = segment.scl();
-        let same = segment.history_epoch();
-        let Some(pull) = &mut segment.gossip.pull else {
-            return;
-        };
-        if !pull.heals {
-            pull.after = pull.after.max(scl);
-        }
-        if pull.after >= pull.through || pull.history_epoch != same {
-            segment.gossip.pull = None;
-            return;
-        }
-        pull.paused = busy;
-        if busy {
-            return;
-        }
-        let (peer, read) = (
-            pull.peer,
-            ReadLog {
-                segment: pull.peer.segment,
-                history_epoch: pull.history_epoch,
-                after: pull.after,
-                through: pull.through,
-                // One piece, one answer.
-                bytes_max: u32::try_from(PIECE_BYTES_MAX).expect("a megabyte"),
-            },
-        );
-        self.ask(now, id, peer, Message::ReadLog(read));
-    }
-
-    fn on_log_piece(&mut self, now: Duration, id: SegmentId, piece: LogPiece) {
-        let segment = self.segments.get_mut(&id).expect("checked by the caller");
-        let Some(pull) = segment.gossip.pull else {
-            return;
-        };
-        if pull.history_epoch != segment.history_epoch() {
-            segment.gossip.pull = None;
-            return;
-        }
-        let mut after = pull.after;
-        for bytes in piece.batches {
-            if pull.heals {
-                self.heal_batch(id, &bytes);
-            }
-            match self.take_batch(id, bytes, pull.history_epoch) {
-                Ok(taken) => {
-                    self.counters.gossip_batches += u64::from(taken.new);
-                    after = after.max(taken.last);
-                }
-                Err(_) => break,
-            }
-        }
-        let segment = self.segments.get_mut(&id).expect("checked by the caller");
-        if after > pull.after && piece.more {
-            segment.gossip.pull = Some(Pull { after, ..pull });
-            self.pull_on(now, id);
-        } else {
-            segment.gossip.pull = None;
-        }
-    }
-
-    /// The hot log took a group: pulls that waited for it go on.
-    pub(crate) fn resume_pulls(&mut self, now: Duration) {
-        if self.log.is_busy() {
-            return;
-        }
-        let paused: Vec<SegmentId> = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| segment.gossip.pull.is_some_and(|pull| pull.paused))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in paused {
-            self.pull_on(now, id);
         }
     }
 }

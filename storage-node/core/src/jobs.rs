@@ -15,7 +15,7 @@ use sixfold_log_format::wire::{Message, Refusal};
 use sixfold_log_format::{ApplyError, DecodeError, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{BACKGROUND_STEP_COST, PACE_BURST, STEP_RECORDS_MAX, TURN_BYTES};
+use crate::bounds::{BACKGROUND_STEP_COST, STEP_RECORDS_MAX, TURN_BYTES};
 use crate::event::{ConnectionKey, DiskError, DiskToken, StreamKey};
 use crate::io_buf::IoBuf;
 use crate::layers::cache::LayerPart;
@@ -23,7 +23,7 @@ use crate::layers::compose::ComposeError;
 use crate::layers::freeze::FreezeWork;
 use crate::layers::gather::LayerDamage;
 use crate::layers::merge::MergeWork;
-use crate::layers::upkeep::MoveWork;
+use crate::layers::trim::MoveWork;
 use crate::node::NodeCore;
 use crate::parts::{Damage, DiskRead, Fetched, Located, Part, reads_of, shown, verify};
 use crate::read::{FileWork, LogWork, PagesWork};
@@ -122,7 +122,7 @@ pub(crate) struct Jobs {
     /// The node's own that keep the pace, by when they may go on.
     paced: BTreeMap<(Duration, u64), ()>,
     /// Until when the pace is used up by what they have done.
-    pace_used: Duration,
+    pub(crate) pace_used: Duration,
     in_flight: BTreeMap<DiskToken, DiskRead>,
     queue: VecDeque<DiskRead>,
     /// Writes and syncs of layers, by the job that waits.
@@ -440,22 +440,6 @@ impl NodeCore {
     /// A job cannot be published just now: it tries again at its next turn.
     pub(crate) fn retry_job(&mut self, at: Duration, job: Job, key: Option<u64>) {
         self.reads.pause_until(at, job, key);
-    }
-
-    /// When a job of the node's own goes on after it did what counts for `bytes` bytes: all of them keep one pace, which grows with
-    /// what waits, and ends where a bound is near. A short burst makes up for a timer that was late.
-    fn next_slice(&mut self, bytes: usize) -> Duration {
-        let rate = self.background_rate();
-        if rate == 0 {
-            return self.now;
-        }
-        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
-        let from = self
-            .reads
-            .pace_used
-            .max(self.now.saturating_sub(PACE_BURST));
-        self.reads.pace_used = from + Duration::from_nanos(nanos);
-        self.reads.pace_used
     }
 
     fn go_on(&mut self, bytes: usize, job: Job, key: Option<u64>) {

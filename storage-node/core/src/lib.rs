@@ -38,11 +38,13 @@ mod removed;
 mod wishes;
 
 mod gossip;
+mod pulls;
 
 mod catch_up;
 
 mod fold;
 mod jobs;
+mod pace;
 mod page_cache;
 mod read;
 mod scrub;

@@ -34,6 +34,7 @@ use crate::hot_log::{Place, Ticket};
 use crate::jobs::Jobs;
 use crate::layers::cache::LayerCache;
 use crate::layers::upkeep::Upkeep;
+use crate::pace::Pace;
 use crate::page_cache::PageCache;
 use crate::removed::Gone;
 use crate::roles::{Permission, permission};
@@ -100,6 +101,10 @@ pub struct NodeCore {
     pub(crate) gone: Gone,
     /// What operators left.
     pub(crate) wishes: Wishes,
+    /// How fast peers are served.
+    pub(crate) pace: Pace,
+    /// Segments that ask a busy peer again, and when.
+    pub(crate) retries: BTreeSet<(Duration, SegmentId)>,
     /// Where this node answers.
     pub(crate) address: Option<SocketAddr>,
     /// Redo in memory, oldest first, with its bytes.
@@ -170,6 +175,8 @@ impl NodeCore {
             heads: (FileNumber(0), BTreeSet::new()),
             gone: Gone::default(),
             wishes: Wishes::default(),
+            pace: Pace::default(),
+            retries: BTreeSet::new(),
             address: None,
             resident: VecDeque::new(),
             resident_bytes: 0,
@@ -253,6 +260,7 @@ impl NodeCore {
             Phase::Running => [
                 self.log.poll_timeout(),
                 Some(self.asking.next_round()),
+                self.retries.first().map(|(at, _)| *at),
                 self.reads.next_turn(self.now),
                 self.upkeep_timeout(),
             ]
@@ -301,9 +309,12 @@ impl NodeCore {
             Message::Claim(claim) => self.on_claim(now, stream, claim),
             Message::Install(install) => self.on_install(now, stream, *install),
             Message::Refill(refill) => self.on_refill(now, stream, refill),
-            Message::ReadPages(read) => self.on_read_pages(connection, stream, read),
-            Message::ReadLog(read) => self.on_read_log(connection, stream, &read),
-            Message::ReadLayer(read) => self.on_read_layer(connection, stream, &read),
+            Message::ReadPages(read) => {
+                self.pace.saw_foreground(now);
+                self.on_read_pages(connection, stream, read);
+            }
+            Message::ReadLog(read) => self.on_read_log(now, (connection, role), stream, &read),
+            Message::ReadLayer(read) => self.on_read_layer(now, (connection, role), stream, &read),
             Message::Gossip(gossip) => self.on_gossip(stream, &gossip),
             Message::CreateSegment(create) => self.on_create(now, stream, *create),
             Message::DropSegment(drop) => self.on_drop(now, stream, role, drop),
@@ -508,6 +519,7 @@ impl NodeCore {
             self.scrub_turn();
             self.upkeep.look();
         }
+        self.ask_busy_again(now);
         self.upkeep.wake(now);
         self.sweep_step();
         self.resume_paused(now);

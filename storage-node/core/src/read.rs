@@ -4,6 +4,7 @@
 //! memory index. What a waiting fold came to is kept in the page cache, so that a reader who lost patience finds it there.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::layer::LayerNumber;
@@ -11,12 +12,12 @@ use sixfold_log_format::limits::PAGES_REQUEST_COUNT_MAX;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{
     LayerPiece, LogPiece, Message, PageAnswer, PageRequest, Pages, ReadLayer, ReadLog, ReadPages,
-    Refusal,
+    Refusal, Role,
 };
 use sixfold_log_format::{Lsn, Page, PageId, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{LOG_ANSWER_BYTES_MAX, PIECE_BATCHES_MAX, PIECE_BYTES_MAX};
+use crate::bounds::{LOG_ANSWER_BYTES_MAX, PIECE_BATCHES_MAX, PIECE_BYTES_MAX, SERVED_RATE_FACTOR};
 use crate::chain::BatchId;
 use crate::event::{ConnectionKey, DiskError, StreamKey};
 use crate::fold::{Fold, Folding};
@@ -112,10 +113,15 @@ impl NodeCore {
 
     pub(crate) fn on_read_log(
         &mut self,
-        connection: ConnectionKey,
+        now: Duration,
+        (connection, role): (ConnectionKey, Role),
         stream: StreamKey,
         read: &ReadLog,
     ) {
+        if role == Role::Node && !self.admits_peer(now) {
+            return self.refuse(stream, Refusal::Overloaded);
+        }
+        let mut served = 0;
         let bytes_max = (read.bytes_max as usize).min(LOG_ANSWER_BYTES_MAX);
         let owner = Owner::Stream(connection, stream);
         self.start_job(owner, read.segment, read.history_epoch, |segment| {
@@ -129,18 +135,31 @@ impl NodeCore {
                 segment
                     .chain
                     .range(read.after, read.through, bytes_max, &segment.history);
+            let bytes = batches.iter().map(|id| segment.chain.get(*id).bytes);
+            served = bytes.map(u64::from).sum();
             Ok(Work::Log(LogWork {
                 batches: batches.into(),
                 more,
             }))
         });
+        if role == Role::Node {
+            self.pace.serves(served);
+        }
+    }
+
+    /// Whether a peer that catches up is served now: what the node's own writers and readers want goes first (F11).
+    fn admits_peer(&mut self, now: Duration) -> bool {
+        let rate = self.bounds.background_bytes_per_second;
+        self.pace
+            .admits(now, rate.saturating_mul(SERVED_RATE_FACTOR))
     }
 
     /// A part of a layer, or of the catalog (layer 0). Whoever asks for the catalog means to copy what it lists: what can be
     /// frozen is, so that the next catalog reaches as far as it may.
     pub(crate) fn on_read_layer(
         &mut self,
-        connection: ConnectionKey,
+        now: Duration,
+        (connection, role): (ConnectionKey, Role),
         stream: StreamKey,
         read: &ReadLayer,
     ) {
@@ -174,7 +193,8 @@ impl NodeCore {
         if read.offset >= layer_bytes || bytes_max == 0 {
             return self.refuse_malformed(stream, "past the end of the layer");
         }
-        if !self.admits_raw(connection) {
+        let admitted = role != Role::Node || self.admits_peer(now);
+        if !admitted || !self.admits_raw(connection) {
             return self.refuse(stream, Refusal::Overloaded);
         }
         let block = u64::from(self.block_bytes);
@@ -182,6 +202,9 @@ impl NodeCore {
         let start = read.offset / block * block;
         let bytes =
             u32::try_from(whole_blocks(end, block) - start).expect("a megabyte and a block");
+        if role == Role::Node {
+            self.pace.serves(u64::from(bytes));
+        }
         let size = |bytes: u64| usize::try_from(bytes).expect("bounded by a piece");
         let work = FileWork {
             layer_bytes,

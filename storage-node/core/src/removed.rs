@@ -139,11 +139,13 @@ fn bytes_of(tombstone: Option<&Tombstone>) -> usize {
     tombstone.map_or(ENTRY_HEADER_BYTES, |tombstone| tombstone.bytes)
 }
 
-/// Whether a manifest names a segment in any set of its group.
+/// Whether a manifest names a segment in any set of its group. One that was declared lost stays in its set until it is replaced, and
+/// counts as removed from the first (R19).
 pub(crate) fn names(manifest: &Manifest, pg: PgId, id: SegmentId) -> bool {
-    let sets = manifest.pg(pg).map(|entry| &entry.sets[..]);
-    let members = sets.into_iter().flatten().flat_map(|set| &set.members);
-    members.into_iter().any(|member| member.segment == id)
+    manifest.pg(pg).is_some_and(|entry| {
+        let mut members = entry.sets.iter().flat_map(|set| &set.members);
+        members.any(|member| member.segment == id) && !entry.removed.contains(&id)
+    })
 }
 
 impl Segment {

@@ -241,15 +241,13 @@ impl Segment {
 
     /// The other members of the protection group.
     pub(crate) fn peers(&self) -> Vec<Member> {
-        let members = self
-            .manifest
-            .pg(self.pg)
-            .map(|entry| entry.members())
-            .unwrap_or_default();
+        let Some(entry) = self.manifest.pg(self.pg) else {
+            return Vec::new();
+        };
+        let mut members = entry.members();
         members
-            .into_iter()
-            .filter(|member| member.segment != self.id)
-            .collect()
+            .retain(|member| member.segment != self.id && !entry.removed.contains(&member.segment));
+        members
     }
 
     /// The floor of what is durable somewhere rises (R17). Only a writer that has *opened* may raise it: the end of a range that

@@ -175,6 +175,7 @@ impl NodeCore {
             Ok(id) => id,
             Err(refusal) => return self.end_stream(stream, refusal),
         };
+        self.pace.saw_foreground(now);
         let sender = self.streams[&stream].volume_epoch;
         if let Some(segment) = self.segments.get_mut(&id) {
             segment

@@ -177,6 +177,20 @@ impl Client {
         }
     }
 
+    /// `None` when the node is gone.
+    pub async fn try_connect(cluster: &Cluster, daemon: &Daemon, role: Role) -> Option<Client> {
+        let endpoint =
+            Endpoint::client(&cluster.issue(role), &TransportOptions::default()).unwrap();
+        let hello = hello(daemon.number, role);
+        let (connection, _) = endpoint.connect(daemon.address, hello).await.ok()?;
+        Some(Client {
+            number: daemon.number,
+            _endpoint: endpoint,
+            connection,
+            addresses: Vec::new(),
+        })
+    }
+
     pub async fn call(&self, message: Message) -> Message {
         self.connection.call(&message).await.unwrap()
     }
@@ -200,7 +214,12 @@ impl Client {
     }
 
     pub async fn attach(&self) -> LogStream {
-        let (mut sender, mut receiver) = self.connection.open().await.unwrap();
+        self.try_attach().await.expect("the node is gone")
+    }
+
+    /// `None` when the node is gone.
+    pub async fn try_attach(&self) -> Option<LogStream> {
+        let (mut sender, mut receiver) = self.connection.open().await.ok()?;
         let attach = Attach {
             segment: segment(self.number),
             volume_epoch: VOLUME_EPOCH,
@@ -208,17 +227,15 @@ impl Client {
             history: history(),
             manifest: manifest(VOLUME_EPOCH, &self.addresses),
         };
-        sender
-            .send(&Message::Attach(Box::new(attach)))
-            .await
-            .unwrap();
-        match receiver.recv().await.unwrap() {
-            Some(Message::Attached(attached)) => LogStream {
+        sender.send(&Message::Attach(Box::new(attach))).await.ok()?;
+        match receiver.recv().await.ok()? {
+            Some(Message::Attached(attached)) => Some(LogStream {
                 sender,
                 receiver,
                 scl: attached.scl,
+                pgmrpl: Lsn::NONE,
                 sequence: 0,
-            },
+            }),
             other => panic!("{other:?}"),
         }
     }
@@ -229,6 +246,8 @@ pub struct LogStream {
     pub receiver: Receiver,
     /// SCL when it was attached.
     pub scl: Lsn,
+    /// The lowest read point in use, as its appends say.
+    pub pgmrpl: Lsn,
     sequence: u64,
 }
 
@@ -243,7 +262,7 @@ impl LogStream {
         let append = Append {
             sequence: self.sequence,
             membership_epoch: MembershipEpoch::new(1),
-            pgmrpl: Lsn::NONE,
+            pgmrpl: self.pgmrpl,
             pgmrpl_lease_ms: 1_000,
             batch: batch.bytes().clone(),
         };

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::Role;
-use sixfold_storage_node::{NodeError, NodeOptions, TLS_NAME, run};
+use sixfold_storage_node::witness::Witness;
+use sixfold_storage_node::{NodeError, NodeOptions, TLS_NAME, run_before};
 use sixfold_transport::{ClusterCa, Identity};
 use tokio::sync::oneshot;
 
@@ -80,12 +81,21 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon and waits until it is ready, or gives the reason why it is not.
     pub fn start(options: NodeOptions) -> Result<Daemon, NodeError> {
+        Daemon::start_before(options, None)
+    }
+
+    /// Starts one whose files a witness watches.
+    pub fn start_before(
+        options: NodeOptions,
+        witness: Option<Arc<dyn Witness>>,
+    ) -> Result<Daemon, NodeError> {
         let number = options.node.as_bytes()[0];
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            run(
+            run_before(
                 options,
+                witness,
                 move |address| ready.send(address).unwrap(),
                 async {
                     let _ = stopped.await;

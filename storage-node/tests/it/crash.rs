@@ -19,7 +19,7 @@ use crate::script::{Draw, Script};
 const CHILD: &str = "SIXFOLD_TEST_NODE";
 
 /// Small budgets, so that layers are written all the time.
-fn small(cluster: &Cluster) -> NodeOptions {
+pub fn small(cluster: &Cluster) -> NodeOptions {
     shrunk(cluster.options(1))
 }
 
@@ -58,13 +58,21 @@ fn a_node_in_a_process_of_its_own() {
 }
 
 /// A node that can be killed.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Process {
-    fn start(options: &NodeOptions) -> Process {
+    /// Memory that it has resident, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() << 10
+    }
+
+    pub fn start(options: &NodeOptions) -> Process {
         let value = format!(
             "{}|{}",
             options.data_dir.display(),

@@ -19,5 +19,7 @@ mod directory;
 mod inspect;
 mod power;
 mod recycle;
+mod soak;
 mod start;
 mod uring;
+mod volatile;

@@ -101,6 +101,14 @@ fn settings_out_of_range_are_refused_by_name() {
         "setting node: the id is all zeros",
     );
     check(
+        |options| options.unfolded_bytes_max = options.log_bytes_max + 1,
+        "setting unfolded_bytes_max: 2147483649 bytes of redo do not fit a hot log of 2147483648",
+    );
+    check(
+        |options| options.hot_log_file_bytes = 2 << 30,
+        "setting log_bytes_max: 2147483648 bytes are not two files of 2147483648",
+    );
+    check(
         |options| options.gossip_interval = Default::default(),
         "setting gossip_interval: it is zero",
     );

@@ -64,7 +64,10 @@ impl Fleet {
             az: hint.az.clone(),
             segments: counts.get(&hint.node).copied().unwrap_or(0),
             usable: !self.emptied.contains(&hint.node)
-                && self.shunned.get(&hint.node).is_none_or(|&until| until <= now)
+                && self
+                    .shunned
+                    .get(&hint.node)
+                    .is_none_or(|&until| until <= now)
                 && is_up.get(&hint.node).copied().unwrap_or(true),
         };
         manifest.hints.iter().map(load).collect()
@@ -91,7 +94,11 @@ pub(crate) fn place(
     };
     let (pg, segment) = (entry.pg, out.segment);
     let stays = |member: &&Member| member.segment != segment;
-    if members.iter().filter(stays).any(|member| member.node == node) {
+    if members
+        .iter()
+        .filter(stays)
+        .any(|member| member.node == node)
+    {
         return Err(format!(
             "node {node} hosts a segment of protection group {pg} already"
         ));
@@ -107,9 +114,7 @@ pub(crate) fn place(
             load.az
         ));
     }
-    if !load.usable {
-        return Err(format!("node {node} does not answer, or is being emptied"));
-    }
+    // Whether it answers shows when it is asked to make the segment.
     Ok(node)
 }
 

@@ -98,7 +98,8 @@ pub(crate) struct Jobs {
     pub(crate) grow: Option<Grow>,
     pub(crate) grows_wanted: VecDeque<Option<WishId>>,
     pub(crate) hints: VecDeque<HintEdit>,
-    /// Nodes that refused to make a segment since they hold one of the group: which one that is has to be asked.
+    /// Nodes that are to say which segments they hold: an earlier writer may have died before it dropped what it had removed, or
+    /// had made in vain.
     pub(crate) probes: BTreeSet<NodeId>,
     /// Wishes to add a node whose address was not said, and the nodes that are still to be asked.
     pub(crate) hint_asks: Vec<(WishId, NodeId, Vec<NodeId>)>,
@@ -112,6 +113,7 @@ impl Jobs {
             && self.grows_wanted.is_empty()
             && self.hints.is_empty()
             && self.hint_asks.is_empty()
+            && self.probes.is_empty()
     }
 
     /// The job that replaces this segment, or brings it in.
@@ -131,7 +133,10 @@ impl Jobs {
     pub(crate) fn coming(&self) -> impl Iterator<Item = (PgId, Member)> {
         let joins = |job: &&Replace| matches!(job.phase, Phase::Creating | Phase::Made);
         let replaces = self.replaces.iter().filter(joins);
-        let grows = self.grow.iter().filter(|job| job.phase == GrowPhase::Creating);
+        let grows = self
+            .grow
+            .iter()
+            .filter(|job| job.phase == GrowPhase::Creating);
         replaces
             .map(|job| (job.pg, job.into))
             .chain(grows.flat_map(|job| job.members.iter().map(|&member| (job.pg, member))))

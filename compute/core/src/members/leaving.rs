@@ -102,11 +102,15 @@ impl Leaving {
     }
 
     pub(crate) fn iter_stragglers(&self) -> impl Iterator<Item = (SegmentId, NodeId)> {
-        self.stragglers.iter().map(|(&segment, &(_, node))| (segment, node))
+        self.stragglers
+            .iter()
+            .map(|(&segment, &(_, node))| (segment, node))
     }
 
     pub(crate) fn stragglers(&self) -> impl Iterator<Item = (PgId, SegmentId)> {
-        self.stragglers.iter().map(|(&segment, &(pg, _))| (pg, segment))
+        self.stragglers
+            .iter()
+            .map(|(&segment, &(pg, _))| (pg, segment))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The step under way: from its proposal until it is in force (R20), with what it means for whom.
 
-use sixfold_log_format::{Lsn, Manifest, ManifestVersion, Member, PgEntry, PgId, SegmentId};
 use sixfold_log_format::mutant::{Mutant, planted};
+use sixfold_log_format::{Lsn, Manifest, ManifestVersion, Member, PgEntry, PgId, SegmentId};
 use sixfold_recovery::membership::Change;
 
 /// What a step is for.

@@ -93,7 +93,11 @@ impl WriterCore {
     /// Only beside a quorum that answers, behind all commits unless those never cease, and one at a time.
     fn may_do_chores(&self) -> bool {
         let answers = self.last == self.vdl() || self.now < self.vdl_moved_at + STALLED;
-        let is_open = self.life == Life::Open && self.writable && self.may_mint() && !self.closing && !self.drained;
+        let is_open = self.life == Life::Open
+            && self.writable
+            && self.may_mint()
+            && !self.closing
+            && !self.drained;
         let flows = self.now < self.vdl_moved_at + FLOWS;
         let may_go = self.line.is_empty() || flows && self.chores.is_overdue(self.now);
         is_open && answers && may_go && !self.chores.is_busy(self.vdl())

@@ -8,7 +8,8 @@ use crate::link::Link;
 use crate::retained::RetainedBatches;
 use crate::shipper::LinkIndex;
 
-/// A protection group. Invariant: `links` are those of the members of `entry`, each once, and none of them is gone.
+/// A protection group. Invariant: `links` are those of the members of `entry`, each once, and none of them is gone; members that
+/// were declared lost have none.
 #[derive(Debug)]
 pub(super) struct Group {
     /// What a write has to satisfy: the sets in force, and while a step is under way those that it leaves and enters (R20).

@@ -58,7 +58,10 @@ impl WriterCore {
     fn free_pages(&self) -> Option<u64> {
         let page = self.tip_source().page(PageId::META)?;
         let meta = Meta::read(&page).ok()?;
-        let never_used = self.geometry.pages_max().saturating_sub(meta.next_page.get());
+        let never_used = self
+            .geometry
+            .pages_max()
+            .saturating_sub(meta.next_page.get());
         Some(never_used.saturating_add(meta.free_count))
     }
 
@@ -78,7 +81,9 @@ impl WriterCore {
         );
         let placed = if self.groups.len() >= self.pgs_max() {
             let pgs = self.groups.len();
-            Err(format!("the volume has {pgs} protection groups, no more are allowed"))
+            Err(format!(
+                "the volume has {pgs} protection groups, no more are allowed"
+            ))
         } else {
             place_group(&loads).map_err(|error| error.to_string())
         };
@@ -122,7 +127,8 @@ impl WriterCore {
             if member.segment == segment {
                 self.members.fleet.shun(member.node, self.now);
                 let node = member.node;
-                self.members.refused(format!("node {node} makes no segment: {reason}"));
+                self.members
+                    .refused(format!("node {node} makes no segment: {reason}"));
             }
         }
         if grow.wish.is_some() {
@@ -186,13 +192,20 @@ impl WriterCore {
         if !planted(Mutant::RecordBeforeRootEntry) {
             self.open_group(pg);
         }
-        self.parts_done(grow.wish.as_slice(), &format!("protection group {pg} was appended"));
+        self.parts_done(
+            grow.wish.as_slice(),
+            &format!("protection group {pg} was appended"),
+        );
         self.writable_moved();
         true
     }
 
     fn open_group(&mut self, pg: PgId) {
-        assert_eq!(pg.get() as usize, self.geometry.groups, "groups open in order");
+        assert_eq!(
+            pg.get() as usize,
+            self.geometry.groups,
+            "groups open in order"
+        );
         self.open_next_group();
     }
 

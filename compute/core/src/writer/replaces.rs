@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sixfold_log_format::mutant::{Mutant, planted};
-use sixfold_log_format::wire::{CreateSegment, Message, Refusal};
+use sixfold_log_format::wire::{CreateSegment, Message, ProbeAnswer, Refusal};
 use sixfold_log_format::{Member, NodeId, PgEntry, PgId, SegmentId};
 use sixfold_recovery::membership::{
     EditError, append_pg, begin_replace, finish_replace, replacements, roll_back,
@@ -24,8 +24,11 @@ const PER_GROUP_MAX: usize = 2;
 const REPAIR_PAUSE: Duration = Duration::from_secs(30);
 
 impl WriterCore {
-    /// Goes on with what an earlier writer began: joining members say what that is.
+    /// Goes on with what an earlier writer began: joining members say what that is, and nodes say what it left.
     pub(super) fn take_up_replacements(&mut self) {
+        let hints = self.manifest.hints.iter();
+        let nodes = hints.map(|hint| hint.node);
+        self.members.jobs.probes.extend(nodes);
         for number in 0..self.manifest.pgs.len() {
             let entry = &self.manifest.pgs[number];
             let members = entry.members();
@@ -65,7 +68,12 @@ impl WriterCore {
         let Some(next) = jobs.waiting.iter().position(has_room) else {
             return false;
         };
-        let job = self.members.jobs.waiting.remove(next).expect("it was just there");
+        let job = self
+            .members
+            .jobs
+            .waiting
+            .remove(next)
+            .expect("it was just there");
         let Some((pg, out)) = find(&self.manifest, job.out) else {
             self.parts_done(&job.wishes, "it was removed already");
             return true;
@@ -175,14 +183,20 @@ impl WriterCore {
                     let coming = self.members.jobs.coming();
                     let node = coming.map(|(_, member)| member);
                     let node = node.filter(|member| member.segment == segment).last();
-                    self.members.jobs.probes.extend(node.map(|member| member.node));
+                    self.members
+                        .jobs
+                        .probes
+                        .extend(node.map(|member| member.node));
                 }
                 refusal.to_string()
             }
             Some(_) => "an answer of another kind".to_owned(),
             None => "no answer".to_owned(),
         };
-        if self.creation_since(segment).is_some_and(|since| since + CREATION_PATIENCE <= self.now) {
+        if self
+            .creation_since(segment)
+            .is_some_and(|since| since + CREATION_PATIENCE <= self.now)
+        {
             self.creation_failed(segment, &reason);
             return true;
         }
@@ -190,13 +204,10 @@ impl WriterCore {
     }
 
     /// A node says which segments of the volume it holds: those that nobody knows go.
-    pub(super) fn probe_answered(&mut self, node: NodeId, answer: Option<Message>) {
+    pub(super) fn probe_answered(&mut self, node: NodeId, answer: &ProbeAnswer) {
         self.members.jobs.probes.remove(&node);
-        let Some(Message::ProbeAnswer(answer)) = answer else {
-            return;
-        };
         let said = self.said();
-        for held in answer.segments {
+        for held in &answer.segments {
             let is_coming = self
                 .members
                 .jobs
@@ -232,7 +243,10 @@ impl WriterCore {
     /// Another node, if the writer may choose.
     fn creation_failed(&mut self, segment: SegmentId, reason: &str) {
         let jobs = &mut self.members.jobs;
-        let replace = jobs.replaces.iter().position(|job| job.into.segment == segment);
+        let replace = jobs
+            .replaces
+            .iter()
+            .position(|job| job.into.segment == segment);
         let Some(index) = replace else {
             return self.growth_failed(segment, reason);
         };
@@ -396,12 +410,14 @@ impl WriterCore {
             if self.now.saturating_sub(link.heard_at) < patience {
                 self.members.repair_pauses.remove(&link.segment);
             } else {
-                silent.push((link.pg, link.segment, link.joining));
+                silent.push((link.pg, link.segment, link.node, link.joining));
             }
         }
-        for (pg, segment, joining) in silent {
+        silent.extend(self.lost_members());
+        for (pg, segment, node, joining) in silent {
             let jobs = &mut self.members.jobs;
             if joining {
+                self.members.fleet.shun(node, self.now);
                 if let Some(job) = jobs.replace_of(segment)
                     && job.into.segment == segment
                 {
@@ -421,6 +437,23 @@ impl WriterCore {
                 });
             }
         }
+    }
+
+    /// Members that were declared lost and stand in a set until they are replaced (R19).
+    fn lost_members(&self) -> Vec<(PgId, SegmentId, NodeId, bool)> {
+        let mut lost = Vec::new();
+        for entry in self
+            .manifest
+            .pgs
+            .iter()
+            .filter(|entry| !entry.removed.is_empty())
+        {
+            let members = entry.members().into_iter();
+            let is_lost = |member: &Member| entry.removed.contains(&member.segment);
+            let of_group = members.filter(is_lost);
+            lost.extend(of_group.map(|member| (entry.pg, member.segment, member.node, false)));
+        }
+        lost
     }
 
     /// For status.

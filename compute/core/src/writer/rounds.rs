@@ -80,8 +80,7 @@ impl WriterCore {
         if !self.rounding.due().is_due(self.now) {
             return;
         }
-        let group_last: Vec<(PgId, Lsn)> = self
-            .groups[..self.geometry.groups]
+        let group_last: Vec<(PgId, Lsn)> = self.groups[..self.geometry.groups]
             .iter()
             .map(|group| (group.entry.pg, self.durability.durable_last(group.entry.pg)))
             .collect();

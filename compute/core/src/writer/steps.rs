@@ -1,7 +1,9 @@
 //! Steps of membership: proposed, told, in force (R20).
 
 use sixfold_log_format::mutant::{Mutant, planted};
-use sixfold_log_format::wire::{AskHints, DropSegment, Install, Installed, Message, Probe, Refusal};
+use sixfold_log_format::wire::{
+    AskHints, DropSegment, Install, Installed, Message, Probe, Refusal,
+};
 use sixfold_log_format::{
     Lsn, Manifest, ManifestVersion, MembershipEpoch, NodeId, PgEntry, PgId, SegmentId,
 };
@@ -11,6 +13,7 @@ use crate::event::{FetchKey, WriterAction};
 use crate::members::calls::Call;
 use crate::members::fleet::find;
 use crate::members::step::{Purpose, Step};
+use crate::shipper::linked;
 
 /// Times that a node is told how far a wish is, when it does not answer.
 const REPORTS_MAX: u32 = 8;
@@ -143,7 +146,8 @@ impl WriterCore {
         let entry = step.map_or_else(|| self.manifest.pg(pg).cloned(), |step| step.entry(pg));
         let entry = entry.expect("the group is in the manifest");
         let number = pg.get() as usize;
-        let members = entry.members();
+        let removed = self.manifest.pg(pg).map_or(&[][..], |entry| &entry.removed);
+        let members = linked(&entry, removed);
         let joins = |segment: SegmentId| {
             let mut all = entry.sets.iter().flat_map(|set| &set.members);
             all.any(|member| member.segment == segment && member.joining)
@@ -226,7 +230,9 @@ impl WriterCore {
         let probes = self.members.jobs.probes.iter();
         wanted.extend(probes.map(|&node| (Call::Probe(node), node)));
         let asks = self.members.jobs.hint_asks.iter();
-        wanted.extend(asks.flat_map(|(_, _, nodes)| nodes.iter().map(|&node| (Call::Hints(node), node))));
+        wanted.extend(
+            asks.flat_map(|(_, _, nodes)| nodes.iter().map(|&node| (Call::Hints(node), node))),
+        );
         let untold = self.members.wishes.untold().into_iter();
         wanted.extend(untold.map(|(id, node)| (Call::Report(id, node), node)));
         wanted.sort_unstable();
@@ -259,9 +265,7 @@ impl WriterCore {
         let hello = self.shipper.hello();
         let volume = self.manifest.volume;
         Some(match call {
-            Call::Create(segment) => {
-                Message::CreateSegment(Box::new(self.creation_of(segment)?))
-            }
+            Call::Create(segment) => Message::CreateSegment(Box::new(self.creation_of(segment)?)),
             Call::Install(segment, _) => Message::Install(Box::new(Install {
                 segment,
                 volume_epoch: hello.volume_epoch,
@@ -298,8 +302,8 @@ impl WriterCore {
                 self.members.leaving.dropped(segment);
                 true
             }
-            (Call::Probe(node), answer) => {
-                self.probe_answered(node, answer);
+            (Call::Probe(node), Some(Message::ProbeAnswer(answer))) => {
+                self.probe_answered(node, &answer);
                 true
             }
             (Call::Hints(node), answer) => {
@@ -343,7 +347,8 @@ impl WriterCore {
         let of_segment = |link: &&crate::link::Link| link.segment == segment && !link.is_gone();
         let found = links.iter().enumerate().find(|(_, link)| of_segment(link));
         let Some((index, link)) = found else {
-            return true;
+            // One that leaves; what else has no link does not count.
+            return self.members.leaving.get(segment).is_some();
         };
         if answer.scl > self.groups[link.pg.get() as usize].last_sealed {
             return false;

@@ -20,14 +20,18 @@ impl WriterCore {
     /// An ack brought wishes.
     pub(super) fn take_wishes(&mut self, attach: AttachKey, wishes: &[Wish]) {
         let node = self.shipper.node_of(attach);
+        let mut any = false;
         for wish in wishes {
             if wish.volume == self.manifest.volume
                 && self.members.wishes.take(wish, node, self.now) == Taken::New
             {
                 self.begin_wish(wish, None);
+                any = true;
             }
         }
-        self.drive_members();
+        if any {
+            self.drive_members();
+        }
     }
 
     /// This process wants something.
@@ -52,18 +56,28 @@ impl WriterCore {
             WishVerb::Replace | WishVerb::Drain => self.wish_move(wish),
             WishVerb::Restore => self.wish_restore(wish),
             WishVerb::Grow => {
-                self.members.wishes.begun(id, 1, "appending a protection group".to_owned());
+                self.members
+                    .wishes
+                    .begun(id, 1, "appending a protection group".to_owned());
                 self.members.jobs.grows_wanted.push_back(Some(id));
             }
             WishVerb::Add => self.wish_add(wish, hint),
             WishVerb::Forget => {
                 let node = NodeId::from_bytes(wish.subject);
-                if self.members.jobs.coming().any(|(_, member)| member.node == node) {
+                if self
+                    .members
+                    .jobs
+                    .coming()
+                    .any(|(_, member)| member.node == node)
+                {
                     let text = format!("node {node} is about to get a segment");
                     return self.refuse_wish(id, text);
                 }
                 let edit = Edit::Drop(node);
-                self.members.jobs.hints.push_back(HintEdit { edit, wish: id });
+                self.members
+                    .jobs
+                    .hints
+                    .push_back(HintEdit { edit, wish: id });
             }
         }
     }
@@ -120,7 +134,9 @@ impl WriterCore {
             on_node
         };
         // What cannot be done at all is said before anything is begun.
-        let mut places = subjects.iter().filter(|(_, out)| !self.members.jobs.moves(out.segment));
+        let mut places = subjects
+            .iter()
+            .filter(|(_, out)| !self.members.jobs.moves(out.segment));
         let impossible = places.find_map(|(pg, out)| self.place_segment(*pg, out, object).err());
         if let Some(reason) = impossible {
             self.members.fleet.welcome(node);
@@ -184,18 +200,23 @@ impl WriterCore {
                 too_late += 1;
                 continue;
             }
-            job.take_back.get_or_insert_with(|| "taken back by wish".to_owned());
+            job.take_back
+                .get_or_insert_with(|| "taken back by wish".to_owned());
             job.restores.push(id);
             count += 1;
         }
         self.parts_failed(&ended, "taken back by wish");
         if count > 0 {
-            self.members.wishes.begun(id, count, "taking back".to_owned());
+            self.members
+                .wishes
+                .begun(id, count, "taking back".to_owned());
             for _ in 0..waiting {
                 self.members.wishes.part_done(id, "it had not begun");
             }
         } else if welcomed {
-            self.members.wishes.done(id, "the node may be given segments again".to_owned());
+            self.members
+                .wishes
+                .done(id, "the node may be given segments again".to_owned());
         } else if too_late > 0 {
             self.refuse_wish(id, "too late: the last step was proposed".to_owned());
         } else {
@@ -207,7 +228,9 @@ impl WriterCore {
     fn wish_add(&mut self, wish: &Wish, hint: Option<NodeHint>) {
         let (id, node) = (wish.id, NodeId::from_bytes(wish.subject));
         self.members.fleet.welcome(node);
-        self.members.wishes.begun(id, 1, format!("adding node {node}"));
+        self.members
+            .wishes
+            .begun(id, 1, format!("adding node {node}"));
         let jobs = &mut self.members.jobs;
         match hint {
             Some(hint) if hint.node == node => {
@@ -219,11 +242,12 @@ impl WriterCore {
                 self.refuse_wish(id, text);
             }
             None => {
+                // Whoever brought it knows best.
                 let mut nodes = self.members.wishes.nodes_of(id);
                 let known = self.manifest.hints.iter().map(|hint| hint.node);
-                nodes.extend(known.filter(|known| *known != node));
-                nodes.sort_unstable();
-                nodes.dedup();
+                let known = known.filter(|known| *known != node && !nodes.contains(known));
+                let others: Vec<NodeId> = known.take(HINT_ASKS_MAX).collect();
+                nodes.extend(others);
                 nodes.truncate(HINT_ASKS_MAX);
                 jobs.hint_asks.push((id, node, nodes));
             }
@@ -245,11 +269,17 @@ impl WriterCore {
             }
         }
         for (id, hint) in ended {
-            self.members.jobs.hint_asks.retain(|(other, ..)| *other != id);
+            self.members
+                .jobs
+                .hint_asks
+                .retain(|(other, ..)| *other != id);
             match hint {
                 Ok(hint) => {
                     let edit = Edit::Set(hint);
-                    self.members.jobs.hints.push_back(HintEdit { edit, wish: id });
+                    self.members
+                        .jobs
+                        .hints
+                        .push_back(HintEdit { edit, wish: id });
                 }
                 Err(node) => {
                     let text = format!("nobody said where node {node} is");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sixfold_log_format::{History, Lsn, ManifestVersion, PgId, VolumeEpoch};
+use sixfold_log_format::{History, Lsn, Manifest, ManifestVersion, PgId, VolumeEpoch};
 use sixfold_recovery::machine::Opened;
 use sixfold_recovery::quorum::is_write_quorum_of_all;
 use sixfold_recovery::truncate::extend;
@@ -16,11 +16,15 @@ use crate::common::LAL;
 pub struct Oracle {
     /// Every LSN that was ever minted, with its group and its writer's epoch.
     pub minted: BTreeMap<Lsn, (PgId, VolumeEpoch)>,
+    /// All transactions, answered or not.
+    pub transactions: Vec<Vec<Lsn>>,
     /// Commits that were answered: all LSNs of the transaction, and the writer's epoch.
     pub answered: Vec<(VolumeEpoch, Vec<Lsn>)>,
     pub opened: Vec<Opened>,
     /// Histories that candidates with a complete fence sent, by epoch.
     pub histories: BTreeMap<VolumeEpoch, History>,
+    /// Every manifest that was ever said to a segment.
+    manifests: BTreeMap<ManifestVersion, Manifest>,
     pub steps_in_force: usize,
 }
 
@@ -77,6 +81,19 @@ impl Oracle {
         Ok(())
     }
 
+    /// One version is one manifest, whoever says it (R21).
+    pub fn said(&mut self, manifest: &Manifest) -> Result<(), String> {
+        let version = manifest.version;
+        let known = self
+            .manifests
+            .entry(version)
+            .or_insert_with(|| manifest.clone());
+        match known == manifest {
+            true => Ok(()),
+            false => Err(format!("two manifests of version {version}")),
+        }
+    }
+
     pub fn has_opened(&mut self, opened: &Opened, segments: &[FakeSegment]) -> Result<(), String> {
         let epoch = opened.volume_epoch;
         let rival = self.opened.iter().find(|other| other.volume_epoch == epoch);
@@ -84,6 +101,12 @@ impl Oracle {
             return Err(format!(
                 "{} and {} opened at epoch {epoch}",
                 rival.writer, opened.writer
+            ));
+        }
+        if opened.manifest.version.volume_epoch != epoch {
+            return Err(format!(
+                "epoch {epoch} opens with manifest {}",
+                opened.manifest.version
             ));
         }
         for (by, lsns) in self.answered.iter().filter(|(by, _)| *by < epoch) {
@@ -96,6 +119,17 @@ impl Oracle {
                     opened.cut
                 ));
             }
+        }
+        let is_in = |lsn: &&Lsn| **lsn <= opened.cut && !opened.history.annuls(**lsn);
+        let is_torn = |lsns: &&Vec<Lsn>| {
+            let count = lsns.iter().filter(is_in).count();
+            count != 0 && count != lsns.len()
+        };
+        if let Some(torn) = self.transactions.iter().find(is_torn) {
+            return Err(format!(
+                "epoch {epoch} opens at {} with a part of {torn:?}",
+                opened.cut
+            ));
         }
         self.opened.push(opened.clone());
         self.is_held(opened, segments)

@@ -4,7 +4,7 @@
 //! A run is a list of choices and nothing else: who reaches whom, at which message an actor dies, which message is late and when it
 //! comes after all. Every list within the bounds of a scenario is run. Where no choice is made, messages arrive in the order
 //! in which they were sent; the bounds say how many of them may be late, and how many actors may die. A failing run prints its
-//! list, which [`Chooser::replay`] runs again.
+//! list, which [`Chooser::replay`] runs again. `SIXFOLD_EXPLORE_LONG=1` widens the bounds, to minutes.
 //!
 //! ```text
 //! Plan of each actor:  reopen (Recovery) --> write, replace, grow (Writer) --> idle, or dead at some message
@@ -26,8 +26,8 @@ use sixfold_log_format::mutant::{Mutant, plant};
 pub enum Weak {
     /// R20: the next step does not wait for completeness, nor for a whole newcomer.
     Completeness,
-    /// R20: from the proposal on writes count by the set entered alone.
-    Joint,
+    /// R20: a step is in force when the first segment accepted it.
+    InForceAtOnce,
     /// R10: a group takes records before the root holds its entry.
     GrowthUnforced,
 }
@@ -95,6 +95,17 @@ pub struct Tally {
     pub died: usize,
     pub late: usize,
     pub steps_in_force: usize,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.runs += other.runs;
+        self.answered += other.answered;
+        self.opened += other.opened;
+        self.died += other.died;
+        self.late += other.late;
+        self.steps_in_force += other.steps_in_force;
+    }
 }
 
 /// Runs every list within the bounds; the first one that goes wrong ends it.

@@ -156,6 +156,30 @@ impl World {
         who
     }
 
+    /// A writer that has opened is given more to do; from now on it reaches only these.
+    pub fn give(&mut self, who: usize, reach: u32, tasks: &[Task]) -> Outcome {
+        let actor = &mut self.actors[who];
+        actor.reach = reach;
+        let Role::Writer(writer) = &mut actor.role else {
+            return Err(format!("it did not open: {actor:?}"));
+        };
+        writer.give(tasks);
+        writer.drive(&mut self.oracle)
+    }
+
+    /// From now on this one may die at any message, or not.
+    pub fn set_mortal(&mut self, who: usize, mortal: bool) {
+        self.actors[who].mortal = mortal;
+    }
+
+    /// Whoever reaches a write quorum of every group opens, unless it died: nothing that a dead writer left may block it.
+    pub fn opens(&self, who: usize) -> Outcome {
+        match self.actors[who].role {
+            Role::Failed => Err(format!("actor {who} cannot open")),
+            _ => Ok(()),
+        }
+    }
+
     /// Dies now, whatever the bounds say.
     pub fn kill(&mut self, who: usize) {
         self.actors[who].role = Role::Dead;
@@ -198,11 +222,11 @@ impl World {
                 self.queue.push_front(flight);
                 let late = self.late.pop_front().expect("it is not empty");
                 self.came_late += 1;
-                self.deliver(late)?;
+                self.deliver(&late)?;
                 return Ok(true);
             }
         }
-        self.deliver(flight)?;
+        self.deliver(&flight)?;
         Ok(true)
     }
 
@@ -255,7 +279,7 @@ impl World {
         self.deaths_left = 0;
         while let Some(flight) = self.late.pop_front() {
             self.came_late += 1;
-            self.deliver(flight)?;
+            self.deliver(&flight)?;
             self.run()?;
         }
         Ok(())
@@ -281,6 +305,7 @@ impl World {
                         let with = usize::from(to.as_bytes()[0] - 101);
                         if let Message::Install(install) = &message {
                             self.oracle.fenced(&install.history)?;
+                            self.oracle.said(&install.manifest)?;
                         }
                         let item = Item::Request { key, message };
                         self.queue.push_back(Flight {
@@ -306,6 +331,9 @@ impl World {
         }
         if let Role::Writer(writer) = &mut self.actors[who].role {
             for (id, send) in writer.take_outbox() {
+                if let Send::Create { manifest, .. } | Send::Offer(manifest) = &send {
+                    self.oracle.said(manifest)?;
+                }
                 let with = usize::from(id.as_bytes()[0] - 1);
                 let item = Item::Sent(send);
                 self.queue.push_back(Flight {
@@ -323,15 +351,15 @@ impl World {
         self.queue.push_back(Flight { actor, with, item });
     }
 
-    fn deliver(&mut self, flight: Flight) -> Outcome {
-        let reached = self.reaches(&flight);
+    fn deliver(&mut self, flight: &Flight) -> Outcome {
+        let reached = self.reaches(flight);
         match &flight.item {
             Item::Request { key, .. } if !reached => {
-                self.answer(&flight, Item::Unreachable { key: *key })
+                self.answer(flight, Item::Unreachable { key: *key })
             }
             Item::Request { key, message } => {
                 for message in self.request(flight.with, message) {
-                    self.answer(&flight, Item::Answer { key: *key, message });
+                    self.answer(flight, Item::Answer { key: *key, message });
                 }
             }
             Item::Answer { key, message } => {
@@ -344,7 +372,7 @@ impl World {
             Item::Sent(_) if !reached => {}
             Item::Sent(send) => {
                 if let Some(item) = self.sent(flight.actor, flight.with, send) {
-                    self.answer(&flight, item);
+                    self.answer(flight, item);
                 }
             }
             item => {

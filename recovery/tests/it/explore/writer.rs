@@ -114,6 +114,11 @@ impl Writer {
         }
     }
 
+    /// More to do.
+    pub fn give(&mut self, tasks: &[Task]) {
+        self.tasks.extend(tasks);
+    }
+
     /// What has to be sent since the last call.
     pub fn take_outbox(&mut self) -> Vec<(SegmentId, Send)> {
         std::mem::take(&mut self.outbox)
@@ -204,6 +209,9 @@ impl Writer {
             let sends = members.map(|member| (member.segment, Send::Append(batch.clone())));
             self.outbox.extend(sends);
         }
+        oracle
+            .transactions
+            .push(parts.iter().map(|&(_, lsn)| lsn).collect());
         self.points.sealed(cpl, &parts);
         self.unanswered
             .push_back((cpl, parts.iter().map(|&(_, lsn)| lsn).collect()));
@@ -230,7 +238,6 @@ impl Writer {
     /// What a write of this group has to satisfy now.
     fn counted(&self, pg: PgId) -> Option<PgEntry> {
         match &self.change {
-            Some(change) if self.weak == Some(Weak::Joint) => change.to().pg(pg).cloned(),
             Some(change) => change.joint_entry(pg),
             None => self.manifest.pg(pg).cloned(),
         }
@@ -347,7 +354,7 @@ impl Writer {
             return Ok(());
         };
         change.accepted(id, scl);
-        if change.is_in_force() {
+        if change.is_in_force() || self.weak == Some(Weak::InForceAtOnce) {
             let from = change.from().clone();
             self.manifest = change.to().clone();
             let changed = self

@@ -6,7 +6,8 @@
 //! ```
 //! [`set`] says which layers there are, [`cache`] holds parts of them, [`gather`] finds a page's versions, [`compose`] decides
 //! what of a page goes into a new layer, [`output`] writes its file, [`freeze`] and [`merge`] are the two ways to make one,
-//! [`retention`] says what may be collected, [`upkeep`] when what is due.
+//! [`retention`] says what may be collected, [`upkeep`] when what is due, [`rate`] how fast it goes,
+//! [`trim`] which hot-log files may go.
 
 pub(crate) mod cache;
 pub(crate) mod compose;
@@ -14,6 +15,8 @@ pub(crate) mod freeze;
 pub(crate) mod gather;
 pub(crate) mod merge;
 pub(crate) mod output;
+pub(crate) mod rate;
 pub(crate) mod retention;
 pub(crate) mod set;
+pub(crate) mod trim;
 pub(crate) mod upkeep;

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sixfold_log_format::hot_log::{Entry, FileNumber};
+use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, CATALOG_LAYERS_MAX, LayerNumber};
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId, SegmentId};
@@ -22,14 +22,12 @@ use super::freeze::FreezeWork;
 use super::merge::{MergeWork, choose};
 use super::output::Output;
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{
-    CHECK_REDO_BYTES, FULL_RETRY, MOVE_BYTES_MAX, PACE_GROWTH_MAX, PINNED_MAX, SWEEP_ENTRIES,
-};
+use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, SWEEP_ENTRIES};
 use crate::chain::BatchId;
-use crate::hot_log::{Place, Ticket};
-use crate::jobs::{BackgroundStep, Job, Work};
+use crate::hot_log::Ticket;
+use crate::jobs::{Job, Work};
 use crate::node::NodeCore;
-use crate::parts::{Fetched, Located, Part};
+use crate::parts::Part;
 use crate::segment::Segment;
 
 /// Pause before something that could not be published is tried again.
@@ -37,6 +35,9 @@ const PUBLISH_RETRY: Duration = Duration::from_millis(2);
 
 /// Pause before a freeze or a merge that came upon damage is begun again.
 const DAMAGE_RETRY: Duration = Duration::from_secs(1);
+
+/// How much longer the layers of a segment become that has nearly as many as it may.
+const LONG_LAYERS: u64 = 16;
 
 /// What a remembered chain takes in memory, bytes, about.
 const DEPTH_BYTES: usize = 32;
@@ -50,14 +51,14 @@ pub(crate) struct Upkeep {
     due: bool,
     redo_since: usize,
     /// How much waits for the node's own work, in 64ths of what stops batches or freezes.
-    waiting: u64,
+    pub(super) waiting: u64,
     no_space_until: Option<Duration>,
     /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
     no_space: bool,
     /// Batches that are written again, by the ticket of the copy.
-    moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
-    moving_bytes: usize,
+    pub(super) moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
+    pub(super) moving_bytes: usize,
     /// Segments whose index holds records that are in layers now.
     pub(crate) unswept: BTreeSet<SegmentId>,
     /// Counts since the start.
@@ -101,7 +102,7 @@ impl Upkeep {
         self.moving.remove(&ticket)
     }
 
-    fn is_moving(&self, segment: SegmentId, batch: BatchId) -> bool {
+    pub(super) fn is_moving(&self, segment: SegmentId, batch: BatchId) -> bool {
         self.moving
             .values()
             .any(|moving| *moving == (segment, batch))
@@ -218,37 +219,6 @@ impl NodeCore {
         unfolded.sum()
     }
 
-    /// How much waits for freezes and merges, in 64ths of what stops batches or freezes.
-    fn waiting(&self) -> u64 {
-        let share = |held: u64, max: u64| held.saturating_mul(64) / max.max(1);
-        let runs = self.segments.values().map(|held| held.layers.runs().len());
-        let runs_max = self.bounds.runs_max * 2;
-        [
-            share(
-                self.index_bytes() as u64,
-                self.bounds.index_bytes_max as u64,
-            ),
-            share(self.unfolded_bytes(), self.bounds.unfolded_bytes_max),
-            share(runs.max().unwrap_or(0) as u64, runs_max as u64),
-        ]
-        .into_iter()
-        .max()
-        .unwrap_or(0)
-    }
-
-    /// The pace of the node's own work, bytes a second; 0 for none. Half of what may wait makes a freeze due, three quarters slow
-    /// writers down: in between the pace grows, and ends half way, so that the work catches up before anybody has to wait.
-    pub(crate) fn background_rate(&self) -> u64 {
-        const DUE: u64 = 32;
-        const NEAR: u64 = 40;
-        if self.pressed || self.upkeep.waiting >= NEAR {
-            return 0;
-        }
-        let rate = self.bounds.background_bytes_per_second;
-        let beyond = self.upkeep.waiting.saturating_sub(DUE);
-        rate.saturating_add(rate.saturating_mul(PACE_GROWTH_MAX - 1) / (NEAR - DUE) * beyond)
-    }
-
     /// Whether a bound is near, so that writers should slow down.
     pub(crate) fn is_pressed(&self) -> bool {
         let index_max = self.bounds.index_bytes_max;
@@ -294,7 +264,22 @@ impl NodeCore {
 
     fn output(&self, segment: &Segment, range: (Lsn, Lsn)) -> Output {
         let owner = (segment.volume, segment.pg, segment.id);
-        Output::new(owner, range, self.block_bytes, self.layer_bytes_wanted())
+        let mut layer_bytes = self.layer_bytes_wanted();
+        if self.is_crowded_by(segment) {
+            layer_bytes = layer_bytes.max(self.bounds.layer_bytes_max.saturating_mul(LONG_LAYERS));
+        }
+        Output::new(owner, range, self.block_bytes, layer_bytes)
+    }
+
+    /// Layers of one segment that stop its freezes: a catalog stands at the head of every hot-log file.
+    fn layers_max(&self) -> usize {
+        let room = self.log.file_bytes() / 8 / CATALOG_LAYER_BYTES as u64;
+        (CATALOG_LAYERS_MAX / 2).min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
+    /// Whether a segment has so many layers that it soon cannot be frozen any more: they are joined into fewer, longer ones before.
+    fn is_crowded_by(&self, segment: &Segment) -> bool {
+        segment.layers.catalog().layers.len() * 4 > self.layers_max() * 3
     }
 
     /// Starts the freeze that is due most, if one is.
@@ -302,9 +287,7 @@ impl NodeCore {
         let near = self.index_bytes() > self.bounds.index_bytes_max / 2
             || self.unfolded_bytes() > self.bounds.unfolded_bytes_max / 2
             || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
-        // A catalog stands at the head of every hot-log file.
-        let room = self.log.file_bytes() / 8 / CATALOG_LAYER_BYTES as u64;
-        let layers_max = (CATALOG_LAYERS_MAX / 2).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let layers_max = self.layers_max();
         let has_room = self.has_room_for_layers(1);
         let is_due = |segment: &&Segment| {
             let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max
@@ -357,6 +340,15 @@ impl NodeCore {
         self.start_background(id, Work::Freeze(Box::new(work)));
     }
 
+    /// Whether its layers would be far fewer if they were written again now: one run that was written, or copied, when they were
+    /// to be short.
+    fn has_short_layers(&self, segment: &Segment) -> bool {
+        let catalog = segment.layers.catalog();
+        let count = catalog.layers.len() as u64;
+        let wanted = self.bounds.layer_bytes_max.saturating_mul(LONG_LAYERS);
+        count > 1 && catalog.file_bytes() / count < wanted / 4
+    }
+
     /// Starts a merge where runs are too many.
     fn start_merge(&mut self, now: Duration) {
         let crowded = self.is_crowded_with_layers();
@@ -369,7 +361,11 @@ impl NodeCore {
             .filter(|segment| segment.copy.is_none() && segment.has_whole_layers())
             .filter(|segment| !self.upkeep.paused.contains_key(&segment.id))
             .filter_map(|segment| {
-                let range = choose(segment.layers.runs(), runs_max, crowded)?;
+                let crowded = crowded || self.is_crowded_by(segment);
+                let runs = segment.layers.runs();
+                let shorten =
+                    || (crowded && self.has_short_layers(segment)).then_some(0..runs.len());
+                let range = choose(runs, runs_max, crowded).or_else(shorten)?;
                 Some((segment.layers.runs().len(), segment.id, range))
             })
             .max_by_key(|(count, id, _)| (*count, *id));
@@ -529,138 +525,6 @@ impl NodeCore {
         self.upkeep.due = true;
     }
 
-    // Hot-log files.
-
-    /// Frees the oldest files of the hot log that nobody needs.
-    fn trim(&mut self) {
-        while let Some(file) = self.log.oldest_spare() {
-            let is_tight =
-                self.log.is_full() || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
-            let window = self.log.files_bytes() > self.bounds.log_window_bytes;
-            let Some(pinned) = self.pinned(file, is_tight || window) else {
-                return;
-            };
-            if !pinned.is_empty() {
-                if is_tight || window {
-                    self.unpin(&pinned);
-                }
-                return;
-            }
-            self.free_file(file);
-        }
-    }
-
-    /// What pins a file, as far as it is worth knowing; `None` when the file is kept for a while in any case. `must_go` says that
-    /// it is not.
-    fn pinned(&self, file: FileNumber, must_go: bool) -> Option<Vec<(SegmentId, BatchId)>> {
-        let mut pinned = Vec::new();
-        for segment in self.segments.values() {
-            let retention = Duration::from_millis(segment.manifest.parameters.retention_ms);
-            let keep = self.bounds.log_window.max(retention);
-            for (batch, held) in segment.chain.in_file(file) {
-                if !must_go && !segment.retention.is_older(held.unix_ms, keep) {
-                    return None;
-                }
-                if segment.is_folded(held) || planted(Mutant::TrimUnfolded) {
-                    continue;
-                }
-                pinned.push((segment.id, batch));
-                if !must_go || pinned.len() >= PINNED_MAX {
-                    return Some(pinned);
-                }
-            }
-        }
-        Some(pinned)
-    }
-
-    /// What pins a file is frozen where it can be, and written again where it cannot.
-    fn unpin(&mut self, pinned: &[(SegmentId, BatchId)]) {
-        let mut moves: BTreeMap<SegmentId, Vec<BatchId>> = BTreeMap::new();
-        let mut bytes = self.upkeep.moving_bytes;
-        for (id, batch) in pinned {
-            let segment = self.segments.get_mut(id).expect("listed just now");
-            let held = segment.chain.get(*batch);
-            if segment.is_freezable(held) {
-                segment.freeze_wanted = true;
-                continue;
-            }
-            if self.upkeep.is_moving(*id, *batch) || held.bad || bytes > MOVE_BYTES_MAX {
-                continue;
-            }
-            bytes += held.bytes as usize;
-            moves.entry(*id).or_default().push(*batch);
-        }
-        if self.upkeep.moving_bytes > 0 || !self.upkeep.moving.is_empty() || self.log.is_busy() {
-            return;
-        }
-        for (id, batches) in moves {
-            self.upkeep.moving_bytes = bytes;
-            let work = Work::Move(MoveWork { batches });
-            self.start_background(id, work);
-        }
-    }
-
-    /// Batches of a file that must go are written again at the tail.
-    pub(crate) fn move_batches(&mut self, job: &Job) {
-        let Work::Move(work) = &job.work else {
-            unreachable!("called for a move");
-        };
-        for batch in &work.batches {
-            let Some(segment) = self.segments.get(&job.segment) else {
-                break;
-            };
-            let Some(held) = segment.chain.find_held(*batch) else {
-                continue;
-            };
-            let bytes = held
-                .resident
-                .as_ref()
-                .or_else(|| job.fetched.batches.get(batch));
-            let Some(bytes) = bytes.map(|batch| batch.bytes().clone()) else {
-                continue;
-            };
-            self.write_again(job.segment, *batch, bytes);
-        }
-    }
-
-    /// Writes a batch that is held once more; the copy counts when it is durable.
-    pub(crate) fn write_again(&mut self, id: SegmentId, batch: BatchId, bytes: bytes::Bytes) {
-        let entry = Entry::Batch { segment: id, bytes };
-        if let Ok(ticket) = self.log.append_reserved(entry) {
-            self.upkeep.moving.insert(ticket, (id, batch));
-            self.upkeep.moved_batches += 1;
-        }
-    }
-
-    /// The copy of a batch is durable.
-    pub(crate) fn batch_moved(&mut self, id: SegmentId, batch: BatchId, place: Place) {
-        if let Some(segment) = self.segments.get_mut(&id) {
-            segment.chain.set_moved(batch, place);
-            segment.parts_generation += 1;
-        }
-        self.upkeep.due = true;
-    }
-
-    fn free_file(&mut self, file: FileNumber) {
-        for segment in self.segments.values_mut() {
-            let gone: Vec<BatchId> = segment
-                .chain
-                .in_file(file)
-                .map(|(batch, _)| batch)
-                .collect();
-            if gone.is_empty() {
-                continue;
-            }
-            for batch in gone {
-                segment.chain.forget(batch, &segment.history);
-                segment.doubts.remove(&Part::Batch(batch));
-            }
-            segment.parts_generation += 1;
-        }
-        self.log.freed(file);
-        self.upkeep.files_freed += 1;
-    }
-
     /// Layer files that no catalog names are garbage of a crash; files that one names and that are not there are damage.
     /// After damage of the hot log they are set aside: it may be their catalog that was lost.
     pub(crate) fn check_layer_files(
@@ -703,30 +567,6 @@ impl NodeCore {
             if let Some(segment) = self.segments.get_mut(&id) {
                 segment.bad_layers.insert(layer);
             }
-        }
-    }
-}
-
-/// Batches that are written again.
-#[derive(Debug)]
-pub(crate) struct MoveWork {
-    pub(crate) batches: Vec<BatchId>,
-}
-
-impl MoveWork {
-    /// Reads what is not in memory.
-    pub(crate) fn step(&mut self, segment: &Segment, fetched: &Fetched) -> BackgroundStep {
-        let chain = &segment.chain;
-        self.batches.retain(|id| chain.find_held(*id).is_some());
-        let missing = self
-            .batches
-            .iter()
-            .filter(|id| chain.get(**id).resident.is_none() && !fetched.batches.contains_key(id));
-        let missing: Vec<Located> = missing.map(|id| Located::batch(chain, *id)).collect();
-        if missing.is_empty() {
-            BackgroundStep::End
-        } else {
-            BackgroundStep::Fetch(missing)
         }
     }
 }

@@ -68,7 +68,7 @@ fn padding_stays_within_its_share_under_load_and_nothing_waits_for_more_than_one
     for _ in 0..400 {
         // Three to five batches of a few hundred bytes come while a write is in flight.
         for _ in 0..3 + draw(3) {
-            let pages: Vec<u64> = (0..2 + draw(6)).map(|at| 2 + at).collect();
+            let pages: Vec<u64> = (0..2 + draw(40)).map(|at| 2 + at % 9).collect();
             let batch = writer.batch(&pages);
             redo_bytes += batch.bytes().len();
             waiting.push_back((shell.writes_done, batch.header().last));

@@ -7,7 +7,7 @@ use sixfold_log_format::wire::{DropSegment, Message, Refusal, Role};
 use sixfold_storage_node_core::{Event, StreamKey};
 
 use crate::layers::{PAGES, check_at, say_heartbeat, small};
-use crate::shell::{Shell, node_id};
+use crate::shell::{Ask, Shell, node_id};
 use crate::writer::{Writer, create, refusal, segment_id, volume};
 
 pub struct Cluster {
@@ -83,6 +83,33 @@ impl Cluster {
             self.nodes[from].work();
         }
         panic!("gossip does not end");
+    }
+
+    /// The next request of that kind from a node; everything before it is answered.
+    pub fn next_ask(&mut self, node: usize, is_it: &dyn Fn(&Message) -> bool) -> Ask {
+        for _ in 0..2_000 {
+            let Some(ask) = self.nodes[node].asks.pop_front() else {
+                let shell = &mut self.nodes[node];
+                shell.now += Duration::from_millis(200);
+                shell.event(Event::Timeout);
+                shell.work();
+                continue;
+            };
+            if is_it(&ask.message) {
+                return ask;
+            }
+            let to = (0..self.nodes.len()).find(|index| ask.node == node_id(*index as u8));
+            let answer = to.and_then(|to| {
+                let stream = self.nodes[to].open_stream();
+                self.nodes[to].say_as(Role::Node, stream, ask.message.clone());
+                self.nodes[to].work();
+                self.nodes[to].take(stream).pop()
+            });
+            let token = ask.token;
+            self.nodes[node].event(Event::PeerAnswer { token, answer });
+            self.nodes[node].work();
+        }
+        panic!("it never asks");
     }
 
     pub fn scl(&mut self, node: usize) -> Lsn {

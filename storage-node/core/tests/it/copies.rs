@@ -9,7 +9,7 @@ use sixfold_log_format::{Lsn, VolumeEpoch};
 use sixfold_storage_node_core::Event;
 
 use crate::catch_up::Cluster;
-use crate::shell::{Ask, Shell, node_id};
+use crate::shell::{Ask, Shell};
 use crate::writer::{Writer, lsn, node};
 
 /// What a peer with a forgotten log and this catalog answers.
@@ -81,32 +81,10 @@ fn a_copy_ends_when_the_history_changes() {
     let mut cluster = Cluster::new(6);
     cluster.load(20, &[]);
     cluster.load(400, &[5]);
-    let mut copies = false;
-    for _ in 0..2_000 {
-        let Some(ask) = cluster.nodes[5].asks.pop_front() else {
-            let shell = &mut cluster.nodes[5];
-            shell.now += Duration::from_millis(200);
-            shell.event(Event::Timeout);
-            shell.work();
-            continue;
-        };
-        if matches!(&ask.message, Message::ReadLayer(read) if read.layer > 0) {
-            copies = true;
-            break;
-        }
-        let to = (0..5).find(|index| ask.node == node_id(*index as u8));
-        let answer = to.and_then(|to| {
-            let stream = cluster.nodes[to].open_stream();
-            let role = sixfold_log_format::wire::Role::Node;
-            cluster.nodes[to].say_as(role, stream, ask.message.clone());
-            cluster.nodes[to].work();
-            cluster.nodes[to].take(stream).pop()
-        });
-        let token = ask.token;
-        cluster.nodes[5].event(Event::PeerAnswer { token, answer });
-        cluster.nodes[5].work();
-    }
-    assert!(copies, "node 5 copies layers");
+    cluster.next_ask(
+        5,
+        &|message| matches!(message, Message::ReadLayer(read) if read.layer > 0),
+    );
     let next = cluster.writer.reopen(cluster.writer.prev, 3);
     let shell = &mut cluster.nodes[5];
     shell.ask(next.claim(5));

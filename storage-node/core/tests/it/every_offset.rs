@@ -74,7 +74,10 @@ fn publishing(number: usize) -> Publishing {
             writer.vdl = writer.prev;
             let heartbeat = writer.heartbeat();
             shell.say(stream, heartbeat);
-            shell.now += std::time::Duration::from_millis(1);
+            // Time passes, up to when something is due.
+            let later = shell.now + std::time::Duration::from_millis(3);
+            let due = shell.core.poll_timeout().unwrap_or(later);
+            shell.now = due.clamp(shell.now, later);
         }
         let Some(write) = shell.writes.front() else {
             continue;

@@ -369,3 +369,46 @@ fn segments_of_several_groups_copy_layers_at_the_same_time() {
     }
     panic!("{:#?}", nodes[1].status());
 }
+
+#[test]
+fn a_busy_peer_is_asked_for_the_same_again_soon_and_given_up_when_it_stays_busy() {
+    for batches in [5, 400] {
+        let mut cluster = Cluster::new(6);
+        cluster.load(batches, &[]);
+        begin_join(&mut cluster);
+        let is_piece = |message: &Message| match message {
+            Message::ReadLog(_) => batches == 5,
+            Message::ReadLayer(read) => read.layer > 0,
+            _ => false,
+        };
+        let mut ask = cluster.next_ask(6, &is_piece);
+        let mut asked = 1;
+        loop {
+            let shell = &mut cluster.nodes[6];
+            let answer = Some(Message::Refused(Refusal::Overloaded));
+            let token = ask.token;
+            shell.event(Event::PeerAnswer { token, answer });
+            let due = shell.core.poll_timeout().unwrap();
+            shell.now = due.max(shell.now);
+            shell.event(Event::Timeout);
+            shell.work();
+            let mut waited = Duration::ZERO;
+            while shell.asks.is_empty() {
+                let due = shell.core.poll_timeout().unwrap();
+                waited += due.saturating_sub(shell.now);
+                shell.now = due.max(shell.now);
+                shell.event(Event::Timeout);
+                shell.work();
+            }
+            let again = shell.asks.pop_front().unwrap();
+            if again.message != ask.message {
+                assert!(matches!(again.message, Message::Gossip(_)), "{again:?}");
+                break;
+            }
+            assert!(waited < Duration::from_millis(100), "{waited:?}");
+            (ask, asked) = (again, asked + 1);
+        }
+        assert!((100..400).contains(&asked), "{asked} times");
+        cluster.rounds_until("join", &mut is_whole);
+    }
+}

@@ -411,7 +411,7 @@ fn a_creation_for_a_step_is_repeatable_at_any_time() {
         told(create(
             &mut shell,
             41,
-            &placed(begin(&manifest(1), 4, 41), 41, 6)
+            &placed(begin(&manifest(2), 4, 41), 41, 6)
         )),
         writer.manifest.version,
         "an older step"
@@ -541,4 +541,30 @@ fn a_higher_membership_epoch_in_an_envelope_makes_it_ask_a_peer_once() {
     assert_eq!(gossip.manifest_version, known.version);
     let ack = last_ack(&mut shell, stream);
     assert_eq!(ack.history_epoch, VolumeEpoch::new(2));
+}
+
+#[test]
+fn a_member_that_was_declared_lost_is_refused_for_ever_and_asked_by_nobody() {
+    let (mut lost, mut writer, stream) = replaced();
+    let mut peer = node(0);
+    writer.manifest = next(&begin(&manifest(2), 5, 6));
+    writer.manifest.pgs[0].sets.truncate(1);
+    writer.manifest.pgs[0].removed.push(segment_id(5));
+    let version = writer.manifest.version;
+    installed(&mut lost, &writer, 5);
+    assert_eq!(told(lost.take(stream).pop().unwrap()), version);
+    takes_no_part(&mut lost, &writer, 5, version);
+    installed(&mut peer, &writer, 0);
+    for _ in 0..100 {
+        peer.now += Duration::from_secs(11);
+        peer.event(sixfold_storage_node_core::Event::Timeout);
+        for ask in std::mem::take(&mut peer.asks) {
+            assert_ne!(ask.node, node_id(5));
+        }
+    }
+    // Its identity is made nowhere again where that manifest is known.
+    let mut again = next(&writer.manifest);
+    again.pgs[0].removed.clear();
+    let create = |shell: &mut Shell, to: &Manifest| create(shell, 5, &placed(to.clone(), 5, 0));
+    assert_eq!(told(create(&mut peer, &again)), version);
 }

@@ -53,6 +53,7 @@ impl Cluster {
             writer: WriterId::from_bytes([self.attempts; 16]),
             take_over,
             in_use: Duration::from_secs(1),
+            declare_lost: Vec::new(),
             deadline: Duration::from_secs(5),
             lease: Duration::from_millis(50),
             seed: u64::from(self.attempts),

@@ -151,7 +151,10 @@ impl Cluster {
                 }))
             }
             Message::DropSegment(drop) => {
-                let found = self.segments.iter_mut().find(|held| held.id == drop.segment);
+                let found = self
+                    .segments
+                    .iter_mut()
+                    .find(|held| held.id == drop.segment);
                 if let Some(segment) = found {
                     let held = segment.manifest.as_ref().or(segment.made_with.as_ref());
                     let held = held.unwrap();
@@ -257,14 +260,19 @@ impl Cluster {
         let alive = |held: &&Segment| !held.down && !self.dead_nodes.contains(&held.node);
         let alive = self.segments.iter().filter(alive);
         let told = alive.filter_map(|held| held.manifest.as_ref());
-        told.max_by_key(|manifest| manifest.version).unwrap().clone()
+        told.max_by_key(|manifest| manifest.version)
+            .unwrap()
+            .clone()
     }
 
     /// Passes time in small steps, each with a commit that must succeed, until `is_over` or so many steps were made.
     pub fn under_load(&mut self, steps: usize, is_over: impl Fn(&Cluster) -> bool) -> bool {
         for step in 0..steps {
             let lsn = self
-                .commit(super::put(&format!("load {:03}", step % 50), &format!("{step}")))
+                .commit(super::put(
+                    &format!("load {:03}", step % 50),
+                    &format!("{step}"),
+                ))
                 .expect("no commit fails");
             self.check_held(lsn);
             if is_over(self) {
@@ -277,7 +285,10 @@ impl Cluster {
 
     /// No fence and no read of any manifest that may be found misses what was answered through `lsn`.
     pub fn check_held(&self, lsn: Lsn) {
-        let told = self.segments.iter().filter_map(|held| held.manifest.as_ref());
+        let told = self
+            .segments
+            .iter()
+            .filter_map(|held| held.manifest.as_ref());
         let version = self.core.stats().membership.version;
         let in_force = told.clone().find(|manifest| manifest.version == version);
         for manifest in in_force.into_iter().chain([&self.newest_manifest()]) {
@@ -337,16 +348,24 @@ impl Cluster {
         let mut pg_last = Vec::new();
         for entry in manifest.pgs.clone() {
             let answers = |segment| is_up(self, segment);
-            assert!(quorum::is_write_quorum_of_all(&entry, &answers), "{entry:?}");
+            assert!(
+                quorum::is_write_quorum_of_all(&entry, &answers),
+                "{entry:?}"
+            );
             let members: Vec<usize> = entry
                 .members()
                 .iter()
                 .filter(|member| answers(member.segment))
                 .map(|member| self.index_of(member.segment))
                 .collect();
-            let last = members.iter().map(|&index| self.segments[index].scl()).max();
+            let last = members
+                .iter()
+                .map(|&index| self.segments[index].scl())
+                .max();
             let last = last.unwrap_or(Lsn::NONE);
-            let source = members.iter().find(|&&index| self.segments[index].scl() == last);
+            let source = members
+                .iter()
+                .find(|&&index| self.segments[index].scl() == last);
             for &to in &members {
                 self.segments[to].batches = self.segments[*source.unwrap()].batches.clone();
             }

@@ -1,0 +1,327 @@
+//! Who holds which segment, as processes say it on the wire: manifests that writers propose, segments that accept them.
+//!
+//! A step is in force when a write quorum of every set left and entered, and of the root's, has told the writer so. Until then what
+//! counts satisfies both sides (R20). No step is proposed before the one before it is in force and complete; a group gets no record
+//! before it is in force (R10); an opening finds what is in force, or a step that was proposed since (R21).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sixfold_log_format::{
+    Lsn, Manifest, ManifestVersion, PgEntry, PgId, SegmentId, SegmentSet, VolumeEpoch,
+};
+
+use super::truth::Bad;
+
+/// Of six, written from the rule, not taken from the arithmetic that is judged.
+const WRITE_QUORUM: usize = 4;
+
+/// What is needed to judge a step: where a segment says it stands, as far as that counts.
+pub(crate) type SclOf<'a> = &'a dyn Fn(SegmentId) -> Lsn;
+
+/// A step that was proposed and is not in force.
+#[derive(Debug)]
+struct Proposal {
+    to: Manifest,
+    accepted: BTreeMap<SegmentId, Lsn>,
+}
+
+/// A step that came into force just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StepDone {
+    Begun,
+    Finished,
+    RolledBack,
+    Grown,
+    Other,
+}
+
+/// All that is known of the membership.
+#[derive(Debug)]
+pub(crate) struct Members {
+    in_force: Manifest,
+    proposed: Option<Proposal>,
+    /// Proposed since the one in force, by whomever: an opening may find any of them.
+    candidates: Vec<Manifest>,
+    /// The highest SCL in the acceptances of each group's last step.
+    floors: BTreeMap<PgId, Lsn>,
+    /// Where a joining segment has to be before another one leaves for it.
+    needed: BTreeMap<SegmentId, Lsn>,
+    /// Left by a step in force.
+    removed: BTreeSet<SegmentId>,
+    /// What a write of each group must satisfy now.
+    sets: BTreeMap<PgId, BTreeSet<SetIds>>,
+}
+
+/// The segments of a set, in order.
+pub(crate) type SetIds = Vec<SegmentId>;
+
+fn ids(set: &SegmentSet) -> SetIds {
+    let mut ids: SetIds = set.members.iter().map(|member| member.segment).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn sets_of(entry: Option<&PgEntry>) -> BTreeSet<SetIds> {
+    entry.map_or_else(BTreeSet::new, |entry| entry.sets.iter().map(ids).collect())
+}
+
+fn has_quorum(set: &SetIds, holds: impl Fn(SegmentId) -> bool) -> bool {
+    set.iter().filter(|segment| holds(**segment)).count() >= WRITE_QUORUM
+}
+
+impl Members {
+    pub(crate) fn new(first: Manifest) -> Members {
+        let mut members = Members {
+            in_force: first,
+            proposed: None,
+            candidates: Vec::new(),
+            floors: BTreeMap::new(),
+            needed: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            sets: BTreeMap::new(),
+        };
+        members.recount();
+        members
+    }
+
+    fn recount(&mut self) {
+        let joint = |pg: PgId| {
+            let mut sets = sets_of(self.in_force.pg(pg));
+            if let Some(proposed) = &self.proposed {
+                sets.extend(sets_of(proposed.to.pg(pg)));
+            }
+            (pg, sets)
+        };
+        self.sets = self
+            .in_force
+            .pgs
+            .iter()
+            .map(|entry| joint(entry.pg))
+            .collect();
+    }
+
+    pub(crate) fn in_force(&self) -> &Manifest {
+        &self.in_force
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.proposed.is_none()
+    }
+
+    /// Whether a segment was removed for ever.
+    pub(crate) fn is_removed(&self, segment: SegmentId) -> bool {
+        self.removed.contains(&segment)
+    }
+
+    /// Whether a segment counts in no read quorum yet.
+    pub(crate) fn is_joining(&self, segment: SegmentId) -> bool {
+        let entries = self.in_force.pgs.iter();
+        let mut members = entries
+            .flat_map(|entry| &entry.sets)
+            .flat_map(|set| &set.members);
+        members.any(|member| member.segment == segment && member.joining)
+    }
+
+    /// What a write of a group must satisfy now: every set in force, and every set of a step that is proposed.
+    pub(crate) fn sets(&self, pg: PgId) -> impl ExactSizeIterator<Item = &SetIds> {
+        static NONE: BTreeSet<SetIds> = BTreeSet::new();
+        self.sets.get(&pg).unwrap_or(&NONE).iter()
+    }
+
+    /// A candidate opened with this manifest. Whether it found a step that was not in force.
+    pub(crate) fn opened(
+        &mut self,
+        manifest: &Manifest,
+        epoch: VolumeEpoch,
+        last: &dyn Fn(PgId) -> Lsn,
+    ) -> Result<Option<bool>, Bad> {
+        if manifest.version.volume_epoch != epoch {
+            return Err(format!(
+                "epoch {epoch} opened with manifest {} (R21)",
+                manifest.version
+            ));
+        }
+        let same = |known: &Manifest| known.pgs == manifest.pgs && known.hints == manifest.hints;
+        let found = self.candidates.iter().any(same);
+        if !same(&self.in_force) && !found {
+            return Err(format!(
+                "epoch {epoch} opened with manifest {}, which is neither the one in force ({}) nor was it proposed since (R21)",
+                manifest.version, self.in_force.version
+            ));
+        }
+        let had_open_step = !self.candidates.is_empty();
+        self.proposed = None;
+        self.candidates.clear();
+        self.floors.clear();
+        self.enter(manifest.clone());
+        self.needed.clear();
+        for entry in &manifest.pgs {
+            for member in entry.sets.iter().flat_map(|set| &set.members) {
+                if member.joining {
+                    self.needed.insert(member.segment, last(entry.pg));
+                }
+            }
+        }
+        Ok(had_open_step.then_some(found))
+    }
+
+    fn enter(&mut self, to: Manifest) {
+        let gone = to
+            .pgs
+            .iter()
+            .flat_map(|entry| entry.removed.iter().copied());
+        self.removed.extend(gone);
+        self.in_force = to;
+        self.recount();
+    }
+
+    /// The newest writer says a manifest to somebody.
+    pub(crate) fn said(&mut self, manifest: &Manifest, scl_of: SclOf<'_>) -> Result<bool, Bad> {
+        let version = manifest.version;
+        if version <= self.in_force.version {
+            return Ok(false);
+        }
+        if let Some(proposed) = &self.proposed {
+            if proposed.to == *manifest {
+                return Ok(false);
+            }
+            return Err(format!(
+                "manifest {version} is proposed while {} is not in force (R20)",
+                proposed.to.version
+            ));
+        }
+        self.judge_step(manifest, scl_of)?;
+        self.candidates.push(manifest.clone());
+        self.proposed = Some(Proposal {
+            to: manifest.clone(),
+            accepted: BTreeMap::new(),
+        });
+        self.recount();
+        Ok(true)
+    }
+
+    /// Whether this step may follow the one in force (R20).
+    fn judge_step(&self, to: &Manifest, scl_of: SclOf<'_>) -> Result<(), Bad> {
+        let version = to.version;
+        let from = &self.in_force;
+        if version.volume_epoch != from.version.volume_epoch {
+            return Err(format!("manifest {version} follows {} (R21)", from.version));
+        }
+        for entry in &to.pgs {
+            let pg = entry.pg;
+            let Some(before) = from.pg(pg) else { continue };
+            if before.sets == entry.sets {
+                continue;
+            }
+            let floor = self.floors.get(&pg).copied().unwrap_or(Lsn::NONE);
+            let left = sets_of(Some(before));
+            for set in sets_of(Some(entry)).intersection(&left) {
+                if !has_quorum(set, |segment| scl_of(segment) >= floor) {
+                    return Err(format!(
+                        "manifest {version} is proposed although no write quorum of a set of group {pg} has told that it holds {floor}, which an acceptance of the last step named (R20)"
+                    ));
+                }
+            }
+            let joined = before
+                .members()
+                .into_iter()
+                .filter(|member| self.is_joining(member.segment))
+                .filter(|member| !entry.removed.contains(&member.segment));
+            for member in joined {
+                let mut now = entry.sets.iter().flat_map(|set| &set.members);
+                let joins = now.any(|other| other.segment == member.segment && other.joining);
+                let needed = self.needed.get(&member.segment).copied();
+                let needed = needed.unwrap_or(Lsn::NONE).max(floor);
+                if !joins && scl_of(member.segment) < needed {
+                    return Err(format!(
+                        "manifest {version} lets segment {} of group {pg} join for good, which holds {} of {needed} (R20)",
+                        member.segment,
+                        scl_of(member.segment)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment told the newest writer that it holds this version. What that brought into force, if it did.
+    pub(crate) fn accepted(
+        &mut self,
+        segment: SegmentId,
+        version: ManifestVersion,
+        scl: Lsn,
+        last: &dyn Fn(PgId) -> Lsn,
+    ) -> Option<StepDone> {
+        let proposed = self.proposed.as_mut()?;
+        if proposed.to.version != version {
+            return None;
+        }
+        proposed.accepted.entry(segment).or_insert(scl);
+        let (from, to) = (&self.in_force, &proposed.to);
+        let changed = to
+            .pgs
+            .iter()
+            .filter(|entry| from.pg(entry.pg) != Some(*entry));
+        let changed: Vec<PgId> = changed.map(|entry| entry.pg).collect();
+        let concerned = changed.iter().copied().chain([PgId::ROOT]);
+        let accepts = |segment| proposed.accepted.contains_key(&segment);
+        let holds = |pg: PgId| {
+            let mut sets = sets_of(from.pg(pg));
+            sets.extend(sets_of(to.pg(pg)));
+            sets.iter().all(|set| has_quorum(set, accepts))
+        };
+        if !concerned.clone().all(holds) {
+            return None;
+        }
+        let done = kind_of(from, to);
+        for pg in concerned {
+            let mut members = sets_of(from.pg(pg));
+            members.extend(sets_of(to.pg(pg)));
+            let scls = members.iter().flatten();
+            let highest = scls
+                .filter_map(|segment| proposed.accepted.get(segment))
+                .max();
+            let floor = highest.copied().unwrap_or(Lsn::NONE);
+            if changed.contains(&pg) {
+                self.floors.insert(pg, floor);
+            }
+        }
+        let to = to.clone();
+        for entry in &to.pgs {
+            for member in entry.sets.iter().flat_map(|set| &set.members) {
+                if member.joining {
+                    let needed = self.needed.entry(member.segment);
+                    needed.or_insert(last(entry.pg));
+                }
+            }
+        }
+        self.proposed = None;
+        self.candidates.clear();
+        self.enter(to);
+        Some(done)
+    }
+}
+
+fn kind_of(from: &Manifest, to: &Manifest) -> StepDone {
+    if to.pgs.len() > from.pgs.len() {
+        return StepDone::Grown;
+    }
+    for (before, after) in from.pgs.iter().zip(&to.pgs) {
+        if before.sets.len() < after.sets.len() {
+            return StepDone::Begun;
+        }
+        if before.sets.len() > after.sets.len() {
+            let was_joining = |segment: &SegmentId| {
+                let mut members = before.sets.iter().flat_map(|set| &set.members);
+                members.any(|member| member.segment == *segment && member.joining)
+            };
+            let mut gone = after.removed.iter().filter(|s| !before.removed.contains(s));
+            return if gone.any(was_joining) {
+                StepDone::RolledBack
+            } else {
+                StepDone::Finished
+            };
+        }
+    }
+    StepDone::Other
+}
