@@ -298,7 +298,9 @@ fn print_value(value: Option<sixfold::Bytes>) -> Result<()> {
     Ok(())
 }
 
-fn scan_bounds(rest: &str) -> Result<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+fn scan_bounds(rest: &str) -> Result<Bounds> {
     let mut words = rest.split_whitespace();
     let from = unescape(words.next().unwrap_or_default())?;
     let to = words.next().map(unescape).transpose()?;

@@ -28,7 +28,7 @@ mod settle;
 pub mod survey;
 mod types;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sixfold_log_format::limits::READ_LEASE_MS;
@@ -39,12 +39,13 @@ use crate::quorum::{is_write_quorum, write_count};
 use draw::Draw;
 use fence::{FenceStep, FenceVerdict, Piece};
 use loss::Loss;
-use probe::{Past, ProbeStep, ProbeVerdict};
+use probe::{Past, ProbeStep, ProbeVerdict, Terms};
 use requests::{Ask, Requests};
 use settle::{SettleStep, SettleVerdict};
 
 pub use types::{
-    Opened, Phase, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions, RequestKey,
+    Caller, Opened, Phase, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
+    RequestKey,
 };
 
 /// What a reopening is doing.
@@ -96,7 +97,7 @@ impl Recovery {
             writer: options.writer,
             manifest: None,
             highest_volume_epoch: VolumeEpoch::CREATION,
-            past: Past::default(),
+            past: Past::of(&options.caller),
             lost_count: 0,
             restart_count: 0,
             lease_until: now,
@@ -136,7 +137,7 @@ impl Recovery {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let own = match &self.step {
             Step::Over => return None,
-            Step::Probe(step) => step.next_timeout(self.now),
+            Step::Probe(step) => step.next_timeout(self.now, &self.options.caller),
             Step::Pause { until } => Some(*until),
             Step::Fence(_) => None,
             Step::Settle(step) => step.next_timeout(self.now, self.lease_until),
@@ -147,6 +148,11 @@ impl Recovery {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Epochs whose fence this machine completed: it alone may have left histories of them, be it that it failed later.
+    pub fn attempts(&self) -> &BTreeSet<VolumeEpoch> {
+        &self.past.fenced
     }
 
     fn answered(&mut self, now: Duration, key: RequestKey, ask: Ask, message: Message) {
@@ -241,7 +247,11 @@ impl Recovery {
 
     /// One step forward; false when there is nothing to conclude now.
     fn advance(&mut self, now: Duration) -> bool {
-        let in_use = (!self.options.take_over).then_some(self.options.in_use);
+        let terms = Terms {
+            in_use: (!self.options.take_over).then_some(self.options.in_use),
+            caller: &self.options.caller,
+            past: &self.past,
+        };
         match &mut self.step {
             Step::Over => false,
             Step::Pause { until } => {
@@ -251,7 +261,7 @@ impl Recovery {
                 }
                 over
             }
-            Step::Probe(step) => match step.verdict(now, in_use, &self.past) {
+            Step::Probe(step) => match step.verdict(now, &terms) {
                 ProbeVerdict::Wait => false,
                 ProbeVerdict::Ready {
                     manifest,
@@ -259,6 +269,12 @@ impl Recovery {
                 } => self.fence(*manifest, highest_volume_epoch),
                 ProbeVerdict::Failed(error) => self.finish(Err(error)),
             },
+            // Somebody opened since the probe: before anything is installed, and as few claims as can be.
+            Step::Fence(step) if let Some(rival) = terms.successor(step.histories()) => {
+                self.finish(Err(RecoveryError::Fenced {
+                    volume_epoch: rival,
+                }))
+            }
             Step::Fence(step) => match step.verdict() {
                 FenceVerdict::Wait => false,
                 FenceVerdict::Fenced => self.settle(now),

@@ -75,7 +75,6 @@ pub enum Reached {
     SnapshotHeldForLong,
     OpeningFoundAStep,
     OpeningMissedAStep,
-    RefencedInPlace,
     FourSets,
     ReplacementBegun,
     ReplacementFinished,
@@ -86,6 +85,9 @@ pub enum Reached {
     WishRefused,
     RemovedRefused,
     StepSplit,
+    ReadOnlyBesideAWriter,
+    ReadOnlyAlone,
+    ReadOnlyUnsettled,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -222,7 +224,18 @@ const NAMES: &[(Reached, &str)] = &[
         Reached::OpeningMissedAStep,
         "opening did not find a step that was not in force",
     ),
-    (Reached::RefencedInPlace, "volume opened again in place"),
+    (
+        Reached::ReadOnlyBesideAWriter,
+        "opened for reading beside a writer",
+    ),
+    (
+        Reached::ReadOnlyAlone,
+        "opened for reading without a writer",
+    ),
+    (
+        Reached::ReadOnlyUnsettled,
+        "opened for reading at an unsettled point",
+    ),
     (Reached::FourSets, "group with four sets"),
     (Reached::ReplacementBegun, "replacement begun"),
     (Reached::ReplacementFinished, "replacement finished"),

@@ -165,7 +165,7 @@ impl Members {
             leaving: Leaving::default(),
             wishes: Wishes::new(opened.manifest.volume, opened.volume_epoch, opened.writer),
             fleet: Fleet::default(),
-            draw: Draw::new(opened.writer),
+            draw: Draw::new(opened.writer, opened.volume_epoch),
             refusals: VecDeque::new(),
             looked_at: now,
             beat_at: now,

@@ -261,6 +261,11 @@ impl WriterCore {
         Arc::clone(&self.shared)
     }
 
+    /// The epoch at which the volume is open.
+    pub fn volume_epoch(&self) -> VolumeEpoch {
+        self.volume_epoch
+    }
+
     /// Whether commits are taken.
     pub fn is_open(&self) -> bool {
         self.life == Life::Open && !self.closing

@@ -47,6 +47,8 @@ pub(crate) struct Bridge {
     failure: RefCell<Option<String>>,
     shared: Arc<Shared>,
     news: WatchNews,
+    /// Epochs that this process claimed to open its volume again in place.
+    attempts: RefCell<BTreeSet<VolumeEpoch>>,
 }
 
 type CommitAnswer = oneshot::Sender<Result<Lsn, CommitError>>;
@@ -93,6 +95,7 @@ impl Bridge {
             drained: Cell::new(false),
             failure: RefCell::new(None),
             news: WatchNews::default(),
+            attempts: RefCell::default(),
         }
     }
 
@@ -379,7 +382,12 @@ impl Bridge {
             WriterAction::Refence => {
                 let bridge = Rc::clone(self);
                 self.spawn(async move {
-                    let result = refence(&bridge.links, bridge.links.volume()).await;
+                    let volume_epoch = bridge.core.borrow().volume_epoch();
+                    let mut attempts = bridge.attempts.take();
+                    let volume = bridge.links.volume();
+                    let result =
+                        refence(&bridge.links, volume, volume_epoch, &mut attempts).await;
+                    bridge.attempts.replace(attempts);
                     bridge.event(WriterEvent::Refenced { result });
                 });
             }

@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sixfold_log_format::limits::{IN_USE_MS, READ_LEASE_MS};
-use sixfold_log_format::{NodeId, WriterId};
+use sixfold_log_format::{NodeId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::survey::{Survey, SurveyOptions, Surveyed};
-use sixfold_recovery::machine::{Opened, Recovery, RecoveryOptions};
+use sixfold_recovery::machine::{Caller, Opened, Recovery, RecoveryOptions};
 
 use super::clock;
 use super::links::Links;
@@ -22,6 +22,8 @@ pub(crate) struct Respect {
     pub(crate) alive: Option<Duration>,
     /// Nodes whose segments are lost for good (R19).
     pub(crate) lost: Vec<NodeId>,
+    /// A standby: the highest epoch that it had seen when its writer was gone.
+    pub(crate) watched: Option<VolumeEpoch>,
 }
 
 impl Respect {
@@ -30,6 +32,7 @@ impl Respect {
         Respect {
             alive: Some(Duration::from_millis(IN_USE_MS)),
             lost: Vec::new(),
+            watched: None,
         }
     }
 
@@ -38,6 +41,7 @@ impl Respect {
         Respect {
             alive: None,
             lost: Vec::new(),
+            watched: None,
         }
     }
 }
@@ -62,6 +66,10 @@ pub(crate) async fn recover(
         deadline: limit,
         lease: Duration::from_millis(READ_LEASE_MS),
         seed: u64::from_le_bytes(random::bytes()),
+        caller: match respect.watched {
+            Some(volume_epoch) => Caller::Standby { volume_epoch },
+            None => Caller::Stranger,
+        },
     };
     let mut machine = Recovery::new(machine_options, clock::now());
     let outcome = drive(links, &mut machine, limit).await?;

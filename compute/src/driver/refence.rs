@@ -1,11 +1,12 @@
 //! A writer opens its own volume again in place, at a higher epoch (R8): a dead rival's claims had left it with just a write quorum.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use sixfold_log_format::limits::READ_LEASE_MS;
-use sixfold_log_format::{PgId, VolumeId, WriterId};
-use sixfold_recovery::machine::{Opened, Recovery, RecoveryError, RecoveryOptions};
+use sixfold_log_format::{PgId, VolumeEpoch, VolumeId, WriterId};
+use sixfold_recovery::machine::{Caller, Opened, Recovery, RecoveryError, RecoveryOptions};
 
 use super::clock;
 use super::links::Links;
@@ -17,13 +18,16 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Segments whose answer is needed, for an error that comes before any was asked.
 const WRITE_QUORUM: usize = 4;
 
-/// Reopens under a writer id of its own. Its own streams are down by now, so that nobody is fenced but it.
+/// Reopens under a writer id of its own. Its own streams are down by now, so that nobody is fenced but it. `volume_epoch`: the one at
+/// which it is open, so that a successor is left alone. `attempts`: what it did before of this kind; this one is added.
 ///
 /// # Errors
 /// What the machine says.
 pub(super) async fn refence(
     links: &Rc<Links>,
     volume: VolumeId,
+    volume_epoch: VolumeEpoch,
+    attempts: &mut BTreeSet<VolumeEpoch>,
 ) -> Result<Box<Opened>, RecoveryError> {
     let options = RecoveryOptions {
         volume,
@@ -35,9 +39,15 @@ pub(super) async fn refence(
         deadline: LIMIT,
         lease: Duration::from_millis(READ_LEASE_MS),
         seed: u64::from_le_bytes(random::bytes()),
+        caller: Caller::Owner {
+            volume_epoch,
+            attempts: attempts.clone(),
+        },
     };
     let mut machine = Recovery::new(options, clock::now());
-    match drive(links, &mut machine, LIMIT).await {
+    let driven = drive(links, &mut machine, LIMIT).await;
+    attempts.extend(machine.attempts());
+    match driven {
         Ok(outcome) => outcome.map(Box::new),
         Err(error) => {
             tracing::warn!(%error, "cannot reopen in place");

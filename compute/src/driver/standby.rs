@@ -62,6 +62,7 @@ pub(super) async fn open_when_gone(
         let respect = Respect {
             alive: Some(watch.patience),
             lost: Vec::new(),
+            watched: Some(follow.volume_epoch()),
         };
         match open(links, options, &Mode::Open(respect), state).await {
             Ok((bridge, opening)) => {

@@ -148,6 +148,13 @@ impl FenceStep {
             && below(manifest.version.volume_epoch)
     }
 
+    /// The epochs of the histories that were found.
+    pub(super) fn histories(&self) -> impl Iterator<Item = VolumeEpoch> + '_ {
+        self.whole
+            .values()
+            .map(|census| census.history.volume_epoch)
+    }
+
     pub(super) fn refused(&mut self, segment: SegmentId, by: VolumeEpoch) {
         self.refused.insert(segment, by);
     }

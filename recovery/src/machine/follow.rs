@@ -5,8 +5,11 @@
 //!
 //! The writer counts as gone when a read quorum of every set of the root PG says that it has been silent for the patience. A
 //! writer that can still write is heard by a write quorum, which leaves too few others: no standby that sees only a part of the
-//! nodes ever disturbs it. Even then the volume is opened as one that nobody writes, with the patience as the limit of *in use*
-//! (T11): of two standbys the slower one finds the faster one alive, and goes back to watching.
+//! nodes ever disturbs it. Even then the volume is opened as one that nobody writes: the same is asked again, with the patience as
+//! the limit of *in use* (T11), and whoever claimed or opened since what was seen is left alone ([`Caller::Standby`]): of two
+//! standbys the slower one finds the faster one, and goes back to watching.
+//!
+//! [`Caller::Standby`]: super::Caller::Standby
 //!
 //! ```text
 //! Watching --a read quorum of the root has not heard the writer--> Gone, the shell opens the volume
@@ -18,7 +21,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sixfold_log_format::wire::{Message, Probe, ProbeAnswer};
-use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeId, WriterId};
+use sixfold_log_format::{
+    Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
+};
 
 use super::draw::Draw;
 use super::{RecoveryEvent, RequestKey};
@@ -96,6 +101,8 @@ pub struct Follow {
     nodes: BTreeMap<NodeId, Asked>,
     manifest: Option<Manifest>,
     words: BTreeMap<SegmentId, Word>,
+    /// The highest claim or history that any segment ever told of.
+    volume_epoch: VolumeEpoch,
     last_key: u64,
     asked_at: Option<Duration>,
     next_round: Duration,
@@ -117,6 +124,7 @@ impl Follow {
             nodes: nodes.collect(),
             manifest: None,
             words: BTreeMap::new(),
+            volume_epoch: VolumeEpoch::CREATION,
             last_key: 0,
             asked_at: None,
             next_round: now,
@@ -183,6 +191,11 @@ impl Follow {
         self.not_before = self.not_before.max(at);
     }
 
+    /// The highest claim or history that any segment told of: what is above it when the volume is opened is a rival's.
+    pub fn volume_epoch(&self) -> VolumeEpoch {
+        self.volume_epoch
+    }
+
     /// Until when nothing is concluded.
     pub fn stands_back_until(&self) -> Duration {
         self.not_before
@@ -202,6 +215,8 @@ impl Follow {
             self.learn(manifest);
         }
         for probe in &answer.segments {
+            let told = probe.claim.max(probe.history_epoch);
+            self.volume_epoch = self.volume_epoch.max(told);
             let before = self.words.get(&probe.segment);
             let (silent, none_since) = match probe.writer_heard_ms_ago {
                 Some(ms) => (Duration::from_millis(u64::from(ms)), None),

@@ -8,12 +8,16 @@ use sixfold_log_format::wire::{ProbeAnswer, SegmentProbe};
 use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId};
 
 use super::loss::Loss;
-use super::{RecoveryError, shortfall};
+use super::{Caller, RecoveryError, shortfall};
+use crate::quorum::is_read_quorum_of_all;
 
 /// Nodes that must have said that they do not know the volume before it is said not to exist.
 const NO_VOLUME_ANSWERS_MIN: usize = 4;
 /// How long the last two nodes may be waited for before that is said.
 const NO_VOLUME_GRACE: Duration = Duration::from_millis(200);
+/// How long a standby waits for the answers that may say that the writer is silent, from the first one on: those that hear it may be
+/// the nearest.
+const SILENCE_GRACE: Duration = Duration::from_millis(500);
 
 /// What this candidate did before, so that it does not take itself for a rival.
 #[derive(Debug, Default)]
@@ -22,6 +26,44 @@ pub(super) struct Past {
     pub(super) claimed: Option<VolumeEpoch>,
     /// Epochs whose fence it completed: histories of them are its own.
     pub(super) fenced: BTreeSet<VolumeEpoch>,
+}
+
+impl Past {
+    pub(super) fn of(caller: &Caller) -> Past {
+        let fenced = match caller {
+            Caller::Owner { attempts, .. } => attempts.clone(),
+            Caller::Stranger | Caller::Standby { .. } => BTreeSet::new(),
+        };
+        Past {
+            claimed: None,
+            fenced,
+        }
+    }
+}
+
+/// Whom a reopening spares.
+#[derive(Debug)]
+pub(super) struct Terms<'t> {
+    /// For how long a writer that was heard counts as alive; `None` when it is to be fenced alive, too.
+    pub(super) in_use: Option<Duration>,
+    pub(super) caller: &'t Caller,
+    pub(super) past: &'t Past,
+}
+
+impl Terms<'_> {
+    /// The highest of these histories that belongs to somebody who opened after what the caller knows.
+    pub(super) fn successor(
+        &self,
+        histories: impl Iterator<Item = VolumeEpoch>,
+    ) -> Option<VolumeEpoch> {
+        let known = match *self.caller {
+            Caller::Stranger => return None,
+            Caller::Owner { volume_epoch, .. } | Caller::Standby { volume_epoch } => volume_epoch,
+        };
+        histories
+            .filter(|history| *history > known && !self.past.fenced.contains(history))
+            .max()
+    }
 }
 
 /// What the answers say.
@@ -119,14 +161,8 @@ impl ProbeStep {
             .is_some_and(|probe| probe.pg == pg)
     }
 
-    /// `in_use`: for how long a writer that was heard counts as alive; `None` when it is to be fenced alive, too.
-    pub(super) fn verdict(
-        &self,
-        now: Duration,
-        in_use: Option<Duration>,
-        past: &Past,
-    ) -> ProbeVerdict {
-        if let Some(error) = in_use.and_then(|limit| self.somebody_lives(limit, past)) {
+    pub(super) fn verdict(&self, now: Duration, terms: &Terms<'_>) -> ProbeVerdict {
+        if let Some(error) = self.spares(terms) {
             return ProbeVerdict::Failed(error);
         }
         let Some(manifest) = &self.manifest else {
@@ -148,6 +184,18 @@ impl ProbeStep {
         if manifest.pgs.is_empty() || !manifest.pgs.iter().all(reachable) {
             return ProbeVerdict::Wait;
         }
+        if let (Caller::Standby { .. }, Some(limit)) = (terms.caller, terms.in_use)
+            && !self.is_silent(limit)
+        {
+            let waited = self.silence_at().is_some_and(|at| at <= now);
+            return if waited || !self.may_be_silent(limit) {
+                ProbeVerdict::Failed(RecoveryError::InUse {
+                    heard_ms_ago: self.heard_ms_ago(terms.past).unwrap_or_default(),
+                })
+            } else {
+                ProbeVerdict::Wait
+            };
+        }
         let claims = self
             .segments
             .values()
@@ -162,25 +210,84 @@ impl ProbeStep {
         }
     }
 
-    /// T11: a writer that was heard just now is alive; a history above our own claim is a rival that completed its fence.
-    fn somebody_lives(&self, limit: Duration, past: &Past) -> Option<RecoveryError> {
-        let foreign = || {
-            self.segments
-                .values()
-                .filter(|probe| !past.fenced.contains(&probe.history_epoch))
+    /// Whom the caller is not to end, as far as one answer is enough to tell.
+    fn spares(&self, terms: &Terms<'_>) -> Option<RecoveryError> {
+        let fenced = |volume_epoch| RecoveryError::Fenced { volume_epoch };
+        let probes = || self.segments.values();
+        let successor = terms.successor(probes().map(|probe| probe.history_epoch));
+        if successor.is_some() {
+            return successor.map(fenced);
+        }
+        let limit = terms.in_use?;
+        let Caller::Standby { volume_epoch } = *terms.caller else {
+            return self.somebody_lives(limit, terms.past);
         };
-        let heard = foreign()
-            .filter_map(|probe| probe.writer_heard_ms_ago)
-            .min();
+        // A claim is a rival's, too: it is about to open, and nobody hears it before it has.
+        let known = terms.past.claimed.map_or(volume_epoch, |own| own.max(volume_epoch));
+        let claims = probes().map(|probe| probe.claim);
+        let rival = claims.max().filter(|&claim| claim > known);
+        rival.or_else(|| self.rival(terms.past)).map(fenced)
+    }
+
+    /// T11: a writer that was heard just now is alive; so is a rival that completed its fence.
+    fn somebody_lives(&self, limit: Duration, past: &Past) -> Option<RecoveryError> {
+        let heard = self.heard_ms_ago(past);
         if let Some(heard_ms_ago) = heard.filter(|&ms| Duration::from_millis(u64::from(ms)) < limit)
         {
             return Some(RecoveryError::InUse { heard_ms_ago });
         }
+        let rival = self.rival(past);
+        rival.map(|volume_epoch| RecoveryError::Fenced { volume_epoch })
+    }
+
+    fn foreign(&self, past: &Past) -> impl Iterator<Item = &SegmentProbe> {
+        self.segments
+            .values()
+            .filter(|probe| !past.fenced.contains(&probe.history_epoch))
+    }
+
+    /// A history above our own claim is of a rival that completed its fence.
+    fn rival(&self, past: &Past) -> Option<VolumeEpoch> {
         let claimed = past.claimed?;
-        let rival = foreign().map(|probe| probe.history_epoch).max()?;
-        (rival >= claimed).then_some(RecoveryError::Fenced {
-            volume_epoch: rival,
+        let rival = self.foreign(past).map(|probe| probe.history_epoch).max()?;
+        (rival >= claimed).then_some(rival)
+    }
+
+    fn heard_ms_ago(&self, past: &Past) -> Option<u32> {
+        let heard = self.foreign(past);
+        heard.filter_map(|probe| probe.writer_heard_ms_ago).min()
+    }
+
+    /// Whether a segment says that it heard no writer for so long.
+    fn says_silent(probe: &SegmentProbe, limit: Duration) -> bool {
+        probe
+            .writer_heard_ms_ago
+            .is_none_or(|ms| Duration::from_millis(u64::from(ms)) >= limit)
+    }
+
+    /// Whether a read quorum of every set of the root says that the writer is silent: the others are too few for a write.
+    fn is_silent(&self, limit: Duration) -> bool {
+        self.is_read_quorum_of_root(&|probe| {
+            probe.is_some_and(|probe| ProbeStep::says_silent(probe, limit))
         })
+    }
+
+    /// Whether those that have not answered may make it one.
+    fn may_be_silent(&self, limit: Duration) -> bool {
+        self.is_read_quorum_of_root(&|probe| {
+            probe.is_none_or(|probe| ProbeStep::says_silent(probe, limit))
+        })
+    }
+
+    fn is_read_quorum_of_root(&self, holds: &dyn Fn(Option<&SegmentProbe>) -> bool) -> bool {
+        let root = self.manifest.as_ref().and_then(|found| found.pg(PgId::ROOT));
+        root.is_some_and(|root| {
+            is_read_quorum_of_all(root, &|segment| holds(self.segments.get(&segment)))
+        })
+    }
+
+    fn silence_at(&self) -> Option<Duration> {
+        self.first_none_at.map(|at| at + SILENCE_GRACE)
     }
 
     /// The newest manifest found.
@@ -200,9 +307,14 @@ impl ProbeStep {
         self.first_none_at.map(|at| at + NO_VOLUME_GRACE)
     }
 
-    pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
-        self.no_volume_at()
-            .filter(|&at| self.manifest.is_none() && at > now)
+    pub(super) fn next_timeout(&self, now: Duration, caller: &Caller) -> Option<Duration> {
+        let of_standby = matches!(caller, Caller::Standby { .. });
+        let grace = if self.manifest.is_none() {
+            self.no_volume_at()
+        } else {
+            self.silence_at().filter(|_| of_standby)
+        };
+        grace.filter(|&at| at > now)
     }
 
     /// For the error of the deadline.

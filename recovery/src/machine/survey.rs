@@ -212,7 +212,7 @@ impl Survey {
         let dues = [
             Some(self.deadline_at),
             self.requests.next_timeout(),
-            self.probe.next_timeout(self.now),
+            self.probe.next_timeout(self.now, &Caller::Stranger),
             unsettled.map(|since| since + UNSETTLED_WAIT),
         ];
         dues.into_iter().flatten().filter(|&at| at > self.now).min()

@@ -1,5 +1,6 @@
 //! What goes into a recovery and what comes out of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sixfold_log_format::wire::Message;
@@ -30,6 +31,32 @@ pub struct RecoveryOptions {
     pub lease: Duration,
     /// Seeds pauses between rival attempts.
     pub seed: u64,
+    /// Who opens.
+    pub caller: Caller,
+}
+
+/// Who opens a volume, and what it knows of it: it is not to end a writer that came after what it knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody who knows nothing of it.
+    #[default]
+    Stranger,
+    /// The volume's own writer, in place (R8). A history above its epoch is a successor's, and ends the machine as
+    /// [`RecoveryError::Fenced`] before any claim, also with `take_over`. Claims alone are not looked at: it is for the sake of a dead
+    /// rival's that it opens again.
+    Owner {
+        /// The epoch at which it is open.
+        volume_epoch: VolumeEpoch,
+        /// What its earlier machines said in [`Recovery::attempts`](super::Recovery::attempts): such histories are its own.
+        attempts: BTreeSet<VolumeEpoch>,
+    },
+    /// A standby that has seen the writer gone. Without `take_over` its writer is alive unless a read quorum of every set of the root
+    /// says that it has been silent for `in_use`: one that reaches fewer nodes than a write takes does not keep the volume. A claim or
+    /// a history above what it had seen is another one's who was faster: [`RecoveryError::Fenced`].
+    Standby {
+        /// The highest claim or history that it had seen.
+        volume_epoch: VolumeEpoch,
+    },
 }
 
 /// Identifies a request, so that late and double answers are recognized.

@@ -11,7 +11,7 @@ use sixfold_log_format::wire::{
 use sixfold_log_format::{Batch, History, Lsn, Manifest, PgId, SegmentId, WriterId};
 use sixfold_recovery::epoch::{EpochGuard, Stale};
 use sixfold_recovery::machine::{
-    Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
+    Caller, Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
     RequestKey,
 };
 
@@ -365,6 +365,7 @@ pub fn options(by: u8) -> RecoveryOptions {
         deadline: ms(20_000),
         lease: ms(50),
         seed: 1,
+        caller: Caller::Stranger,
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Oracle {
     published: (Lsn, VolumeEpoch),
     /// The highest commit that any watch was told of.
     pub(super) told: Lsn,
+    /// The highest point that a reader was shown.
+    shown: Lsn,
     /// First and last LSN of each batch of the newest writer.
     batches: Vec<(Lsn, Lsn)>,
     pub(crate) stamps: Stamps,
@@ -105,6 +107,7 @@ impl Oracle {
             floor: Lsn::NONE,
             published: (Lsn::NONE, VolumeEpoch::CREATION),
             told: Lsn::NONE,
+            shown: Lsn::NONE,
             batches: Vec::new(),
             stamps: Stamps::default(),
             reached: Counts::default(),
@@ -250,6 +253,12 @@ impl Oracle {
                 self.told, opened.cut
             ));
         }
+        if annulled(&self.shown) && !self.shown.is_none() {
+            return Err(format!(
+                "a reader was shown point {}, epoch {epoch} cut at {} (R23)",
+                self.shown, opened.cut
+            ));
+        }
         self.truncate(opened)?;
         self.last = opened.vdl;
         self.pending.clear();
@@ -370,6 +379,16 @@ impl Oracle {
         }
         if vdl > self.published.0 {
             self.published = (vdl, volume_epoch);
+        }
+        Ok(())
+    }
+
+    /// A reader opened at a settled point: it lies within every cut of those who opened after that history (R23).
+    pub(crate) fn shown(&mut self, history_epoch: VolumeEpoch, lsn: Lsn) -> Result<(), Bad> {
+        self.check_fenced(history_epoch, lsn, "showed a reader")?;
+        // The end of an annulled range is a point as well, which nothing is annulled at.
+        if self.commits.contains_key(&lsn) {
+            self.shown = self.shown.max(lsn);
         }
         Ok(())
     }

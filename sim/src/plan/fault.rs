@@ -61,6 +61,8 @@ pub enum Fault {
     Relapse { late: usize, after_ms: u64 },
     /// An operator drops the forgetful node's segment of a group, and would have it back.
     DropSegment { pg: u32 },
+    /// Somebody opens the volume for reading (R23).
+    OpenForReading { host: usize },
     /// A node is lost for good.
     Dead { node: usize },
     /// An operator leaves a wish.

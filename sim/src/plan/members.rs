@@ -149,6 +149,11 @@ impl Plan {
             }
             at += rng.range(1, last.max(8) / 4);
         }
+        for _ in 0..rng.below(6) {
+            let at = rng.range(20, last) * MS;
+            let host = rng.index(3);
+            self.faults.push((at, Fault::OpenForReading { host }));
+        }
         self.faults.sort_by_key(|(at, _)| *at);
     }
 }

@@ -78,8 +78,9 @@ impl Plan {
         plan.add_drop(&mut Rng::new(seed, 12));
         plan.shape.draw_watches(&mut Rng::new(seed, 10));
         plan.shape.draw_holders(&mut Rng::new(seed, 11));
-        if seed >= MEMBERSHIP_SEEDS {
-            plan.add_membership(&mut Rng::new(seed, 13));
+        let mut rng = Rng::new(seed, 13);
+        if seed >= MEMBERSHIP_SEEDS || rng.chance(1, 4) {
+            plan.add_membership(&mut rng);
         }
         plan
     }

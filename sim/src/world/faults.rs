@@ -164,6 +164,7 @@ impl World {
             Fault::Relapse { late, after_ms } => self.relapse(late, after_ms * MS),
             Fault::DropSegment { pg } => self.drop_segment(index, pg),
             Fault::Dead { node } => self.dies_for_good(node),
+            Fault::OpenForReading { host } => self.start_reader(host),
             Fault::Want(wanted) => self.want(index, wanted),
             Fault::SplitStep {
                 reach,

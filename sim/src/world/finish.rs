@@ -443,8 +443,10 @@ impl World {
             }
             (Question::Probe, Message::Pages(pages)) => self.probed_pages(node, &pages.pages),
             (Question::Pages, Message::Pages(pages)) => {
+                // Nobody announced this read point: the writer's chores may have moved the horizon past it.
                 let refused = pages.pages.iter().find_map(|answer| match answer {
-                    PageAnswer::Refused(Refusal::Overloaded) | PageAnswer::Page(_) => None,
+                    PageAnswer::Refused(Refusal::Overloaded | Refusal::Forgotten { .. })
+                    | PageAnswer::Page(_) => None,
                     PageAnswer::Refused(refusal) => Some(refusal),
                 });
                 let refused = refused.cloned();

@@ -1,8 +1,10 @@
 //! The membership in the world: operators who leave wishes with nodes until somebody reports on them, steps that writers take, nodes that are
 //! lost for good, segments that were removed and speak no more.
 
-use sixfold_log_format::wire::{AskWish, LeaveHint, Message, Refusal, Wish, WishState, WishVerb};
-use sixfold_log_format::{Manifest, NodeId, PgId, SegmentId};
+use sixfold_log_format::wire::{
+    AskWish, LeaveHint, Message, PageRequest, ReadPages, Refusal, Wish, WishState, WishVerb,
+};
+use sixfold_log_format::{Manifest, NodeId, PageId, PgId, SegmentId};
 
 use super::writer::Doing;
 use super::{Event, World, hint_of, zone_of};
@@ -214,15 +216,30 @@ impl World {
                     | Message::Pages(_)
                     | Message::LogPiece(_)
             );
-            if speaks {
+            if speaks && !self.nodes[node].suspect {
                 self.fail(format!(
                     "{} speaks for segment {segment}, which it knows to be removed: {} (R20)",
                     node_name(node),
                     super::brief::brief(message)
                 ));
             }
-            if matches!(message, Message::Refused(Refusal::StaleMembership { .. })) {
-                self.oracle.reached.hit(Reached::RemovedRefused);
+            match message {
+                Message::Refused(Refusal::StaleMembership { .. }) => {
+                    self.oracle.reached.hit(Reached::RemovedRefused);
+                }
+                Message::Done => {
+                    self.laid.insert(segment);
+                    self.ask_tomb(node, segment);
+                }
+                Message::Refused(Refusal::UnknownSegment)
+                    if self.laid.contains(&segment) && !self.nodes[node].suspect =>
+                {
+                    self.fail(format!(
+                        "{} has forgotten the manifest that removed segment {segment} (R20)",
+                        node_name(node)
+                    ));
+                }
+                _ => {}
             }
             return;
         }
@@ -235,6 +252,31 @@ impl World {
         };
         if let Some(version) = knows {
             self.tombs.insert(segment, version);
+            self.ask_tomb(node, segment);
+        }
+    }
+
+    /// Asks a node for a segment that was removed and dropped.
+    fn ask_tomb(&mut self, node: usize, segment: SegmentId) {
+        let read = ReadPages {
+            segment,
+            history_epoch: self.oracle.newest(),
+            pages: vec![PageRequest {
+                page: PageId::META,
+                lsn: self.oracle.last,
+                pg_last: self.oracle.last,
+            }],
+        };
+        self.ask_probe(node, read);
+    }
+
+    /// A node has started: its tombstones are there.
+    pub(super) fn check_tombs(&mut self, node: usize) {
+        let places = &self.places;
+        let here = |segment: &&SegmentId| places.get(segment).is_some_and(|(at, _)| *at == node);
+        let laid: Vec<SegmentId> = self.laid.iter().filter(here).copied().collect();
+        for segment in laid {
+            self.ask_tomb(node, segment);
         }
     }
 

@@ -20,6 +20,7 @@ mod members;
 mod net;
 mod node;
 mod promise;
+mod readers;
 mod watches;
 mod workload;
 mod writer;
@@ -161,6 +162,9 @@ pub(crate) enum Event {
     Ambush {
         step: u64,
     },
+    ReaderTimer {
+        reader: usize,
+    },
     /// An operator comes again.
     Leave {
         wish: usize,
@@ -223,10 +227,15 @@ pub(crate) struct World {
     places: BTreeMap<SegmentId, (usize, PgId)>,
     created: BTreeSet<SegmentId>,
     is_created: bool,
+    /// Those who only read, and the highest epoch that any candidate claimed.
+    readers: Vec<readers::Reader>,
+    claimed: VolumeEpoch,
     /// What operators want.
     wishes: Vec<members::Open>,
     /// Segments whose nodes know that they were removed.
     tombs: BTreeMap<SegmentId, ManifestVersion>,
+    /// Those that were dropped as well: their tombstones answer for them.
+    laid: BTreeSet<SegmentId>,
     /// Segments that an operator has dropped.
     dropped: BTreeMap<SegmentId, Dropping>,
     oracle: Oracle,
@@ -290,8 +299,11 @@ impl World {
             places,
             created: BTreeSet::new(),
             is_created: false,
+            readers: Vec::new(),
+            claimed: VolumeEpoch::CREATION,
             wishes: Vec::new(),
             tombs: BTreeMap::new(),
+            laid: BTreeSet::new(),
             dropped: BTreeMap::new(),
             oracle: Oracle::new(&manifest, page_bytes),
             manifest,
@@ -424,6 +436,7 @@ impl World {
                 down,
             } => self.strike(number, nodes, down),
             Event::Ambush { step } => self.ambush_step(step),
+            Event::ReaderTimer { reader } => self.reader_timer(reader),
             Event::Leave { wish } => self.leave(wish),
             Event::Probe => self.probe(),
             Event::HealAll => self.heal_all(),
@@ -440,13 +453,15 @@ impl World {
                     (true, _) => (Some(stream.node), None),
                     (false, Party::Node { node, .. }) => (Some(node), None),
                     (false, Party::Writer(writer)) => (None, Some(writer)),
-                    (false, Party::Auditor | Party::Ghost { .. }) => (None, None),
+                    (false, Party::Auditor | Party::Reader(_) | Party::Ghost { .. }) => {
+                        (None, None)
+                    }
                 }
             }
             Event::ClientEnd { stream } => match self.streams[*stream].client {
                 Party::Node { node, .. } => (Some(node), None),
                 Party::Writer(writer) => (None, Some(writer)),
-                Party::Auditor | Party::Ghost { .. } => (None, None),
+                Party::Auditor | Party::Reader(_) | Party::Ghost { .. } => (None, None),
             },
             Event::NodeEnd { stream } => (Some(self.streams[*stream].node), None),
             Event::Written { node, .. }

@@ -28,6 +28,8 @@ pub(crate) enum Party {
         life: u32,
     },
     Auditor,
+    /// A process that opened the volume for reading.
+    Reader(usize),
     /// A late copy of what this host sent in this role.
     Ghost {
         host: usize,
@@ -40,6 +42,7 @@ pub(crate) enum Party {
 pub(crate) enum Kind {
     Log { attach: AttachKey },
     Recovery { request: RequestKey, round: u32 },
+    Survey { request: RequestKey },
     Ask { fetch: FetchKey },
     Peer { token: PeerToken },
     Audit { question: u64 },
@@ -76,6 +79,8 @@ pub(crate) struct Stream {
     pub(crate) version: Option<ManifestVersion>,
     /// It was told so of a manifest that does not name it.
     pub(crate) removes: bool,
+    /// It was asked without a claim.
+    pub(crate) surveys: bool,
     up_at: Time,
     down_at: Time,
     held_up: VecDeque<Item>,
@@ -122,6 +127,7 @@ impl World {
             Party::Writer(writer) => self.writers[writer].host,
             Party::Node { node, .. } => node,
             Party::Auditor => AUDITOR_HOST,
+            Party::Reader(reader) => self.readers[reader].host,
             Party::Ghost { host, .. } => host,
         }
     }
@@ -131,6 +137,7 @@ impl World {
             Party::Writer(_) => Role::Writer,
             Party::Node { .. } => Role::Node,
             Party::Auditor => Role::Operator,
+            Party::Reader(_) => Role::Reader,
             Party::Ghost { role, .. } => role,
         }
     }
@@ -160,9 +167,13 @@ impl World {
         let about = segment.or(match &message {
             Message::ReadPages(read) => Some(read.segment),
             Message::ReadLog(read) => Some(read.segment),
-            Message::Claim(claim) => Some(claim.segment),
+            Message::Claim(claim) => {
+                self.claimed = self.claimed.max(claim.volume_epoch);
+                Some(claim.segment)
+            }
             Message::Install(install) => Some(install.segment),
             Message::Gossip(gossip) => Some(gossip.segment),
+            Message::DropSegment(drop) => Some(drop.segment),
             _ => None,
         });
         let names = |manifest: &Manifest, segment: SegmentId| {
@@ -175,6 +186,7 @@ impl World {
             _ => false,
         };
         let manifest = manifest.map(|manifest| ManifestVersion { ..manifest.version });
+        let surveys = matches!(message, Message::Survey(_));
         let is_request = !matches!(kind, Kind::Log { .. } | Kind::Audit { .. } | Kind::Nothing);
         if is_request && up && self.net.late > 0 && self.net_rng.chance(self.net.late, 1_000) {
             let host = self.host_of(client);
@@ -208,6 +220,7 @@ impl World {
             about,
             version: manifest,
             removes,
+            surveys,
             up_at: 0,
             down_at: 0,
             held_up: VecDeque::new(),
@@ -505,6 +518,7 @@ impl World {
             Party::Writer(writer) => 1_000 + writer as u64,
             Party::Node { node, life } => u64::from(life) * 10 + node as u64,
             Party::Auditor => 900,
+            Party::Reader(reader) => 100_000 + reader as u64,
             Party::Ghost { host, .. } => 950 + host as u64,
         });
         self.before_delivery(node, stream, &message);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::FileNumber;
-use sixfold_log_format::wire::Message;
+use sixfold_log_format::wire::{Message, Refusal};
 use sixfold_storage_node_core::{
     Action, Bounds, DiskError, DiskToken, Event as NodeEvent, FileName, FoundDirectory, NodeCore,
     PeerToken, Severity,
@@ -406,6 +406,13 @@ impl World {
             self.check_silence(node, segment, &message);
         }
         self.check_removed(node, stream, &message);
+        match &message {
+            Message::Census(census) => self.check_claimed(node, census.volume_epoch),
+            Message::Refused(Refusal::StaleEpoch { volume_epoch }) => {
+                self.check_claimed(node, *volume_epoch);
+            }
+            _ => {}
+        }
         self.heard(stream, &message);
         if !self.streams[stream].node_open {
             return;
@@ -433,6 +440,7 @@ impl World {
             Party::Writer(writer) => self.writers[writer].name(),
             Party::Node { node, .. } => node_name(node).to_string(),
             Party::Auditor => "auditor".to_owned(),
+            Party::Reader(reader) => format!("R{reader}"),
             Party::Ghost { .. } => "nobody".to_owned(),
         }
     }

@@ -92,6 +92,11 @@ impl World {
         let Some((segment, promise)) = Promise::of(message, self.streams[stream].segment) else {
             return;
         };
+        let mut promise = promise;
+        if self.streams[stream].surveys {
+            // What it holds is durable; a claim that is on its way to the disk is told as well, and makes a reader careful.
+            promise.claim = promise.history_epoch;
+        }
         self.nodes[node].promises.add(segment, promise);
         if self.is_dropped(segment) {
             return;
@@ -133,6 +138,7 @@ impl World {
         self.check_files(node, &status);
         let held: Vec<SegmentId> = status.segments.iter().map(|held| held.segment).collect();
         self.check_dropped(node, &held);
+        self.check_tombs(node);
         let unaware = status.segments.iter().find(|held| !held.damaged);
         if let Some(held) = unaware.filter(|_| self.nodes[node].says_damaged) {
             return self.fail(format!(

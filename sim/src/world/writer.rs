@@ -58,6 +58,8 @@ pub(crate) struct Writer {
     pub(crate) phase: Option<Phase>,
     /// The reopening under way in place (R8), and how many there were in this process.
     refencing: Option<Box<Recovery>>,
+    /// Epochs whose fence it completed while it opened again in place.
+    attempts: BTreeSet<VolumeEpoch>,
     recoveries: u32,
     streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     undrained: BTreeMap<AttachKey, usize>,
@@ -107,6 +109,7 @@ impl World {
             deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
             lease: Duration::from_millis(READ_LEASE_MS),
             seed: self.rng.draw(),
+            caller: Caller::Stranger,
         }
     }
 
@@ -137,6 +140,7 @@ impl World {
             log_reads: BTreeMap::new(),
             phase: None,
             refencing: None,
+            attempts: BTreeSet::new(),
             recoveries: 0,
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
@@ -481,15 +485,22 @@ impl World {
     /// A writer left with a bare write quorum opens the volume again, in place (R8).
     fn refence(&mut self, writer: usize) {
         self.tell(|| format!("W{writer} opens the volume again in place"));
-        let options = self.recovery_options(true);
+        let mut options = self.recovery_options(true);
         let now = self.local_now(writer);
         let state = &mut self.writers[writer];
+        options.caller = Caller::Owner {
+            volume_epoch: state.epoch,
+            attempts: state.attempts.clone(),
+        };
         state.recoveries += 1;
         state.refencing = Some(Box::new(Recovery::new(options, now)));
     }
 
     fn refenced(&mut self, writer: usize, result: Result<Opened, RecoveryError>) {
-        self.writers[writer].refencing = None;
+        let state = &mut self.writers[writer];
+        if let Some(machine) = state.refencing.take() {
+            state.attempts.extend(machine.attempts());
+        }
         match &result {
             Ok(opened) => {
                 self.tell(|| {
@@ -510,7 +521,6 @@ impl World {
         self.writer_event(writer, WriterEvent::Refenced { result });
         // Where somebody else wrote meanwhile it does not go on.
         if let Some(opened) = opened.filter(|opened| self.writers[writer].vdl_now() == opened.vdl) {
-            self.oracle.reached.hit(Reached::RefencedInPlace);
             self.hear_reopened(writer, &opened);
         }
     }
@@ -521,6 +531,9 @@ impl World {
         if state.epoch != self.oracle.newest() {
             return;
         }
+        // VDL that it published before it took this step.
+        self.look_at_points(writer);
+        let state = &self.writers[writer];
         let scl_of = |segment| state.acks.scl_of(segment);
         let said = self.oracle.members.said(manifest, &scl_of);
         match said {
@@ -682,6 +695,9 @@ impl World {
                 }
                 self.page_answer(writer, fetch, Some(message));
             }
+            (Party::Reader(reader), Kind::Survey { request }) => {
+                self.reader_event(reader, RecoveryEvent::Answer { request, message });
+            }
             (Party::Node { node, life }, Kind::Peer { token }) if first => {
                 self.peer_answer((node, life), token, Some(message));
             }
@@ -791,6 +807,9 @@ impl World {
             }
             (Party::Writer(writer), Kind::Ask { fetch }) if !answered => {
                 self.page_answer(writer, fetch, None);
+            }
+            (Party::Reader(reader), Kind::Survey { request }) if !(clean && answered) => {
+                self.reader_unheard(reader, request);
             }
             (Party::Node { node, life }, Kind::Peer { token }) if !answered => {
                 self.peer_answer((node, life), token, None);

@@ -23,6 +23,18 @@ const RARE: &[&str] = &[
     "read refused: behind",
     "fence lost a race",
     "annulled record offered in a census",
+    "damage found by the last audit, and healed",
+    "segment dropped",
+    "node started behind a dropped segment",
+    "page fetched at a point held for long",
+    "watch too old, begun anew",
+    "opened for reading at an unsettled point",
+    "opened for reading without a writer",
+    "opening found a step that was not in force",
+    "opening did not find a step that was not in force",
+    "group with four sets",
+    "replacement taken back",
+    "writer died when a step had reached some",
 ];
 
 /// Seeds that failed once, each with its story.
@@ -44,6 +56,10 @@ const ONCE_FAILED: &[u64] = &[
     // A disk that lost synced writes brought back a claim behind a newer one: the restart panicked in place of saying that it is damaged.
     105,
     497,
+    // A reader was shown a point under a history that nobody had opened yet; the truth is cut when somebody does.
+    199,
+    // A disk that lost synced writes forgot that its segment was removed.
+    478,
     // A watch that began with the oldest LSN that it was told of had to look for the commit before it, and was too old again, for ever.
     29,
 ];

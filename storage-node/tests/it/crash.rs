@@ -2,10 +2,10 @@
 //! page is ever served wrong.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use sixfold_log_format::Lsn;
 use sixfold_log_format::wire::{Message, Role};
@@ -60,6 +60,8 @@ fn a_node_in_a_process_of_its_own() {
 /// A node that can be killed.
 pub struct Process {
     child: Child,
+    /// Kept open: the test harness in it says something after a minute, and ends when nobody listens.
+    _output: Lines<BufReader<ChildStdout>>,
     pub address: SocketAddr,
 }
 
@@ -72,12 +74,24 @@ impl Process {
         kib.parse::<u64>().unwrap() << 10
     }
 
+    /// Panics when it has ended.
+    pub fn check_alive(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "the node ended: {ended:?}");
+    }
+
     pub fn start(options: &NodeOptions) -> Process {
         let value = format!(
             "{}|{}",
             options.data_dir.display(),
             options.tls_dir.display()
         );
+        // What it says is worth seeing where somebody watches a long run.
+        let errors = if std::env::var_os(crate::soak::SECONDS).is_some() {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        };
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -86,17 +100,22 @@ impl Process {
             ])
             .env(CHILD, value)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines
+            .by_ref()
             .map_while(Result::ok)
             .find_map(|line| Some(line.split_once("ready ")?.1.parse().unwrap()));
         let Some(address) = address else {
             panic!("the node ended: {:?}", child.wait())
         };
-        Process { child, address }
+        Process {
+            child,
+            _output: lines,
+            address,
+        }
     }
 }
 

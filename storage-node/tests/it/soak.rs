@@ -9,13 +9,13 @@ use sixfold_log_format::{
     Batch, BatchBuilder, Lsn, Op, Page, PageId, PageKind, PgId, Record, apply,
 };
 
-use crate::client::{Client, LAL, VOLUME_EPOCH, bounded, segment, volume};
+use crate::client::{Client, LAL, LogStream, VOLUME_EPOCH, bounded, segment, volume};
 use crate::cluster::Cluster;
 use crate::crash::{Process, small};
 use crate::script::{Draw, PAGE_BYTES};
 
 /// How long it goes on, seconds; without it as long as a test may take.
-const SECONDS: &str = "SIXFOLD_SOAK_SECONDS";
+pub const SECONDS: &str = "SIXFOLD_SOAK_SECONDS";
 /// Redo of the short run, bytes.
 const SHORT_BYTES: u64 = 24 << 20;
 const PAGES: u64 = 400;
@@ -121,6 +121,17 @@ impl Size {
     }
 }
 
+/// A log stream; on a new connection where the last one is gone, which a host that is too busy may bring about.
+async fn attached(cluster: &Cluster, client: &mut Client, process: &mut Process) -> LogStream {
+    loop {
+        if let Some(stream) = client.try_attach().await {
+            return stream;
+        }
+        process.check_alive();
+        *client = Client::connect_to(cluster, 1, process.address, Role::Writer).await;
+    }
+}
+
 async fn check(client: &Client, endless: &Endless) {
     for pages in endless.pages.chunks(16) {
         let request = |page: &Page| PageRequest {
@@ -153,7 +164,7 @@ fn endless_load_with_a_small_retention_leaves_disk_files_and_memory_flat() {
         .map(|text| text.parse().unwrap());
     let cluster = Cluster::new();
     let options = small(&cluster);
-    let process = Process::start(&options);
+    let mut process = Process::start(&options);
     let mut endless = Endless::new();
     let begun = Instant::now();
     // How much of it is done, in hundredths.
@@ -169,12 +180,12 @@ fn endless_load_with_a_small_retention_leaves_disk_files_and_memory_flat() {
         .build()
         .unwrap();
     let load = async {
-        let client = Client::connect_to(&cluster, 1, process.address, Role::Writer).await;
+        let mut client = Client::connect_to(&cluster, 1, process.address, Role::Writer).await;
         assert_eq!(client.create_segment().await, Message::Done);
         let mut waiting: std::collections::VecDeque<Batch> = std::collections::VecDeque::new();
         let mut looked = 0;
         'attach: while done(endless.bytes) < 100 {
-            let mut stream = client.attach().await;
+            let mut stream = attached(&cluster, &mut client, &mut process).await;
             let mut scl = stream.scl;
             waiting.retain(|batch| batch.header().last > scl);
             let mut sent = 0;
@@ -190,9 +201,11 @@ fn endless_load_with_a_small_retention_leaves_disk_files_and_memory_flat() {
                     }
                     sent += 1;
                 }
-                match stream.receiver.recv().await.unwrap() {
-                    Some(Message::Ack(ack)) => scl = scl.max(ack.scl),
-                    Some(Message::Refused(Refusal::Overloaded)) | None => continue 'attach,
+                match stream.receiver.recv().await {
+                    Ok(Some(Message::Ack(ack))) => scl = scl.max(ack.scl),
+                    Ok(Some(Message::Refused(Refusal::Overloaded)) | None) | Err(_) => {
+                        continue 'attach;
+                    }
                     other => panic!("{other:?}"),
                 }
                 while waiting
@@ -213,7 +226,7 @@ fn endless_load_with_a_small_retention_leaves_disk_files_and_memory_flat() {
         }
         // What is under way still.
         'rest: loop {
-            let mut stream = client.attach().await;
+            let mut stream = attached(&cluster, &mut client, &mut process).await;
             let mut scl = stream.scl;
             waiting.retain(|batch| batch.header().last > scl);
             for batch in &waiting {
@@ -222,9 +235,11 @@ fn endless_load_with_a_small_retention_leaves_disk_files_and_memory_flat() {
                 }
             }
             while scl < endless.last {
-                match stream.receiver.recv().await.unwrap() {
-                    Some(Message::Ack(ack)) => scl = scl.max(ack.scl),
-                    Some(Message::Refused(Refusal::Overloaded)) | None => continue 'rest,
+                match stream.receiver.recv().await {
+                    Ok(Some(Message::Ack(ack))) => scl = scl.max(ack.scl),
+                    Ok(Some(Message::Refused(Refusal::Overloaded)) | None) | Err(_) => {
+                        continue 'rest;
+                    }
                     other => panic!("{other:?}"),
                 }
             }

@@ -1,12 +1,12 @@
 //! Identities of new segments (R12), drawn without a source of chance.
 
-use sixfold_log_format::{SegmentId, WriterId};
+use sixfold_log_format::{SegmentId, VolumeEpoch, WriterId};
 
 /// What tells these ids from others that are made of a writer's id.
 const DOMAIN: u64 = 0x7365_676d_656e_7421;
 
-/// Draws segment ids. The writer's id is 128 bits of chance, fresh for each attempt (R8): what is made of it and a count is
-/// drawn by nobody else.
+/// Draws segment ids. The writer's id is 128 bits of chance, fresh for each attempt (R8), and no two writers of a volume open under
+/// one epoch: what is made of both and a count is drawn by nobody else.
 #[derive(Debug)]
 pub(crate) struct Draw {
     halves: [u64; 2],
@@ -14,12 +14,12 @@ pub(crate) struct Draw {
 }
 
 impl Draw {
-    pub(crate) fn new(writer: WriterId) -> Draw {
+    pub(crate) fn new(writer: WriterId, volume_epoch: VolumeEpoch) -> Draw {
         let number = u128::from_le_bytes(*writer.as_bytes());
         let low = u64::try_from(number & u128::from(u64::MAX)).expect("64 bits");
         let high = u64::try_from(number >> 64).expect("64 bits");
         Draw {
-            halves: [low, high],
+            halves: [low, high ^ mix(volume_epoch.get())],
             count: 0,
         }
     }

@@ -277,6 +277,7 @@ impl WriterCore {
             let moved = match job.phase {
                 Phase::Creating | Phase::Made if job.take_back.is_some() => self.give_up(index),
                 Phase::Made => self.propose_begin(index),
+                Phase::Creating => self.give_up_creation(index),
                 Phase::Joining { needed } => {
                     let whole = self.scl_of(job.pg, job.into.segment) >= needed;
                     if job.take_back.is_some() {
@@ -286,13 +287,31 @@ impl WriterCore {
                             && self.propose_finish(index)
                     }
                 }
-                Phase::Creating | Phase::Beginning | Phase::Finishing | Phase::RollingBack => false,
+                Phase::Beginning | Phase::Finishing | Phase::RollingBack => false,
             };
             if moved {
                 return true;
             }
         }
         false
+    }
+
+    /// A segment that no manifest can name any more, since another change took its place meanwhile, is never asked for: it must not
+    /// wait for an answer. Whether it was given up.
+    fn give_up_creation(&mut self, index: usize) -> bool {
+        let job = &self.members.jobs.replaces[index];
+        if job.since + CREATION_PATIENCE > self.now {
+            return false;
+        }
+        let segment = job.into.segment;
+        let begun = begin_replace(&self.manifest, job.pg, job.out.segment, job.into);
+        match begun {
+            Ok(_) | Err(EditError::Busy { .. }) => false,
+            Err(error) => {
+                self.creation_failed(segment, &error.to_string());
+                true
+            }
+        }
     }
 
     /// It never began: the new segment goes.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sixfold_log_format::wire::Message;
 use sixfold_log_format::{Lsn, WriterId};
 use sixfold_recovery::machine::{
-    Opened, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
+    Caller, Opened, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
 };
 use sixfold_storage_node_core::StreamKey;
 
@@ -57,6 +57,7 @@ impl Cluster {
             deadline: Duration::from_secs(5),
             lease: Duration::from_millis(50),
             seed: u64::from(self.attempts),
+            caller: Caller::Stranger,
         };
         let mut recovery = Recovery::new(options, self.now);
         let mut sends = VecDeque::new();

@@ -143,7 +143,9 @@ fn files_of_very_small_batches_go_before_knowing_of_them_takes_too_much_memory()
     let mut found = small();
     found.bounds.index_bytes_max = 64 << 10;
     found.bounds.log_bytes_max = 8 << 20;
+    // They would be kept for a minute.
     found.bounds.log_window_bytes = 4 << 20;
+    found.bounds.log_window = std::time::Duration::from_secs(60);
     let mut shell = node_with(found);
     let mut writer = Writer::first();
     let stream = writer.attach(&mut shell, 0);

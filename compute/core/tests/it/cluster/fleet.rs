@@ -328,9 +328,11 @@ impl Cluster {
     /// The process dies. Another one opens the volume with what it finds at nodes that live: what a write quorum of every set of the
     /// newest manifest held is brought to all of them.
     pub fn take_over(&mut self) {
-        let opened = self.reopened([self.volume_epoch.get() as u8; 16]);
+        let opened = self.reopened([100 + self.volume_epoch.get() as u8; 16]);
         self.events.clear();
         self.held_reads.clear();
+        // Its streams end with it.
+        self.each(|segment| segment.life = None);
         self.core = WriterCore::new(opened, self.bounds.clone(), self.now, UNIX_MS);
         self.run();
     }
