@@ -110,7 +110,6 @@ impl Database {
         let respect = Respect {
             lost: nodes.to_vec(),
             ..Respect::the_living()
-            watched: None,
         };
         Database::start(options, Mode::Open(respect)).await
     }

@@ -270,11 +270,10 @@ impl Recovery {
                 ProbeVerdict::Failed(error) => self.finish(Err(error)),
             },
             // Somebody opened since the probe: before anything is installed, and as few claims as can be.
-            Step::Fence(step) if let Some(rival) = terms.successor(step.histories()) => {
-                self.finish(Err(RecoveryError::Fenced {
+            Step::Fence(step) if let Some(rival) = terms.successor(step.histories()) => self
+                .finish(Err(RecoveryError::Fenced {
                     volume_epoch: rival,
-                }))
-            }
+                })),
             Step::Fence(step) => match step.verdict() {
                 FenceVerdict::Wait => false,
                 FenceVerdict::Fenced => self.settle(now),

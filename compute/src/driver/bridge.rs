@@ -4,7 +4,7 @@
 //! all tasks that are ready by then: one reaction to many events.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use sixfold_compute_core::{
 };
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Message, NodeStatus, Wish};
-use sixfold_log_format::{Lsn, NodeId, Page};
+use sixfold_log_format::{Lsn, NodeId, Page, VolumeEpoch};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 

@@ -16,8 +16,8 @@ const NO_VOLUME_ANSWERS_MIN: usize = 4;
 /// How long the last two nodes may be waited for before that is said.
 const NO_VOLUME_GRACE: Duration = Duration::from_millis(200);
 /// How long a standby waits for the answers that may say that the writer is silent, from the first one on: those that hear it may be
-/// the nearest.
-const SILENCE_GRACE: Duration = Duration::from_millis(500);
+/// the nearest. And a writer that opens again in place, for those who hold the claims that it is to override.
+const ANSWERS_GRACE: Duration = Duration::from_millis(500);
 
 /// What this candidate did before, so that it does not take itself for a rival.
 #[derive(Debug, Default)]
@@ -184,10 +184,14 @@ impl ProbeStep {
         if manifest.pgs.is_empty() || !manifest.pgs.iter().all(reachable) {
             return ProbeVerdict::Wait;
         }
+        let waited = self.grace_at().is_some_and(|at| at <= now);
+        let answered = self.nodes.values().all(|&answered| answered);
+        if matches!(terms.caller, Caller::Owner { .. }) && !waited && !answered {
+            return ProbeVerdict::Wait;
+        }
         if let (Caller::Standby { .. }, Some(limit)) = (terms.caller, terms.in_use)
             && !self.is_silent(limit)
         {
-            let waited = self.silence_at().is_some_and(|at| at <= now);
             return if waited || !self.may_be_silent(limit) {
                 ProbeVerdict::Failed(RecoveryError::InUse {
                     heard_ms_ago: self.heard_ms_ago(terms.past).unwrap_or_default(),
@@ -223,7 +227,10 @@ impl ProbeStep {
             return self.somebody_lives(limit, terms.past);
         };
         // A claim is a rival's, too: it is about to open, and nobody hears it before it has.
-        let known = terms.past.claimed.map_or(volume_epoch, |own| own.max(volume_epoch));
+        let known = terms
+            .past
+            .claimed
+            .map_or(volume_epoch, |own| own.max(volume_epoch));
         let claims = probes().map(|probe| probe.claim);
         let rival = claims.max().filter(|&claim| claim > known);
         rival.or_else(|| self.rival(terms.past)).map(fenced)
@@ -280,14 +287,17 @@ impl ProbeStep {
     }
 
     fn is_read_quorum_of_root(&self, holds: &dyn Fn(Option<&SegmentProbe>) -> bool) -> bool {
-        let root = self.manifest.as_ref().and_then(|found| found.pg(PgId::ROOT));
+        let root = self
+            .manifest
+            .as_ref()
+            .and_then(|found| found.pg(PgId::ROOT));
         root.is_some_and(|root| {
             is_read_quorum_of_all(root, &|segment| holds(self.segments.get(&segment)))
         })
     }
 
-    fn silence_at(&self) -> Option<Duration> {
-        self.first_none_at.map(|at| at + SILENCE_GRACE)
+    fn grace_at(&self) -> Option<Duration> {
+        self.first_none_at.map(|at| at + ANSWERS_GRACE)
     }
 
     /// The newest manifest found.
@@ -308,11 +318,11 @@ impl ProbeStep {
     }
 
     pub(super) fn next_timeout(&self, now: Duration, caller: &Caller) -> Option<Duration> {
-        let of_standby = matches!(caller, Caller::Standby { .. });
+        let waits = *caller != Caller::Stranger;
         let grace = if self.manifest.is_none() {
             self.no_volume_at()
         } else {
-            self.silence_at().filter(|_| of_standby)
+            self.grace_at().filter(|_| waits)
         };
         grace.filter(|&at| at > now)
     }

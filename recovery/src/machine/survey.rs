@@ -34,7 +34,7 @@ use super::loss::Loss;
 use super::pieces::{Assembled, Pieces};
 use super::probe::ProbeStep;
 use super::requests::{Ask, Requests};
-use super::{RecoveryError, RecoveryEvent, RequestKey};
+use super::{Caller, RecoveryError, RecoveryEvent, RequestKey};
 use crate::cut::{CutError, cut, last_at_or_below};
 use crate::quorum::{is_read_quorum, is_read_quorum_of_all, read_count};
 

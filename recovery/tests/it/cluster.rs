@@ -1,14 +1,14 @@
 //! Six segments in memory, with the real guard, history and batches, and a virtual clock that drives recoveries
 //! against them. One request takes one millisecond each way unless a test says otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sixfold_log_format::wire::{
     Census, CensusRun, Claim, Install, Installed, LogPiece, Message, ProbeAnswer, ReadLog, Refill,
     Refusal, SegmentProbe,
 };
-use sixfold_log_format::{Batch, History, Lsn, Manifest, PgId, SegmentId, WriterId};
+use sixfold_log_format::{Batch, History, Lsn, Manifest, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::epoch::{EpochGuard, Stale};
 use sixfold_recovery::machine::{
     Caller, Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
@@ -473,6 +473,11 @@ impl Cluster {
         let who = self.candidates.len() - 1;
         self.collect(who);
         who
+    }
+
+    /// Epochs whose fence this candidate completed.
+    pub fn attempts(&self, who: usize) -> &BTreeSet<VolumeEpoch> {
+        self.candidates[who].machine.attempts()
     }
 
     pub fn result(&self, who: usize) -> Option<&Result<Opened, RecoveryError>> {

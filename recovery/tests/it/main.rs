@@ -13,6 +13,7 @@ mod cut;
 mod epoch;
 mod explore;
 mod lease;
+mod machine_caller;
 mod machine_faults;
 mod machine_follow;
 mod machine_loss;

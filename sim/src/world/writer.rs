@@ -1,6 +1,6 @@
 //! A writer's process: the reopening, then the core, then its end; and what the library's driver does for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use sixfold_log_format::limits::{IN_USE_MS, READ_LEASE_MS};
 use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
 use sixfold_log_format::{Lsn, PageId, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::{
-    Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
+    Caller, Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
     RequestKey,
 };
 

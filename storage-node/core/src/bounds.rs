@@ -169,6 +169,12 @@ pub(crate) const BUSY_RETRY: Duration = Duration::from_millis(20);
 pub(crate) const BUSY_RETRIES_MAX: u32 = 200;
 /// Segments of a node that copy layers at a time.
 pub(crate) const COPIES_MAX: usize = 4;
+/// A copy whose peer did not answer asks again after this time.
+pub(crate) const COPY_RETRY: Duration = Duration::from_secs(1);
+/// A copy whose peer has not answered for this long is given up.
+pub(crate) const COPY_PATIENCE: Duration = Duration::from_secs(30);
+/// So often a copy reads the catalog of a peer again without finishing a layer between.
+pub(crate) const CATALOG_READS_MAX: u32 = 16;
 /// Runs and CPLs in one piece of a census.
 ///
 /// All pieces of a census are queued in one turn, and a CPL takes 8 bytes. A shell that lets 32 MiB wait on one stream therefore

@@ -4,6 +4,9 @@
 //! ```text
 //!   catalog (layer 0) -> each layer that is not here already, piece by piece: verify, write -> sync -> catalog entry
 //! ```
+//! The peer goes on merging meanwhile: where it has no more what its catalog named, the catalog is read again, and what was copied and is
+//! named still is kept. A lost answer is asked for again.
+//!
 //! A few segments of the node copy at a time, each from one peer, one piece in flight (F11): a peer that is busy refuses, and the copy goes on
 //! a little later. The whole file's checksum and its footer are compared with the peer's catalog before it counts; each
 //! block is verified again whenever it is read. Asking for the catalog makes the peer freeze what it can, so that the next one
@@ -17,11 +20,11 @@ use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::layer::{
     CatalogLayer, LAYER_FOOTER_BYTES, LayerCatalog, LayerNumber, LayerSummary,
 };
-use sixfold_log_format::wire::{LayerPiece, Message, ReadLayer};
+use sixfold_log_format::wire::{GossipAnswer, LayerPiece, Message, ReadLayer};
 use sixfold_log_format::{Lsn, Member, SegmentId, VolumeEpoch};
 
 use crate::action::{Action, FileName, Severity};
-use crate::bounds::{COPIES_MAX, PIECE_BYTES_MAX};
+use crate::bounds::{CATALOG_READS_MAX, COPIES_MAX, COPY_PATIENCE, COPY_RETRY, PIECE_BYTES_MAX};
 use crate::event::DiskError;
 use crate::hot_log::whole_blocks;
 use crate::io_buf::IoBuf;
@@ -52,6 +55,12 @@ pub(crate) struct Copying {
     pub(crate) paused: bool,
     /// So often in a row the peer was busy. Above 0, it waits for its time.
     pub(crate) busy: u32,
+    /// The peer's layers are others by now: it says again how far they may reach, before its catalog is read again.
+    renews: bool,
+    /// So often the catalog was read again since a layer was finished.
+    renewed: u32,
+    /// Since when the peer has not answered.
+    lost_since: Option<Duration>,
 }
 
 /// The file that is being copied.
@@ -77,7 +86,49 @@ impl Copying {
             numbers: Vec::new(),
             paused: false,
             busy: 0,
+            renews: false,
+            renewed: 0,
+            lost_since: None,
         }
+    }
+
+    /// Whether anything was copied that would be thrown away.
+    fn has_copied(&self) -> bool {
+        let begun = self.current.as_ref().is_some_and(|file| file.offset > 0);
+        begun || self.numbers.len() > usize::from(self.current.is_some())
+    }
+
+    /// The peer's catalog is read again: only what was copied whole stays. The number of the file that goes.
+    fn renew(&mut self) -> Option<LayerNumber> {
+        self.catalog = None;
+        self.catalog_bytes.clear();
+        self.missing.clear();
+        self.asked_number = None;
+        self.renews = true;
+        self.renewed += 1;
+        let number = self.current.take()?.layer.number;
+        self.numbers.retain(|held| *held != number);
+        Some(number)
+    }
+
+    /// Takes a catalog of the peer: what is here already, `held` or copied before, is not copied again. The numbers of copied files
+    /// that it does not name.
+    fn take_catalog(&mut self, catalog: LayerCatalog, held: &[&CatalogLayer]) -> Vec<LayerNumber> {
+        let before = std::mem::take(&mut self.done);
+        for layer in &catalog.layers {
+            let copied = before.iter().filter(|done| self.numbers.contains(&done.number));
+            let mut here = held.iter().copied().chain(copied);
+            match here.find(|here| here.summary == layer.summary) {
+                Some(here) => self.done.push(here.clone()),
+                None => self.missing.push_back(layer.clone()),
+            }
+        }
+        self.catalog = Some(catalog);
+        let done = &self.done;
+        let is_named = |number: &LayerNumber| done.iter().any(|layer| layer.number == *number);
+        let (named, gone) = self.numbers.iter().partition(|number| is_named(number));
+        self.numbers = named;
+        gone
     }
 }
 
@@ -108,6 +159,11 @@ impl NodeCore {
             return;
         };
         copy.paused = false;
+        if copy.renews {
+            let peer = copy.peer;
+            let gossip = self.gossip_to(id, &peer);
+            return self.ask(now, id, peer, gossip);
+        }
         let (layer, offset) = if copy.catalog.is_none() {
             (0, copy.catalog_bytes.len() as u64)
         } else {
@@ -139,13 +195,61 @@ impl NodeCore {
         self.ask(now, id, peer, Message::ReadLayer(read));
     }
 
+    /// The peer lost what its catalog named: it merged meanwhile. Its catalog is read again, and what was copied stays.
+    pub(crate) fn renew_copy(&mut self, now: Duration, id: SegmentId) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        if copy.renewed >= CATALOG_READS_MAX {
+            return self.end_copy(id, "its layers are others each time");
+        }
+        if let Some(layer) = copy.renew() {
+            let file = FileName::Layer(id, layer);
+            self.actions.push_back(Action::Delete { file });
+        }
+        self.copy_on(now, id);
+    }
+
+    /// The peer said again how far it is, for a copy.
+    pub(crate) fn on_copy_told(&mut self, now: Duration, id: SegmentId, answer: GossipAnswer) {
+        if let Some((history, manifest)) = answer.newer {
+            self.take_newer(id, history, manifest);
+        }
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let Some(copy) = &mut segment.copy else {
+            return;
+        };
+        if answer.history_epoch != copy.told.0 {
+            return self.end_copy(id, "another history is in force");
+        }
+        copy.told.1 = answer.scl;
+        (copy.renews, copy.busy, copy.lost_since) = (false, 0, None);
+        self.copy_on(now, id);
+    }
+
+    /// The peer did not answer, or is busy for long: it is asked for the same again a little later, so that what was copied is not thrown
+    /// away for one answer. That ends when it lasts.
+    pub(crate) fn retry_copy(&mut self, now: Duration, id: SegmentId, why: &str) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let Some(copy) = segment.copy.as_mut() else {
+            return;
+        };
+        let since = *copy.lost_since.get_or_insert(now);
+        if !copy.has_copied() || now.saturating_sub(since) >= COPY_PATIENCE {
+            return self.end_copy(id, why);
+        }
+        (copy.paused, copy.busy) = (true, 1);
+        self.retries.insert((now + COPY_RETRY, id));
+    }
+
     /// A piece came.
     pub(crate) fn on_layer_piece(&mut self, now: Duration, id: SegmentId, piece: &LayerPiece) {
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let Some(copy) = &mut segment.copy else {
             return;
         };
-        copy.busy = 0;
+        (copy.busy, copy.lost_since) = (0, None);
         if copy.catalog.is_none() {
             return self.on_catalog_piece(now, id, piece);
         }
@@ -217,9 +321,14 @@ impl NodeCore {
         let bad = segment.chain.first_bad().map(|(_, held)| held.last);
         let heals_log = bad.is_some_and(|last| catalog.folded_through >= last.max(folded));
         let enough = catalog.folded_through > segment.chain.scl() || heals_layers || heals_log;
-        // A merge would take away layers that the copy counts on: none is under way, none is about to be published.
+        // A merge would take away layers that the copy counts on: none is under way, none is about to be published. None is begun beside
+        // a copy, so that later there is nothing but freezes.
+        let may_be_merge = is_publishing && !copy.has_copied();
         let reaches_floor = catalog.folded_through >= segment.history.floor;
-        if !enough || !reaches_floor || is_publishing {
+        if !enough || !reaches_floor || may_be_merge {
+            if copy.has_copied() {
+                return self.end_copy(id, "its layers are not needed any more");
+            }
             segment.copy = None;
             return;
         }
@@ -229,17 +338,13 @@ impl NodeCore {
         self.cancel_background(id);
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         let copy = segment.copy.as_mut().expect("checked by the caller");
-        for layer in &catalog.layers {
-            let mut held = segment.layers.catalog().layers.iter();
-            let same = held.find(|held| {
-                held.summary == layer.summary && !segment.bad_layers.contains(&held.number)
-            });
-            match same {
-                Some(held) => copy.done.push(held.clone()),
-                None => copy.missing.push_back(layer.clone()),
-            }
+        let held = segment.layers.catalog().layers.iter();
+        let bad = &segment.bad_layers;
+        let held: Vec<_> = held.filter(|held| !bad.contains(&held.number)).collect();
+        for layer in copy.take_catalog(catalog, &held) {
+            let file = FileName::Layer(id, layer);
+            self.actions.push_back(Action::Delete { file });
         }
-        copy.catalog = Some(catalog);
         self.copy_on(now, id);
     }
 
@@ -272,6 +377,7 @@ impl NodeCore {
         let file = copy.current.as_mut().expect("looked at just now");
         if file.syncing {
             copy.done.push(file.layer.clone());
+            copy.renewed = 0;
             copy.current = None;
             copy.asked_number = None;
         } else if file.offset == file.layer.summary.file_bytes {

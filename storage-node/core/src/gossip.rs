@@ -111,7 +111,7 @@ impl NodeCore {
             self.asking.asks.remove(&token);
             segment.gossip.asked = None;
             segment.gossip.pull = None;
-            self.end_copy(id, "it does not answer");
+            self.retry_copy(now, id, "it does not answer");
         }
         let segment = self.segments.get_mut(&id).expect("named by the caller");
         if segment.gossip.pull.is_some() {
@@ -140,16 +140,21 @@ impl NodeCore {
         {
             return self.ask(now, id, peer, Message::LeaveHint(Box::new(moved)));
         }
+        let message = self.gossip_to(id, &peer);
+        self.ask(now, id, peer, message);
+    }
+
+    /// What a segment tells a peer of itself.
+    pub(crate) fn gossip_to(&self, id: SegmentId, peer: &Member) -> Message {
         let segment = &self.segments[&id];
-        let message = Message::Gossip(Gossip {
+        Message::Gossip(Gossip {
             segment: peer.segment,
             from: id,
             history_epoch: segment.history_epoch(),
             manifest_version: segment.manifest.version,
             scl: segment.scl(),
             vdl_seen: segment.vdl_seen,
-        });
-        self.ask(now, id, peer, message);
+        })
     }
 
     pub(crate) fn ask(&mut self, now: Duration, id: SegmentId, peer: Member, message: Message) {
@@ -234,7 +239,11 @@ impl NodeCore {
         segment.gossip.asked = None;
         match answer {
             Some(Message::GossipAnswer(answer)) if answer.segment == peer.segment => {
-                self.on_gossip_answer(now, id, peer, *answer);
+                if segment.copy.is_some() {
+                    self.on_copy_told(now, id, *answer);
+                } else {
+                    self.on_gossip_answer(now, id, peer, *answer);
+                }
             }
             Some(Message::LogPiece(piece)) => self.on_log_piece(now, id, piece),
             Some(Message::LayerPiece(piece)) => self.on_layer_piece(now, id, &piece),
@@ -253,6 +262,11 @@ impl NodeCore {
                     self.begin_copy(now, id, peer, (pull.history_epoch, pull.theirs));
                 }
             }
+            // It merged since its catalog was read.
+            Some(Message::Refused(Refusal::Forgotten { .. })) if segment.copy.is_some() => {
+                self.renew_copy(now, id);
+            }
+            None if segment.copy.is_some() => self.retry_copy(now, id, "it does not answer"),
             // Unreachable, refused or senseless: another round, another peer.
             _ => {
                 segment.gossip.pull = None;
@@ -404,7 +418,7 @@ impl NodeCore {
     }
 
     /// A peer has a newer history or manifest. It must be durable before anything of it counts (R3).
-    fn take_newer(&mut self, id: SegmentId, history: History, manifest: Manifest) {
+    pub(crate) fn take_newer(&mut self, id: SegmentId, history: History, manifest: Manifest) {
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         if manifest.volume != segment.volume {
             return;

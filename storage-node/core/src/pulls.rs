@@ -115,7 +115,7 @@ impl NodeCore {
         *busy += 1;
         if *busy > BUSY_RETRIES_MAX {
             segment.gossip.pull = None;
-            return self.end_copy(id, "it is busy");
+            return self.retry_copy(now, id, "it is busy");
         }
         let spread = BUSY_RETRY / 256 * u32::from(self.asking.draw().to_le_bytes()[0]);
         self.retries.insert((now + BUSY_RETRY + spread, id));

@@ -15,7 +15,7 @@ use crate::shell::{Ask, Shell, node_id};
 use crate::writer::{Writer, manifest, refusal, segment_id};
 
 /// Begins to replace segment 5 by one on node 6, which is made.
-fn begin_join(cluster: &mut Cluster) {
+pub fn begin_join(cluster: &mut Cluster) {
     let to = begin(&cluster.writer.manifest, 5, 6);
     let mut small = small();
     small.node = node_id(6);
@@ -54,7 +54,7 @@ fn unsettled(cluster: &mut Cluster) {
     }
 }
 
-fn is_whole(cluster: &mut Cluster) -> bool {
+pub fn is_whole(cluster: &mut Cluster) -> bool {
     let tip = cluster.writer.prev;
     cluster.scl(6) == tip
 }
