@@ -86,7 +86,8 @@
 //!   depends on reads.
 //! - *Moments are ticks*: time is recorded each 100 ms; [`Database::snapshot_at_time`] and expiry are as exact as that.
 //! - *An estimate is an estimate* ([`Estimate`]).
-//! - A volume has one protection group so far.
+//! - *Volumes grow, they never shrink*: a protection group that was appended stays. With [`Options::grow_below_free_pages`] a volume grows
+//!   by itself; without, commits that find no room end as full until an operator asks for more.
 //!
 //! # Threads and memory
 //!

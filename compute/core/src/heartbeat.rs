@@ -103,6 +103,13 @@ impl LeaseKeeper {
             .collect()
     }
 
+    /// What the lease has to satisfy has changed: it holds only as far as the new sets let it.
+    pub(crate) fn recount(&mut self, entry: &PgEntry) {
+        if self.until.is_some() {
+            self.until = self.lease.valid_until(entry);
+        }
+    }
+
     /// Until when the lease holds.
     pub(crate) fn until(&self) -> Option<Duration> {
         self.until

@@ -1,6 +1,6 @@
 //! Who holds which segment, and how that changes while the volume serves (R10, R20, R21, R24).
 //!
-//! The types here each hold one thing with its invariants; `writer/members.rs` is where they meet the groups and the shipper.
+//! The types here each hold one thing with its invariants; `writer/steps.rs` and its neighbors are where they meet the groups and the shipper.
 //!
 //! ```text
 //! wish, silence, few free pages -> jobs: replace (create, begin, join, finish or roll back), grow, hint

@@ -142,10 +142,14 @@ impl Shipper {
         Some(self.links[life.link].node)
     }
 
-    /// Adds a link, down and due at once.
+    /// Adds a link, down and due at once. A segment whose link was given up may get another one, at a place of its own: a step that
+    /// was proposed and not found by a reopening in place is proposed again.
     pub(crate) fn add(&mut self, pg: PgId, member: Member, now: Duration) -> LinkIndex {
         assert!(
-            !self.links.iter().any(|link| link.segment == member.segment),
+            !self
+                .links
+                .iter()
+                .any(|link| link.segment == member.segment && !link.is_gone()),
             "segment {} has a link already",
             member.segment
         );

@@ -313,7 +313,10 @@ impl WriterCore {
             }
             WriterEvent::Drained { attach, bytes } => self.stream_drained(attach, bytes),
             WriterEvent::Timeout => {}
-            WriterEvent::Close => self.closing = true,
+            WriterEvent::Close => {
+                self.closing = true;
+                self.refence_closing();
+            }
         }
         self.on_time();
     }

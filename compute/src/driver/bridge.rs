@@ -385,8 +385,7 @@ impl Bridge {
                     let volume_epoch = bridge.core.borrow().volume_epoch();
                     let mut attempts = bridge.attempts.take();
                     let volume = bridge.links.volume();
-                    let result =
-                        refence(&bridge.links, volume, volume_epoch, &mut attempts).await;
+                    let result = refence(&bridge.links, volume, volume_epoch, &mut attempts).await;
                     bridge.attempts.replace(attempts);
                     bridge.event(WriterEvent::Refenced { result });
                 });

@@ -86,7 +86,7 @@ fn a_writer_that_opens_again_in_place_overrides_the_claims_of_a_dead_rival() {
 fn a_successor_that_opens_between_probe_and_claim_is_not_installed_over() {
     let (mut cluster, _) = written(&[11], |_| nodes_of(ALL));
     let opened = cluster.recover(options(2)).unwrap();
-    let (history, manifest) = (opened.history.clone(), opened.manifest.clone());
+    let (history, manifest) = (opened.history, opened.manifest);
     // As if it had opened just after the probe: segments say its history in the census only.
     for segment in &mut cluster.segments {
         segment.history.volume_epoch = epoch(2);

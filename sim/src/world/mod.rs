@@ -9,6 +9,7 @@
 
 mod acks;
 mod ambush;
+mod answers;
 mod brief;
 mod client;
 mod director;

@@ -9,11 +9,10 @@ use sixfold_compute_core::{
     WriterEvent,
 };
 use sixfold_log_format::limits::{IN_USE_MS, READ_LEASE_MS};
-use sixfold_log_format::wire::{Message, PageAnswer, Refusal};
+use sixfold_log_format::wire::Message;
 use sixfold_log_format::{Lsn, PageId, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::{
     Caller, Opened, Phase, Recovery, RecoveryAction, RecoveryError, RecoveryEvent, RecoveryOptions,
-    RequestKey,
 };
 
 use super::acks::Acks;
@@ -61,12 +60,12 @@ pub(crate) struct Writer {
     /// Epochs whose fence it completed while it opened again in place.
     attempts: BTreeSet<VolumeEpoch>,
     recoveries: u32,
-    streams: BTreeMap<AttachKey, (usize, SegmentId)>,
-    undrained: BTreeMap<AttachKey, usize>,
+    pub(super) streams: BTreeMap<AttachKey, (usize, SegmentId)>,
+    pub(super) undrained: BTreeMap<AttachKey, usize>,
     /// The last batch that was sent on each stream ended here.
     sent: BTreeMap<AttachKey, Lsn>,
-    acks: Acks,
-    asks: BTreeMap<FetchKey, (PageId, Lsn)>,
+    pub(super) acks: Acks,
+    pub(super) asks: BTreeMap<FetchKey, (PageId, Lsn)>,
     vdl: Lsn,
     armed: Option<Time>,
     pump_due: bool,
@@ -235,7 +234,7 @@ impl World {
         }
     }
 
-    fn recovery_event(&mut self, writer: usize, round: u32, event: RecoveryEvent) {
+    pub(super) fn recovery_event(&mut self, writer: usize, round: u32, event: RecoveryEvent) {
         let now = self.local_now(writer);
         let state = &mut self.writers[writer];
         if round != state.recoveries {
@@ -547,7 +546,13 @@ impl World {
     }
 
     /// A segment told a writer that it holds a manifest.
-    fn hears_acceptance(&mut self, writer: usize, stream: usize, segment: SegmentId, scl: Lsn) {
+    pub(super) fn hears_acceptance(
+        &mut self,
+        writer: usize,
+        stream: usize,
+        segment: SegmentId,
+        scl: Lsn,
+    ) {
         let state = &self.writers[writer];
         let Some(version) = self.streams[stream].version else {
             return;
@@ -656,168 +661,6 @@ impl World {
             WriterAction::Drained => self.end_writer(writer, "is closed"),
             WriterAction::Refence => self.refence(writer),
             WriterAction::Fleet { .. } | WriterAction::WishReported { .. } => {}
-        }
-    }
-
-    /// What was queued for a stream has left.
-    pub(super) fn writer_drained(&mut self, writer: usize, attach: AttachKey, bytes: usize) {
-        let Some(state) = self.writers.get_mut(writer) else {
-            return;
-        };
-        if state.paused || state.is_gone() {
-            return;
-        }
-        let undrained = state.undrained.entry(attach).or_default();
-        *undrained += bytes;
-        if *undrained >= self.plan.shape.stream_bytes / 4 {
-            let bytes = std::mem::take(undrained);
-            self.writer_event(writer, WriterEvent::Drained { attach, bytes });
-        }
-    }
-
-    /// A message reaches the client's side of a stream.
-    pub(super) fn deliver_down(&mut self, stream: usize, message: Message) {
-        let first = !std::mem::replace(&mut self.streams[stream].answered, true);
-        let state = &self.streams[stream];
-        let node = state.node;
-        match (state.client, state.kind.clone()) {
-            (Party::Writer(writer), Kind::Log { attach }) => {
-                self.log_stream_says(writer, attach, message, first);
-            }
-            (Party::Writer(writer), Kind::Recovery { request, round }) => {
-                self.recovery_answer(writer, (request, round), message);
-            }
-            (Party::Writer(writer), Kind::Ask { fetch }) if first => {
-                if let Message::Installed(installed) = &message
-                    && installed.history_epoch == self.writers[writer].epoch
-                {
-                    self.hears_acceptance(writer, stream, installed.segment, installed.scl);
-                }
-                self.page_answer(writer, fetch, Some(message));
-            }
-            (Party::Reader(reader), Kind::Survey { request }) => {
-                self.reader_event(reader, RecoveryEvent::Answer { request, message });
-            }
-            (Party::Node { node, life }, Kind::Peer { token }) if first => {
-                self.peer_answer((node, life), token, Some(message));
-            }
-            (Party::Auditor, Kind::Audit { question }) => {
-                self.audit_answer(node, question, message);
-            }
-            _ => {}
-        }
-    }
-
-    fn log_stream_says(&mut self, writer: usize, attach: AttachKey, message: Message, first: bool) {
-        let Some(&(_, segment)) = self.writers[writer].streams.get(&attach) else {
-            return;
-        };
-        let said = match &message {
-            Message::Attached(attached) => Some((attached.history_epoch, attached.scl)),
-            Message::Ack(ack) => Some((ack.history_epoch, ack.scl)),
-            _ => None,
-        };
-        if let Some((history_epoch, scl)) = said
-            && history_epoch == self.writers[writer].epoch
-        {
-            let (node, pg) = self.places[&segment];
-            let sets = self.oracle.members.sets(pg);
-            if self.writers[writer].acks.hear((segment, pg), scl, sets) {
-                self.oracle.reached.hit(Reached::SclFell);
-            }
-            if first {
-                let stream = self.writers[writer].streams[&attach].0;
-                self.hears_acceptance(writer, stream, segment, scl);
-            }
-            if first {
-                self.ambush_attached(writer, node);
-            }
-        }
-        if first {
-            if let Message::Refused(Refusal::StaleEpoch { .. }) = &message {
-                self.oracle.reached.hit(Reached::AttachRefusedStale);
-            }
-            self.writer_event(writer, WriterEvent::Attached { attach, message });
-        } else {
-            self.writer_event(writer, WriterEvent::Arrived { attach, message });
-        }
-    }
-
-    fn recovery_answer(
-        &mut self,
-        writer: usize,
-        (request, round): (RequestKey, u32),
-        message: Message,
-    ) {
-        if let Message::Census(census) = &message {
-            let newest = self.oracle.newest();
-            if census.history.volume_epoch > newest {
-                self.oracle.reached.hit(Reached::RecoveryOfARecovery);
-            }
-            if let Some(opening) = self.oracle.openings.last() {
-                let history = &opening.history;
-                let mut offered = false;
-                for run in &census.runs {
-                    let (first, last) = (history.annuls(run.first), history.annuls(run.last));
-                    offered |= first || last;
-                }
-                if offered {
-                    self.oracle.reached.hit(Reached::AnnulledRecordOffered);
-                }
-            }
-        }
-        self.recovery_event(writer, round, RecoveryEvent::Answer { request, message });
-    }
-
-    fn page_answer(&mut self, writer: usize, fetch: FetchKey, answer: Option<Message>) {
-        let asked = self.writers[writer].asks.remove(&fetch);
-        if let (Some(wanted), Some(Message::Pages(pages))) = (asked, &answer)
-            && matches!(pages.pages[..], [PageAnswer::Page(_)])
-        {
-            self.oracle.reached.hit(Reached::PageMissFetched);
-            let earlier = self.writers[writer].asks.range(..fetch);
-            if earlier.into_iter().any(|(_, other)| *other == wanted) {
-                self.oracle.reached.hit(Reached::HedgedReadWon);
-            }
-        }
-        self.writer_event(writer, WriterEvent::Answered { fetch, answer });
-    }
-
-    /// The client's side of a stream is over; `clean`: the node ended it behind its answers.
-    pub(super) fn client_end(&mut self, stream: usize, clean: bool) {
-        let state = &mut self.streams[stream];
-        if !std::mem::replace(&mut state.client_open, false) {
-            return;
-        }
-        let (answered, client, kind) = (state.answered, state.client, state.kind.clone());
-        let node_open = state.node_open;
-        self.live.remove(&stream);
-        match (client, kind) {
-            (Party::Writer(writer), Kind::Log { attach }) => {
-                if node_open {
-                    self.queue
-                        .push(self.now + 100 * US, Event::NodeEnd { stream });
-                }
-                if self.writers[writer].streams.remove(&attach).is_some() {
-                    self.writer_event(writer, WriterEvent::Lost { attach });
-                }
-            }
-            (Party::Writer(writer), Kind::Recovery { request, round }) if !(clean && answered) => {
-                self.recovery_event(writer, round, RecoveryEvent::Unreachable { request });
-            }
-            (Party::Writer(writer), Kind::Ask { fetch }) if !answered => {
-                self.page_answer(writer, fetch, None);
-            }
-            (Party::Reader(reader), Kind::Survey { request }) if !(clean && answered) => {
-                self.reader_unheard(reader, request);
-            }
-            (Party::Node { node, life }, Kind::Peer { token }) if !answered => {
-                self.peer_answer((node, life), token, None);
-            }
-            (Party::Auditor, Kind::Audit { question }) => {
-                self.audit_end(question, clean && answered);
-            }
-            _ => {}
         }
     }
 

@@ -116,7 +116,9 @@ impl Copying {
     fn take_catalog(&mut self, catalog: LayerCatalog, held: &[&CatalogLayer]) -> Vec<LayerNumber> {
         let before = std::mem::take(&mut self.done);
         for layer in &catalog.layers {
-            let copied = before.iter().filter(|done| self.numbers.contains(&done.number));
+            let copied = before
+                .iter()
+                .filter(|done| self.numbers.contains(&done.number));
             let mut here = held.iter().copied().chain(copied);
             match here.find(|here| here.summary == layer.summary) {
                 Some(here) => self.done.push(here.clone()),

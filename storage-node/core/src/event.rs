@@ -1,6 +1,6 @@
 //! What happens to a storage node: what the shell tells the core.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::FileNumber;

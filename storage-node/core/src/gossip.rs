@@ -15,7 +15,10 @@ use std::time::Duration;
 use sixfold_log_format::hot_log::Entry;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Gossip, GossipAnswer, Message, Refusal};
-use sixfold_log_format::{History, Lsn, Manifest, Member, MembershipEpoch, SegmentId, VolumeEpoch};
+use sixfold_log_format::{
+    History, Lsn, Manifest, ManifestVersion, Member, MembershipEpoch, PgEntry, SegmentId,
+    VolumeEpoch,
+};
 
 use crate::action::{Action, Severity};
 use crate::bounds::PEER_PATIENCE;
@@ -42,6 +45,10 @@ pub(crate) struct GossipState {
     /// The request in flight.
     pub(crate) asked: Option<(PeerToken, Duration)>,
     pub(crate) pull: Option<Pull>,
+    /// The history and manifest for which there was no room last.
+    no_room_for: Option<(VolumeEpoch, ManifestVersion)>,
+    /// The manifest of a removed peer by which another one was asked out of turn in this round.
+    led_by: Option<ManifestVersion>,
 }
 
 impl GossipState {
@@ -142,6 +149,8 @@ impl NodeCore {
         }
         let message = self.gossip_to(id, &peer);
         self.ask(now, id, peer, message);
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
+        segment.gossip.led_by = None;
     }
 
     /// What a segment tells a peer of itself.
@@ -164,6 +173,18 @@ impl NodeCore {
             segment.gossip.pull = None;
             return self.end_copy(id, "its address is not known");
         };
+        self.ask_at(now, id, peer, address, message);
+    }
+
+    fn ask_at(
+        &mut self,
+        now: Duration,
+        id: SegmentId,
+        peer: Member,
+        address: String,
+        message: Message,
+    ) {
+        let segment = self.segments.get_mut(&id).expect("named by the caller");
         self.asking.last_token += 1;
         let token = PeerToken(self.asking.last_token);
         segment.gossip.asked = Some((token, now));
@@ -252,9 +273,8 @@ impl NodeCore {
             // It was removed, and knows by which manifest.
             Some(Message::Refused(Refusal::StaleMembership { manifest })) => {
                 segment.gossip.pull = None;
-                let history = segment.history.clone();
                 self.end_copy(id, "it is no member any more");
-                self.take_newer(id, history, *manifest);
+                self.on_removed_peer(now, id, *manifest);
             }
             // Its log does not reach down to here: its layers do, also to a batch that is damaged here.
             Some(Message::Refused(Refusal::Forgotten { .. })) if segment.gossip.pull.is_some() => {
@@ -266,10 +286,16 @@ impl NodeCore {
             Some(Message::Refused(Refusal::Forgotten { .. })) if segment.copy.is_some() => {
                 self.renew_copy(now, id);
             }
-            None if segment.copy.is_some() => self.retry_copy(now, id, "it does not answer"),
+            None if segment.copy.is_some() => {
+                self.wishes.unreached(segment.volume, peer.node);
+                self.retry_copy(now, id, "it does not answer");
+            }
             // Unreachable, refused or senseless: another round, another peer.
-            _ => {
+            answer => {
                 segment.gossip.pull = None;
+                if answer.is_none() {
+                    self.wishes.unreached(segment.volume, peer.node);
+                }
                 if segment.copy.is_some() {
                     self.end_copy(id, "it does not answer");
                 }
@@ -284,8 +310,10 @@ impl NodeCore {
         peer: Member,
         answer: GossipAnswer,
     ) {
-        if let Some((history, manifest)) = answer.newer {
-            return self.take_newer(id, history, manifest);
+        if let Some((history, manifest)) = answer.newer
+            && self.take_newer(id, history, manifest)
+        {
+            return;
         }
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         if answer.history_epoch != segment.history_epoch() || segment.is_removed() {
@@ -404,6 +432,11 @@ impl NodeCore {
         if segment.unproven == 0 || peer.joining {
             return;
         }
+        let peers = segment.peers();
+        segment
+            .proofs
+            .retain(|id, _| peers.iter().any(|peer| peer.segment == *id));
+        segment.unproven = segment.unproven.min(segment.proofs_needed());
         segment.proofs.insert(peer.segment, theirs);
         let needed = segment.proofs.values().max().copied().unwrap_or(Lsn::NONE);
         if segment.proofs.len() >= segment.unproven && segment.scl() >= needed {
@@ -418,10 +451,16 @@ impl NodeCore {
     }
 
     /// A peer has a newer history or manifest. It must be durable before anything of it counts (R3).
-    pub(crate) fn take_newer(&mut self, id: SegmentId, history: History, manifest: Manifest) {
+    /// Whether it was taken.
+    pub(crate) fn take_newer(
+        &mut self,
+        id: SegmentId,
+        history: History,
+        manifest: Manifest,
+    ) -> bool {
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         if manifest.volume != segment.volume {
-            return;
+            return false;
         }
         let mut guard = segment.guard;
         let newer_history = guard.take_from_peer(history.volume_epoch);
@@ -430,14 +469,18 @@ impl NodeCore {
             && manifest.version.volume_epoch >= segment.guard.claim
             && history.volume_epoch == segment.guard.history_epoch;
         if !newer_history && !newer_manifest {
-            return;
+            return false;
         }
         let bytes = control_bytes(&history, &manifest);
-        if self
-            .check_room_for_state(self.segments.get(&id), bytes)
-            .is_err()
-        {
-            return;
+        if let Err(refusal) = self.check_room_for_state(self.segments.get(&id), bytes) {
+            let segment = self.segments.get_mut(&id).expect("looked at above");
+            let found = (history.volume_epoch, manifest.version);
+            // Said once: a peer tells it each round.
+            if segment.gossip.no_room_for.replace(found) != Some(found) {
+                let text = format!("segment {id} cannot take what its peer told: {refusal:?}");
+                self.log_line(Severity::Error, text);
+            }
+            return false;
         }
         let entry = Entry::Install {
             segment: id,
@@ -446,10 +489,44 @@ impl NodeCore {
             history,
             manifest,
         };
-        if let Ok(ticket) = self.append(entry) {
-            self.accept_guard(id, guard, ticket);
-            let segment = self.segments.get_mut(&id).expect("looked at above");
-            segment.control_bytes = bytes;
+        let Ok(ticket) = self.append(entry) else {
+            return false;
+        };
+        self.accept_guard(id, guard, ticket);
+        let segment = self.segments.get_mut(&id).expect("looked at above");
+        segment.control_bytes = bytes;
+        true
+    }
+
+    /// A peer was removed, by this manifest, which comes without its history. It is taken where it removes this segment as well, or is of
+    /// the history in force; otherwise one of its members is asked, who brings the history with it (R3).
+    fn on_removed_peer(&mut self, now: Duration, id: SegmentId, manifest: Manifest) {
+        let segment = self.segments.get_mut(&id).expect("checked by the caller");
+        let is_ours = manifest.volume == segment.volume;
+        if !is_ours || manifest.version <= segment.manifest.version {
+            return;
         }
+        let of_history = manifest.version.volume_epoch <= segment.history_epoch();
+        if of_history || !names(&manifest, segment.pg, id) {
+            let history = segment.history.clone();
+            self.take_newer(id, history, manifest);
+            return;
+        }
+        if segment.gossip.led_by >= Some(manifest.version) {
+            return;
+        }
+        segment.gossip.led_by = Some(manifest.version);
+        let members = manifest.pg(segment.pg).map(PgEntry::members);
+        let mut members = members.unwrap_or_default();
+        members.retain(|member| member.segment != id);
+        let hint = |member: &Member| manifest.hints.iter().find(|hint| hint.node == member.node);
+        members.retain(|member| hint(member).is_some());
+        if members.is_empty() {
+            return;
+        }
+        let peer = members[self.asking.pick(members.len())];
+        let address = hint(&peer).expect("kept above").address.clone();
+        let message = self.gossip_to(id, &peer);
+        self.ask_at(now, id, peer, address, message);
     }
 }

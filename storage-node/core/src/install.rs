@@ -50,7 +50,15 @@ impl Installation {
 impl NodeCore {
     /// Takes history and manifest; the ticket says when what is held of them is durable.
     pub(crate) fn install(&mut self, id: SegmentId, new: Installation) -> Result<Ticket, Refusal> {
-        let segment = self.segments.get(&id).ok_or_else(|| self.why_not(id))?;
+        let segment = self.segments.get(&id).ok_or_else(|| {
+            // What is being created is not unknown.
+            let comes = self.creating.contains_key(&id);
+            if comes {
+                Refusal::Overloaded
+            } else {
+                self.why_not(id)
+            }
+        })?;
         new.check(segment)?;
         let mut guard = segment.guard;
         let stale = |stale: sixfold_recovery::epoch::Stale| Refusal::StaleEpoch {

@@ -9,8 +9,8 @@
 
 mod replay;
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::{Entry, FileNumber};
@@ -43,10 +43,6 @@ use crate::segment::{Applied, READ_LEASE, Segment};
 use crate::streams::LogStream;
 use crate::waiters::Waiter;
 use crate::wishes::Wishes;
-
-/// Peers of a segment that must say how far they are, after the hot log was found damaged: of the three others that hold what this
-/// segment's ack made durable, one is always among them.
-const PROOFS_NEEDED: usize = 3;
 
 /// Where the node is in its life.
 #[derive(Debug)]
@@ -422,6 +418,12 @@ impl NodeCore {
         }
         // Whatever was on its way for a segment that was dropped goes nowhere.
         let Some(segment) = self.segments.get_mut(&id) else {
+            if let Entry::Catalog { catalog, .. } = entry {
+                // Its layers were written before it was dropped, and no catalog of its names them.
+                let layers = catalog.layers.iter();
+                let layers: Vec<_> = layers.map(|layer| (layer.number, false)).collect();
+                self.layers_gone(id, &layers);
+            }
             return;
         };
         let applied = segment.apply(entry, place);

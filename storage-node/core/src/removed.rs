@@ -6,9 +6,10 @@
 //! ```
 //! Whoever asks for a removed segment or for a tombstone is told the manifest, so that a writer that knows only the segments of
 //! long ago finds those of today. Tombstones are entries of the hot log and stand at the head of each file; their number is bounded:
-//! the oldest one forgets its manifest, and its identity stays refused.
+//! the oldest one forgets its manifest, and its identity stays refused. Identities are bounded too: the oldest is forgotten. Age is the
+//! order in which they were dropped; heads of files list them in it, so that a restart keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::{ENTRY_HEADER_BYTES, Entry};
@@ -31,10 +32,24 @@ struct Tombstone {
     bytes: usize,
 }
 
+/// A segment that was dropped.
+#[derive(Debug)]
+struct Held {
+    /// Its place in `by_age`.
+    age: u64,
+    tombstone: Option<Tombstone>,
+}
+
 /// Segments that were dropped: their identities never answer again.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
-    segments: BTreeMap<SegmentId, Option<Tombstone>>,
+    segments: BTreeMap<SegmentId, Held>,
+    /// Oldest first.
+    by_age: BTreeMap<u64, SegmentId>,
+    next_age: u64,
+    /// Forgotten while the hot log was read at the start: what stands behind their drops is no damage.
+    forgotten: BTreeSet<SegmentId>,
+    scan_is_over: bool,
     tombstone_count: usize,
     /// Bytes that all of it takes at the head of a hot-log file.
     bytes: usize,
@@ -45,8 +60,20 @@ impl Gone {
         self.segments.contains_key(&id)
     }
 
+    /// Oldest first.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
-        self.segments.keys().copied()
+        self.by_age.values().copied()
+    }
+
+    /// Whether a drop of this segment was seen, in the scan at the start or since.
+    pub(crate) fn was_dropped(&self, id: SegmentId) -> bool {
+        self.contains(id) || self.forgotten.contains(&id)
+    }
+
+    /// The scan at the start has ended.
+    pub(crate) fn scan_ended(&mut self) {
+        self.scan_is_over = true;
+        self.forgotten.clear();
     }
 
     /// Bytes that the entries take at the head of a hot-log file.
@@ -57,12 +84,28 @@ impl Gone {
     /// What stands at the head of a file for this segment.
     pub(crate) fn entry(&self, id: SegmentId) -> Entry {
         match self.segments.get(&id) {
-            Some(Some(tombstone)) => Entry::Removed {
+            Some(Held {
+                tombstone: Some(tombstone),
+                ..
+            }) => Entry::Removed {
                 segment: id,
                 pg: tombstone.pg,
                 manifest: tombstone.manifest.clone(),
             },
             _ => Entry::Dropped { segment: id },
+        }
+    }
+
+    /// Whether an entry says what is held already.
+    pub(crate) fn says(&self, entry: &Entry) -> bool {
+        let held = self.segments.get(&entry.segment());
+        let tombstone = held.map(|held| held.tombstone.as_ref());
+        match (entry, tombstone) {
+            (Entry::Dropped { .. }, Some(None)) => true,
+            (Entry::Removed { pg, manifest, .. }, Some(Some(tombstone))) => {
+                *pg == tombstone.pg && *manifest == tombstone.manifest
+            }
+            _ => false,
         }
     }
 
@@ -74,7 +117,11 @@ impl Gone {
     /// A segment is gone; with the manifest that removed it, where one did. Without one, a tombstone forgets its own.
     pub(crate) fn put(&mut self, id: SegmentId, removed_by: Option<(PgId, Manifest)>) {
         let removed_by = removed_by.filter(|_| !planted(Mutant::TombstoneForgotten));
-        self.take(id);
+        // Put again, it is as old as before.
+        let age = self.take(id).unwrap_or_else(|| {
+            self.next_age += 1;
+            self.next_age
+        });
         let tombstone = removed_by.map(|(pg, manifest)| {
             let bytes = ENTRY_HEADER_BYTES + size_of::<u32>() + manifest.encode().len();
             Tombstone {
@@ -85,41 +132,48 @@ impl Gone {
         });
         self.bytes += bytes_of(tombstone.as_ref());
         self.tombstone_count += usize::from(tombstone.is_some());
-        self.segments.insert(id, tombstone);
+        self.by_age.insert(age, id);
+        self.forgotten.remove(&id);
+        self.segments.insert(id, Held { age, tombstone });
         self.bound();
     }
 
-    fn take(&mut self, id: SegmentId) {
-        if let Some(before) = self.segments.remove(&id) {
-            self.bytes -= bytes_of(before.as_ref());
-            self.tombstone_count -= usize::from(before.is_some());
-        }
+    /// Forgets it; its age.
+    fn take(&mut self, id: SegmentId) -> Option<u64> {
+        let before = self.segments.remove(&id)?;
+        self.by_age.remove(&before.age);
+        self.bytes -= bytes_of(before.tombstone.as_ref());
+        self.tombstone_count -= usize::from(before.tombstone.is_some());
+        Some(before.age)
+    }
+
+    /// The oldest one that is a tombstone, or that is none.
+    fn oldest(&self, is_tombstone: bool) -> Option<SegmentId> {
+        self.ids()
+            .find(|id| self.segments[id].tombstone.is_some() == is_tombstone)
     }
 
     fn bound(&mut self) {
         while self.tombstone_count > TOMBSTONES_MAX {
-            let held = self.segments.iter();
-            let version = |(id, held): (&SegmentId, &Option<Tombstone>)| {
-                held.as_ref().map(|held| (held.manifest.version, *id))
-            };
-            let Some((_, oldest)) = held.filter_map(version).min() else {
+            let Some(oldest) = self.oldest(true) else {
                 return;
             };
             self.put(oldest, None);
         }
         while self.segments.len() > DROPPED_MAX {
-            let mut held = self.segments.iter();
-            let plain = held.find(|(_, held)| held.is_none()).map(|(id, _)| *id);
-            let Some(plain) = plain else {
+            let Some(oldest) = self.oldest(false) else {
                 return;
             };
-            self.take(plain);
+            self.take(oldest);
+            if !self.scan_is_over {
+                self.forgotten.insert(oldest);
+            }
         }
     }
 
     /// The manifest of a tombstone.
     pub(crate) fn manifest_of(&self, id: SegmentId) -> Option<&Manifest> {
-        let tombstone = self.segments.get(&id)?.as_ref()?;
+        let tombstone = self.segments.get(&id)?.tombstone.as_ref()?;
         Some(&tombstone.manifest)
     }
 
@@ -130,7 +184,10 @@ impl Gone {
     ) -> impl Iterator<Item = (SegmentId, &Manifest)> {
         self.segments
             .iter()
-            .filter_map(|(id, held)| held.as_ref().map(|held| (*id, &held.manifest)))
+            .filter_map(|(id, held)| {
+                let tombstone = held.tombstone.as_ref()?;
+                Some((*id, &tombstone.manifest))
+            })
             .filter(move |(_, manifest)| manifest.volume == volume)
     }
 }
@@ -183,12 +240,16 @@ impl NodeCore {
         }
     }
 
-    /// Every manifest of a volume that counts: one that a segment was merely created with may never have been in force (R20).
+    /// Every manifest of a volume that counts: one that a segment was merely created with may never have been in force (R20). One that
+    /// removed a segment was told, whatever history the segment holds.
     pub(crate) fn manifests_of(&self, volume: VolumeId) -> impl Iterator<Item = &Manifest> {
         let segments = self.segments.values();
         let held = segments
             .filter(move |segment| segment.volume == volume)
-            .filter(|segment| segment.history_epoch() >= segment.manifest.version.volume_epoch);
+            .filter(|segment| {
+                let created_with = segment.manifest.version.volume_epoch > segment.history_epoch();
+                !created_with || segment.is_removed()
+            });
         let tombstones = self.gone.of_volume(volume);
         held.map(|segment| &segment.manifest)
             .chain(tombstones.map(|(_, manifest)| manifest))
@@ -238,6 +299,14 @@ impl NodeCore {
             None if role == Role::Operator && self.gone.manifest_of(id).is_some() => {
                 Entry::Dropped { segment: id }
             }
+            // It comes: what is said of it now would be said of something else.
+            None if self.creating.contains_key(&id) => {
+                return self.refuse(stream, Refusal::Overloaded);
+            }
+            // Its creation may be on its way yet: it comes to nothing.
+            None if role == Role::Writer && !self.gone.contains(id) => {
+                Entry::Dropped { segment: id }
+            }
             None => return self.answer(stream, Message::Done),
         };
         match self.append(entry) {
@@ -275,11 +344,19 @@ impl NodeCore {
     /// An entry says that a segment was dropped: everything of it goes.
     pub(crate) fn apply_drop(&mut self, entry: &Entry) {
         let id = entry.segment();
+        let is_here = self.segments.contains_key(&id);
+        if !is_here && self.gone.says(entry) {
+            // The head of a file says it again.
+            return;
+        }
         let removed_by = match entry {
             Entry::Removed { pg, manifest, .. } => Some((*pg, manifest.clone())),
             _ => None,
         };
         self.gone.put(id, removed_by);
+        if !is_here {
+            return;
+        }
         let refusal = self.why_not(id);
         for stream in self.streams_of(id) {
             self.end_stream(stream, refusal.clone());
@@ -288,9 +365,7 @@ impl NodeCore {
         self.end_copy(id, "it was dropped");
         self.cache.clear(id);
         self.forget_resident(id);
-        let Some(segment) = self.segments.remove(&id) else {
-            return;
-        };
+        let segment = self.segments.remove(&id).expect("it is here");
         if self.is_ready() {
             let layers = &segment.layers.catalog().layers;
             let layers: Vec<_> = layers.iter().map(|layer| (layer.number, false)).collect();

@@ -1,11 +1,14 @@
 //! Tombstones are bounded: the oldest forget their manifests first, and identities stay refused as long as there is room.
 
+use std::time::Duration;
+
 use sixfold_log_format::{
-    Manifest, ManifestVersion, MembershipEpoch, PgId, SegmentId, VolumeEpoch, VolumeId,
-    VolumeParameters,
+    Lsn, Manifest, ManifestVersion, MembershipEpoch, NodeId, Page, PageId, PgId, SegmentId,
+    VolumeEpoch, VolumeId, VolumeParameters,
 };
 
 use super::*;
+use crate::event::FoundDirectory;
 
 fn manifest(membership_epoch: u64) -> Manifest {
     Manifest {
@@ -72,4 +75,58 @@ fn a_tombstone_that_is_put_again_counts_once() {
     gone.put(id(1), None);
     assert_eq!(gone.manifest_of(id(1)), None);
     assert_eq!(gone.bytes(), gone.entry(id(1)).encoded_bytes());
+}
+
+#[test]
+fn a_fresh_drop_is_never_its_own_victim_and_the_oldest_goes() {
+    let mut gone = Gone::default();
+    for number in 0..DROPPED_MAX as u64 + 50 {
+        gone.put(id(number), None);
+        assert!(gone.contains(id(number)));
+    }
+    for number in 0..50 {
+        assert!(!gone.contains(id(number)));
+        assert!(gone.was_dropped(id(number)), "while the log is read");
+    }
+    gone.scan_ended();
+    assert!(!gone.was_dropped(id(0)));
+    // Heads list them in that order, so that the next life forgets the same ones.
+    let mut again = Gone::default();
+    for entry in gone.entries() {
+        again.put(entry.segment(), None);
+    }
+    assert!(again.ids().eq(gone.ids()));
+}
+
+#[test]
+fn a_head_that_repeats_a_drop_touches_nothing_else() {
+    let found = FoundDirectory {
+        node: NodeId::from_bytes([1; 16]),
+        az: "az1".into(),
+        block_bytes: 512,
+        file_bytes: 64 << 10,
+        files: Vec::new(),
+        layers: Vec::new(),
+        bounds: crate::bounds::Bounds::default(),
+        seed: 1,
+    };
+    let mut core = NodeCore::new(found, Duration::ZERO);
+    let drops = [
+        Entry::Dropped { segment: id(1) },
+        Entry::Removed {
+            segment: id(2),
+            pg: PgId::ROOT,
+            manifest: manifest(1),
+        },
+    ];
+    for drop in drops {
+        core.apply_drop(&drop);
+        assert!(core.gone.says(&drop));
+        // A mark that a drop would take away.
+        let page = Page::new(PageId::META, 512);
+        core.cache.insert(drop.segment(), page, None);
+        core.apply_drop(&drop);
+        let kept = core.cache.newest(drop.segment(), PageId::META, Lsn::MAX);
+        assert!(kept.is_some(), "{drop:?}");
+    }
 }

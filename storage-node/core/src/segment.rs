@@ -18,6 +18,7 @@ use sixfold_log_format::{
 };
 use sixfold_recovery::epoch::EpochGuard;
 use sixfold_recovery::lease::GrantedLease;
+use sixfold_recovery::quorum::read_count;
 
 use crate::catch_up::Copying;
 use crate::census::Unsettled;
@@ -201,6 +202,14 @@ impl Segment {
         self.unreadable || has_lost || has_bad || !self.doubts.is_empty() || self.unproven > 0
     }
 
+    /// Peers that must say how far they are, after the hot log was found damaged: of the others that hold what this segment's ack made
+    /// durable, one is always among them.
+    pub(crate) fn proofs_needed(&self) -> usize {
+        let entry = self.manifest.pg(self.pg);
+        let sets = entry.into_iter().flat_map(|entry| &entry.sets);
+        sets.map(|set| read_count(set.model)).max().unwrap_or(1)
+    }
+
     /// Whether a layer or a batch is damaged.
     pub(crate) fn has_damaged_parts(&self) -> bool {
         !self.bad_layers.is_empty() || self.chain.first_bad().is_some()
@@ -360,6 +369,7 @@ impl Segment {
             self.chain.rewind(&old, &self.history);
             // SCLs told under another history say nothing about this one.
             self.missing_below = None;
+            self.proofs.clear();
         }
         if manifest.version > self.manifest.version {
             self.manifest = manifest.clone();

@@ -4,8 +4,8 @@
 //! An ack carries a wish once to each writer, and again after a while until the writer reports that it is at it. A report that a wish
 //! is done or refused ends it here; the last reports stay, for whoever asks.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sixfold_log_format::checksum::checksum;
@@ -45,6 +45,8 @@ struct LeftHint {
     hint: NodeHint,
     /// What the manifest said when it was left.
     over: Option<String>,
+    /// It could not be reached there: the next time it is asked where the manifest says, and so by turns.
+    unreached: bool,
 }
 
 /// What was left with this node.
@@ -150,6 +152,7 @@ impl Wishes {
         left.hints.push(LeftHint {
             hint: leave.hint,
             over: held.map(|hint| hint.address.clone()),
+            unreached: false,
         });
         Ok(())
     }
@@ -165,7 +168,16 @@ impl Wishes {
     pub(crate) fn address_of(&self, volume: VolumeId, node: NodeId) -> Option<String> {
         let left = self.volumes.get(&volume)?;
         let left = left.hints.iter().find(|left| left.hint.node == node)?;
-        Some(left.hint.address.clone())
+        (!left.unreached).then(|| left.hint.address.clone())
+    }
+
+    /// A node could not be reached where it was asked.
+    pub(crate) fn unreached(&mut self, volume: VolumeId, node: NodeId) {
+        let left = self.volumes.get_mut(&volume);
+        let mut hints = left.into_iter().flat_map(|left| &mut left.hints);
+        if let Some(left) = hints.find(|left| left.hint.node == node) {
+            left.unreached = left.over.is_some() && !left.unreached;
+        }
     }
 
     /// A manifest came: hints that it has, or that it has passed, go.

@@ -129,6 +129,12 @@ impl Jobs {
             || self.waiting.iter().any(|job| job.out == segment)
     }
 
+    /// Whether a node is to leave the fleet.
+    pub(crate) fn forgets(&self, node: NodeId) -> bool {
+        let mut edits = self.hints.iter().map(|hint| &hint.edit);
+        edits.any(|edit| matches!(edit, Edit::Drop(other) if *other == node))
+    }
+
     /// Segments that are not in the manifest yet, with their groups and nodes.
     pub(crate) fn coming(&self) -> impl Iterator<Item = (PgId, Member)> {
         let joins = |job: &&Replace| matches!(job.phase, Phase::Creating | Phase::Made);

@@ -58,18 +58,23 @@ impl Step {
         self.change.to()
     }
 
-    /// What the writes of this group have to satisfy now: every set left and every set entered.
+    /// Every set left and every set entered of this group: who is spoken to now.
     pub(crate) fn entry(&self, pg: PgId) -> Option<PgEntry> {
-        let joint = self.change.joint_entry(pg)?;
+        self.change.joint_entry(pg)
+    }
+
+    /// What the writes of this group have to satisfy now: all of `joint`, its entry.
+    pub(crate) fn counted(&self, joint: PgEntry) -> PgEntry {
+        let (from, to) = (self.change.from().pg(joint.pg), self.to().pg(joint.pg));
         if planted(Mutant::StepCountsNewSetsOnly)
-            && let (Some(left), Some(entered)) = (self.change.from().pg(pg), self.to().pg(pg))
+            && let (Some(left), Some(entered)) = (from, to)
             && left != entered
         {
             let mut new = entered.clone();
             new.sets.retain(|set| !left.sets.contains(set));
-            return Some(new);
+            return new;
         }
-        Some(joint)
+        joint
     }
 
     /// Who has to be told and has not accepted.

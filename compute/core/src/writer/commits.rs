@@ -420,6 +420,13 @@ impl WriterCore {
         }
     }
 
+    /// Refuses everything that waits in the line: it was never minted, and is safe to repeat.
+    pub(super) fn refuse_line(&mut self, reason: &str) {
+        for waiting in self.line.take_all() {
+            self.refuse(waiting, unavailable(reason));
+        }
+    }
+
     /// Refuses what has no LSNs.
     pub(super) fn refuse(&mut self, waiting: Waiting, error: CommitError) {
         self.answer(waiting.ticket, Err(error));

@@ -73,12 +73,7 @@ impl WriterCore {
         let Some(wish) = self.members.jobs.grows_wanted.pop_front() else {
             return false;
         };
-        let loads = self.members.fleet.loads(
-            &self.manifest,
-            self.shipper.links(),
-            self.members.jobs.coming(),
-            self.now,
-        );
+        let loads = self.loads();
         let placed = if self.groups.len() >= self.pgs_max() {
             let pgs = self.groups.len();
             Err(format!(

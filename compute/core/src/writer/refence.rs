@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use sixfold_log_format::{Lsn, PgEntry, PgId};
+use sixfold_log_format::{Lsn, PgEntry, PgId, SegmentSet};
 use sixfold_recovery::machine::{Opened, RecoveryError};
 use sixfold_recovery::quorum::write_count;
 
@@ -84,19 +84,50 @@ impl WriterCore {
         }
     }
 
-    /// Whether some set has no member to spare, and members that hold a rival's claim.
+    /// Nothing was heard for a while because this process stood still: what is known of the streams is of before. A successor's claims
+    /// may be there by now, and are told of by all that is asked next.
+    pub(super) fn refence_stood_still(&mut self) {
+        if matches!(self.refence, Refence::Idle { .. } | Refence::Draining) {
+            self.refence = Refence::Idle { bare_since: None };
+            self.advance_line();
+        }
+    }
+
+    /// The writer is to end: what waits is written while that can be, and refused when it cannot.
+    pub(super) fn refence_closing(&mut self) {
+        match self.refence {
+            Refence::Draining => {
+                self.refence = Refence::Idle { bare_since: None };
+                self.advance_line();
+            }
+            Refence::Pause { .. } => self.refuse_line("closing"),
+            Refence::Idle { .. } | Refence::Asked => {}
+        }
+    }
+
+    /// Whether every group has a write quorum now, and some set of one has no member to spare, and members that hold a rival's claim.
+    /// Without a write quorum it is an outage, which no reopening ends; and a successor may be what it comes from. A set that a step
+    /// would enter is not needed for that.
     fn is_bare(&self) -> bool {
         let links = self.shipper.links();
-        self.groups[..self.geometry.groups].iter().any(|group| {
-            group.entry.sets.iter().any(|set| {
-                let count = |holds: fn(&Link) -> bool| {
-                    let members = set.members.iter();
-                    let links = members.filter_map(|member| group.link(links, member.segment));
-                    links.filter(|link| holds(link)).count()
-                };
-                count(Link::is_fenced) > 0 && count(Link::is_up) <= write_count(set.model)
+        let count = |group: &Group, set: &SegmentSet, holds: fn(&Link) -> bool| {
+            let members = set.members.iter();
+            let links = members.filter_map(|member| group.link(links, member.segment));
+            links.filter(|link| holds(link)).count()
+        };
+        let groups = &self.groups[..self.geometry.groups];
+        let in_force = groups.iter().zip(&self.manifest.pgs);
+        let can_write = in_force.into_iter().all(|(group, entry)| {
+            let mut sets = entry.sets.iter();
+            sets.all(|set| count(group, set, Link::is_writable) >= write_count(set.model))
+        });
+        can_write
+            && groups.iter().any(|group| {
+                group.entry.sets.iter().any(|set| {
+                    count(group, set, Link::is_fenced) > 0
+                        && count(group, set, Link::is_up) <= write_count(set.model)
+                })
             })
-        })
     }
 
     fn ask_refence(&mut self) {
@@ -130,6 +161,9 @@ impl WriterCore {
             ) => {
                 let until = self.now + PAUSE;
                 self.refence = Refence::Pause { until };
+                if self.closing {
+                    self.refence_closing();
+                }
             }
             // Its claims are on the segments: nothing can be written under the old epoch any more.
             Err(_) => self.fenced(self.volume_epoch),

@@ -6,7 +6,7 @@ use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{CreateSegment, Message, ProbeAnswer, Refusal};
 use sixfold_log_format::{Member, NodeId, PgEntry, PgId, SegmentId};
 use sixfold_recovery::membership::{
-    EditError, append_pg, begin_replace, finish_replace, replacements, roll_back,
+    EditError, Load, append_pg, begin_replace, finish_replace, replacements, roll_back,
 };
 
 use super::WriterCore;
@@ -107,6 +107,18 @@ impl WriterCore {
         true
     }
 
+    /// The fleet, for a placement. A node that is to be forgotten gets nothing more.
+    pub(super) fn loads(&self) -> Vec<Load> {
+        let jobs = &self.members.jobs;
+        let links = self.shipper.links();
+        let fleet = &self.members.fleet;
+        let mut loads = fleet.loads(&self.manifest, links, jobs.coming(), self.now);
+        for load in &mut loads {
+            load.usable &= !jobs.forgets(load.node);
+        }
+        loads
+    }
+
     /// A node for the segment that takes the place of `out`.
     pub(super) fn place_segment(
         &self,
@@ -115,12 +127,10 @@ impl WriterCore {
         object: Option<NodeId>,
     ) -> Result<NodeId, String> {
         let jobs = &self.members.jobs;
-        let loads = self.members.fleet.loads(
-            &self.manifest,
-            self.shipper.links(),
-            jobs.coming(),
-            self.now,
-        );
+        if let Some(node) = object.filter(|&node| jobs.forgets(node)) {
+            return Err(format!("node {node} is to leave the fleet"));
+        }
+        let loads = self.loads();
         let of_group = jobs.coming().filter(|(other, _)| *other == pg);
         let others: Vec<Member> = of_group.map(|(_, member)| member).collect();
         let entry = self.manifest.pg(pg).expect("the caller found it");

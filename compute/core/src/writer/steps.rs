@@ -23,6 +23,7 @@ impl WriterCore {
     pub(super) fn members_beat(&mut self) {
         if let Some(gap) = self.members.gap(self.now) {
             self.shipper.stood_still(gap);
+            self.refence_stood_still();
         }
         if let Some(patience) = self.members.take_look(self.now) {
             self.look_for_silence(patience);
@@ -175,9 +176,18 @@ impl WriterCore {
             };
             self.shipper.set_joining(index, joins(segment));
         }
+        let step = self.members.step.as_ref();
         let group = &mut self.groups[number];
         group.links = kept;
-        group.entry = entry;
+        group.entry = match step {
+            Some(step) => step.counted(entry),
+            None => entry,
+        };
+        if pg == PgId::ROOT {
+            // What granted it may be no read quorum of a set that was entered.
+            self.lease.recount(&self.groups[number].entry);
+            self.shared.publish_lease(self.lease.until());
+        }
         self.attach_due();
         self.scl_moved(pg);
         self.writable_moved();

@@ -64,12 +64,7 @@ impl WriterCore {
             WishVerb::Add => self.wish_add(wish, hint),
             WishVerb::Forget => {
                 let node = NodeId::from_bytes(wish.subject);
-                if self
-                    .members
-                    .jobs
-                    .coming()
-                    .any(|(_, member)| member.node == node)
-                {
+                if self.is_coming_to(node) {
                     let text = format!("node {node} is about to get a segment");
                     return self.refuse_wish(id, text);
                 }
@@ -80,6 +75,12 @@ impl WriterCore {
                     .push_back(HintEdit { edit, wish: id });
             }
         }
+    }
+
+    /// Whether a segment is being made there.
+    fn is_coming_to(&self, node: NodeId) -> bool {
+        let mut coming = self.members.jobs.coming();
+        coming.any(|(_, member)| member.node == node)
     }
 
     fn refuse_wish(&mut self, id: WishId, text: String) {
@@ -295,6 +296,14 @@ impl WriterCore {
             return false;
         };
         let id = next.wish;
+        // One that began when the wish was taken, or was not found by a reopening in place, is not in the manifest yet.
+        if let Edit::Drop(node) = next.edit
+            && self.is_coming_to(node)
+        {
+            self.members.jobs.hints.pop_front();
+            self.refuse_wish(id, format!("node {node} is about to get a segment"));
+            return true;
+        }
         let edited = match &next.edit {
             Edit::Set(hint) => set_hint(&self.manifest, hint.clone()),
             Edit::Drop(node) => drop_hint(&self.manifest, *node),

@@ -125,8 +125,10 @@ fn a_group_takes_no_record_before_the_roots_step_is_in_force() {
     cluster.pass_ms(500);
     assert_eq!(cluster.segments.len(), 12);
     assert_eq!(groups(&cluster), 1);
-    let ticket = cluster.submit(put(&format!("key {full:05}"), "x"));
+    let value = "a value of some length, so that pages fill up";
+    let ticket = cluster.submit(put(&format!("key {full:05}"), value));
     cluster.pass_ms(100);
+    assert_eq!(cluster.answer(ticket), None);
     assert!(
         cluster.segments[6..]
             .iter()

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sixfold_log_format::Lsn;
 
-use crate::cluster::{Cluster, put};
+use crate::cluster::fleet::opened_with_fleet;
+use crate::cluster::{Cluster, bounds, put, segment_id};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -175,4 +176,27 @@ fn a_stopped_segment_piles_up_no_heartbeats() {
     cluster.segments[0].stuck = true;
     cluster.pass(Duration::from_secs(600));
     assert!(cluster.segments[0].undrained.len() <= 300);
+}
+
+/// Those that granted it are no read quorum of the set that a step enters: from the proposal on it holds no more.
+#[test]
+fn a_lease_does_not_outlast_the_sets_that_granted_it() {
+    use sixfold_log_format::wire::WishVerb;
+    let mut cluster = Cluster::with(bounds(), opened_with_fleet(9, 1));
+    cluster.commit(put("a key", "x")).unwrap();
+    without_lease(&mut cluster);
+    let want = cluster.want_lease(Duration::from_secs(1));
+    cluster.run();
+    for index in [3, 4, 5] {
+        cluster.ack_and_run(index);
+    }
+    assert_eq!(cluster.leased(want), Some(true));
+    let now = cluster.now;
+    assert!(cluster.core.shared().lease_until() > Some(now));
+    cluster.submit_wish(WishVerb::Replace, *segment_id(5).as_bytes());
+    cluster.cut_off_the_new(1);
+    assert!(cluster.core.stats().membership.proposed.is_some());
+    assert_eq!(cluster.now, now);
+    let until = cluster.core.shared().lease_until();
+    assert!(until.is_none_or(|until| until <= now), "{until:?}");
 }

@@ -180,8 +180,8 @@ fn a_joining_segment_is_asked_for_no_page_and_counts_for_no_lease() {
     (0..6).for_each(|index| cluster.segments[index].deaf = true);
     cluster.under_load(8, |_| false);
     assert_eq!(phase(&cluster, out), Some(ReplacePhase::Finishing));
-    // Two whole members of the new set answer, and it.
-    (2..6).for_each(|index| cluster.segments[index].mute = true);
+    // Two whole members of the new set answer, and it; three of the old one do.
+    (2..5).for_each(|index| cluster.segments[index].mute = true);
     cluster.pass_ms(100);
     let lease = cluster.want_lease(Duration::from_millis(40));
     cluster.pass_ms(60);
@@ -640,4 +640,35 @@ fn an_idle_writer_says_where_the_fleet_is_once() {
         fleets += usize::from(matches!(action, WriterAction::Fleet { hints } if hints.len() == 9));
     }
     assert_eq!(fleets, 1);
+}
+
+#[test]
+fn a_node_that_is_to_be_forgotten_gets_no_segment_meanwhile() {
+    let mut cluster = Cluster::of_fleet(9, 1);
+    // The edit waits behind a step that nobody hears of.
+    cluster.each(|segment| segment.deaf = true);
+    cluster.left_hints.push(hint(12));
+    let add = cluster.wish(WishVerb::Add, *fleet_node(12).as_bytes(), [0; 16]);
+    assert!(cluster.core.stats().membership.proposed.is_some());
+    let forget = cluster.wish(WishVerb::Forget, *fleet_node(6).as_bytes(), [0; 16]);
+    // Node 6 is the only spare one in the zone of segment 0.
+    let by_choice = cluster.wish(WishVerb::Replace, *segment_id(0).as_bytes(), [0; 16]);
+    let object = *fleet_node(6).as_bytes();
+    let by_name = cluster.wish(WishVerb::Replace, *segment_id(1).as_bytes(), object);
+    cluster.each(|segment| segment.deaf = false);
+    let is_done = |cluster: &Cluster| {
+        let mut reports = cluster.reports.iter();
+        reports.any(|report| report.id == forget && report.state == WishState::Done)
+    };
+    assert!(cluster.under_load(40, is_done));
+    for wish in [by_choice, by_name] {
+        assert_eq!(cluster.state(wish), WishState::Refused);
+    }
+    assert_eq!(cluster.state(add), WishState::Done);
+    cluster.under_load(40, |_| false);
+    let manifest = cluster.newest_manifest();
+    for member in manifest.pgs.iter().flat_map(PgEntry::members) {
+        let mut hints = manifest.hints.iter();
+        assert!(hints.any(|hint| hint.node == member.node), "{member:?}");
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitTicket, MemberBounds, WriterBounds};
-use sixfold_log_format::wire::WishVerb;
-use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId};
+use sixfold_compute_core::{CommitTicket, MemberBounds, WriterBounds, WriterEvent};
+use sixfold_log_format::wire::{Refusal, WishVerb};
+use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch};
+use sixfold_recovery::machine::RecoveryError;
 use sixfold_recovery::quorum;
 
 use crate::cluster::fleet::{fleet_node, hint};
@@ -35,6 +36,10 @@ struct Written {
     /// Keys of which the last commit ended unknown, and what it would have put.
     unknown: BTreeMap<usize, String>,
     count: usize,
+    /// Reopenings in place that were asked for and answered.
+    refenced: usize,
+    /// How many of them opened.
+    in_place: u64,
 }
 
 impl Written {
@@ -98,7 +103,7 @@ fn bounds_of(seed: u64) -> WriterBounds {
             replacements_max: 3,
             grow_below_free_pages: seed.is_multiple_of(3).then_some(20),
             pgs_max: 3,
-            refence_after: None,
+            refence_after: (seed % 4 != 1).then_some(Duration::from_millis(300)),
         },
         ..bounds()
     }
@@ -118,6 +123,53 @@ fn opens_without(cluster: &Cluster, manifest: &Manifest, down: &dyn Fn(NodeId) -
     };
     let opens = |entry: &PgEntry| quorum::is_write_quorum_of_all(entry, &is_up);
     manifest.pgs.iter().all(opens)
+}
+
+/// The shell opens the volume in place, or cannot, or is still at it.
+fn refence(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
+    if written.refenced == cluster.refences {
+        return;
+    }
+    let manifest = cluster.newest_manifest();
+    let dead = cluster.dead_nodes.clone();
+    let opens = opens_without(cluster, &manifest, &|node| dead.contains(&node));
+    let result = match chance.below(4) {
+        0 => return,
+        1..=2 if opens => {
+            cluster.each(|segment| segment.refuses = None);
+            let mut writer = [200; 16];
+            writer[..8].copy_from_slice(&cluster.volume_epoch.get().to_le_bytes());
+            Ok(Box::new(cluster.reopened(writer)))
+        }
+        _ => Err(RecoveryError::Unavailable {
+            pg: PgId::ROOT,
+            answered: 3,
+            needed: 4,
+        }),
+    };
+    written.refenced = cluster.refences;
+    written.in_place += u64::from(result.is_ok());
+    cluster.event(WriterEvent::Refenced { result });
+}
+
+/// A rival claims two segments of a group and dies: the writer keeps just a write quorum.
+fn claim(cluster: &mut Cluster, chance: &mut Chance) {
+    if cluster.segments.iter().any(|held| held.refuses.is_some()) {
+        return;
+    }
+    let pg = cluster.pg_of(chance.below(cluster.segments.len()));
+    let volume_epoch = VolumeEpoch::new(cluster.volume_epoch.get() + 1);
+    for _ in 0..2 {
+        let is_heard =
+            |index: &usize| cluster.segments[*index].life.is_some() && cluster.pg_of(*index) == pg;
+        let heard: Vec<usize> = (0..cluster.segments.len()).filter(is_heard).collect();
+        if heard.is_empty() {
+            return;
+        }
+        let index = heard[chance.below(heard.len())];
+        cluster.segments[index].refuses = Some(Refusal::StaleEpoch { volume_epoch });
+        cluster.lose(index);
+    }
 }
 
 fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
@@ -174,10 +226,13 @@ fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
             let dead = cluster.dead_nodes.clone();
             if opens_without(cluster, &manifest, &|node| dead.contains(&node)) {
                 written.lost(cluster);
+                written.refenced = cluster.refences;
+                cluster.each(|segment| segment.refuses = None);
                 cluster.take_over();
             }
         }
-        77..=84 => {
+        77..=79 => claim(cluster, chance),
+        80..=84 => {
             for _ in 0..chance.below(30) {
                 cluster.step();
             }
@@ -191,18 +246,22 @@ fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
     cluster.check_held(cluster.core.shared().vdl());
 }
 
-fn run(seed: u64) -> (u64, usize) {
+fn run(seed: u64) -> (u64, usize, u64) {
     let mut cluster = Cluster::of_fleet_with(bounds_of(seed), NODES, 1);
     cluster.left_hints = (0..NODES).map(hint).collect();
     let mut written = Written::default();
     let mut chance = Chance(seed);
     for _ in 0..STEPS {
+        refence(&mut cluster, &mut written, &mut chance);
         one_step(&mut cluster, &mut written, &mut chance);
         assert_eq!(cluster.fenced, None, "seed {seed}");
     }
     // Everybody comes back: whatever was begun comes to its end.
     cluster.dead_nodes.clear();
-    cluster.each(|segment| segment.deaf = false);
+    cluster.each(|segment| {
+        segment.deaf = false;
+        segment.refuses = None;
+    });
     let is_idle = |cluster: &Cluster| {
         let stats = cluster.core.stats().membership;
         stats.replacements.is_empty() && stats.waiting == 0 && !stats.growing
@@ -212,6 +271,7 @@ fn run(seed: u64) -> (u64, usize) {
             break;
         }
         cluster.heal();
+        refence(&mut cluster, &mut written, &mut chance);
         cluster.pass_ms(50);
     }
     let stats = cluster.core.stats().membership;
@@ -239,19 +299,21 @@ fn run(seed: u64) -> (u64, usize) {
             held.node
         );
     }
-    (manifest.version.membership_epoch.get(), written.known.len())
+    let steps = manifest.version.membership_epoch.get();
+    (steps, written.known.len(), written.in_place)
 }
 
 #[test]
 fn whatever_happens_nothing_answered_is_missing_and_every_change_ends() {
-    let (mut steps, mut keys) = (0, 0);
+    let (mut steps, mut keys, mut in_place) = (0, 0, 0);
     for seed in 0..SEEDS {
-        let (made, known) = run(seed);
+        let (made, known, refenced) = run(seed);
         steps += made;
         keys += known;
+        in_place += refenced;
     }
     assert!(
-        steps > 5 * SEEDS && keys > 5 * SEEDS as usize,
-        "{steps} steps, {keys} keys"
+        steps > 5 * SEEDS && keys > 5 * SEEDS as usize && in_place > SEEDS / 2,
+        "{steps} steps, {keys} keys, {in_place} times opened in place"
     );
 }

@@ -199,3 +199,142 @@ fn a_cut_below_what_was_durable_is_a_bug() {
         result: Ok(Box::new(opened)),
     });
 }
+
+#[test]
+fn a_replacement_whose_first_step_nobody_heard_goes_on_after_it() {
+    use sixfold_log_format::wire::{WishState, WishVerb};
+    let mut cluster = Cluster::with(bounds_with_refence(), opened_with_fleet(9, 1));
+    cluster.under_load(20, |_| false);
+    let out = crate::cluster::segment_id(0);
+    cluster.submit_wish(WishVerb::Replace, *out.as_bytes());
+    cluster.cut_off_the_new(1);
+    assert!(cluster.core.stats().membership.proposed.is_some());
+    claim(&mut cluster, 4..6);
+    cluster.pass_ms(3_000);
+    assert_eq!(cluster.refences, 1);
+    cluster.join_up();
+    reopen(&mut cluster);
+    assert_eq!(cluster.fenced, None);
+    cluster.commit(put("a key", "x")).unwrap();
+    let is_done = |cluster: &Cluster| cluster.state([5; 16]) == WishState::Done;
+    assert!(cluster.under_load(400, |cluster| {
+        cluster.core.stats().membership.sets[0].1 == 2 || is_done(cluster)
+    }));
+    cluster.heal();
+    assert!(cluster.under_load(400, is_done));
+    let relations = cluster.core.stats().relations;
+    assert!(!relations.iter().any(|relation| relation.segment == out));
+    assert_eq!(relations.len(), 6);
+}
+
+#[test]
+fn a_group_whose_step_nobody_heard_is_appended_after_it() {
+    use sixfold_log_format::wire::{WishState, WishVerb};
+    let mut cluster = Cluster::with(bounds_with_refence(), opened_with_fleet(12, 1));
+    cluster.under_load(20, |_| false);
+    cluster.submit_wish(WishVerb::Grow, [0; 16]);
+    cluster.cut_off_the_new(6);
+    assert!(cluster.core.stats().membership.proposed.is_some());
+    claim(&mut cluster, 4..6);
+    cluster.pass_ms(3_000);
+    assert_eq!(cluster.refences, 1);
+    cluster.join_up();
+    reopen(&mut cluster);
+    assert_eq!(cluster.fenced, None);
+    cluster.commit(put("a key", "x")).unwrap();
+    let is_done = |cluster: &Cluster| cluster.state([5; 16]) == WishState::Done;
+    assert!(cluster.under_load(400, is_done));
+    assert_eq!(cluster.core.stats().membership.sets.len(), 2);
+    assert_eq!(cluster.core.stats().relations.len(), 12);
+}
+
+/// Too few of its segments are heard: that is no reason to fence anybody, and a successor may be what it comes from.
+#[test]
+fn an_outage_is_no_reason_for_it() {
+    let mut cluster = bare();
+    cluster.kill(3);
+    cluster.pass_ms(10_000);
+    assert_eq!(cluster.refences, 0);
+    cluster.segments[3].down = false;
+    cluster.pass_ms(1_500);
+    assert_eq!(cluster.refences, 0, "it waits anew");
+    cluster.pass_ms(1_500);
+    assert_eq!(cluster.refences, 1);
+    // While it drains, too.
+    let mut cluster = bare();
+    cluster.segments[3].mute = true;
+    let ticket = cluster.submit(put("a key", "x"));
+    cluster.pass_ms(2_500);
+    cluster.kill(2);
+    cluster.segments[3].mute = false;
+    cluster.ack_and_run(3);
+    cluster.pass_ms(5_000);
+    assert!(cluster.answer(ticket).unwrap().is_ok());
+    assert_eq!(cluster.refences, 0);
+}
+
+#[test]
+fn a_process_that_stood_still_does_not_go_by_what_it_knew() {
+    let mut cluster = bare();
+    cluster.pass_ms(1_500);
+    cluster.now += Duration::from_secs(10);
+    cluster.timeout();
+    cluster.pass_ms(1_500);
+    assert_eq!(cluster.refences, 0);
+    cluster.pass_ms(1_000);
+    assert_eq!(cluster.refences, 1);
+}
+
+fn unavailable() -> WriterEvent {
+    WriterEvent::Refenced {
+        result: Err(RecoveryError::Unavailable {
+            pg: sixfold_log_format::PgId::ROOT,
+            answered: 3,
+            needed: 4,
+        }),
+    }
+}
+
+#[test]
+fn a_close_while_it_drains_writes_what_waits() {
+    let mut cluster = bare();
+    cluster.segments[3].mute = true;
+    let first = cluster.submit(put("a key", "x"));
+    cluster.pass_ms(2_500);
+    let second = cluster.submit(put("another key", "y"));
+    cluster.run();
+    cluster.event(WriterEvent::Close);
+    cluster.run();
+    assert_eq!(
+        (cluster.answer(first), cluster.answer(second)),
+        (None, None)
+    );
+    cluster.segments[3].mute = false;
+    cluster.ack_and_run(3);
+    assert!(cluster.answer(first).unwrap().is_ok());
+    assert!(cluster.answer(second).unwrap().is_ok());
+    assert!(cluster.drained);
+    assert_eq!(cluster.refences, 0);
+}
+
+#[test]
+fn a_close_while_it_cannot_open_refuses_what_waits_at_once() {
+    use sixfold_compute_core::CommitError;
+    for close_first in [false, true] {
+        let mut cluster = bare();
+        cluster.pass_ms(2_500);
+        assert_eq!(cluster.refences, 1);
+        let ticket = cluster.submit(put("a key", "x"));
+        if close_first {
+            cluster.event(WriterEvent::Close);
+            cluster.event(unavailable());
+        } else {
+            cluster.event(unavailable());
+            cluster.event(WriterEvent::Close);
+        }
+        cluster.run();
+        let answer = cluster.answer(ticket).unwrap();
+        assert!(matches!(answer, Err(CommitError::Unavailable { .. })));
+        assert!(cluster.drained);
+    }
+}

@@ -11,7 +11,7 @@ use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Batch, SegmentId};
 use sixfold_recovery::lease::GrantedLease;
 
-use super::{NodeCore, PROOFS_NEEDED, Phase};
+use super::{NodeCore, Phase};
 use crate::action::{Action, FileName, Severity};
 use crate::admin::Counters;
 use crate::hot_log::Place;
@@ -103,7 +103,7 @@ impl NodeCore {
             return Ok(());
         }
         let Some(segment) = self.segments.get_mut(&id) else {
-            if self.gone.contains(id) || !is_whole {
+            if self.gone.was_dropped(id) || !is_whole {
                 return Ok(());
             }
             return Err(format!(
@@ -157,20 +157,18 @@ impl NodeCore {
         self.scan = None;
         let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
         let last = tail.current.as_ref().map(|header| header.file);
-        let missing: Vec<SegmentId> = match last {
-            Some(last) if last == file => missing.into_iter().collect(),
+        let is_missing = |id: &SegmentId| match last {
+            Some(last) if last == file => missing.contains(id),
             // Not one entry of its first write survived, whatever its header did: nothing stands in it yet.
-            Some(_) => {
-                let held = self.segments.keys().copied();
-                held.chain(self.gone.ids()).collect()
-            }
-            None => Vec::new(),
+            Some(_) => true,
+            None => false,
         };
-        let heads = missing.iter().map(|id| match self.segments.get(id) {
-            Some(segment) => segment.state_entry(),
-            None => self.gone.entry(*id),
-        });
-        let heads = heads.collect();
+        let held = self.segments.values();
+        let states = held.filter(|segment| is_missing(&segment.id));
+        let states = states.map(Segment::state_entry);
+        let gone = self.gone.ids().filter(is_missing);
+        let heads = states.chain(gone.map(|id| self.gone.entry(id))).collect();
+        self.gone.scan_ended();
         self.log.resume(tail, heads);
         self.ack_due.clear();
         self.counters = Counters::default();
@@ -178,7 +176,7 @@ impl NodeCore {
         for segment in self.segments.values_mut() {
             segment.settle_after_scan();
             if is_damaged {
-                segment.unproven = PROOFS_NEEDED;
+                segment.unproven = segment.proofs_needed();
             }
             // It does not know what it granted before (T1).
             segment.lease = GrantedLease::after_restart(now, READ_LEASE);

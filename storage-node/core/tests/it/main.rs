@@ -10,6 +10,7 @@ mod append;
 mod catch_up;
 mod copies;
 mod damage;
+mod dropped;
 mod every_offset;
 mod fence;
 mod file_heads;

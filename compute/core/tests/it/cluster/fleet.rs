@@ -136,6 +136,9 @@ impl Cluster {
                 if segment.deaf || segment.down {
                     return None;
                 }
+                if let Some(refusal @ Refusal::StaleEpoch { .. }) = &segment.refuses {
+                    return Some(Message::Refused(refusal.clone()));
+                }
                 let held = segment.manifest.as_ref().map(|held| held.version);
                 let refusal = segment.takes(&install.manifest);
                 if segment.dropped || held > Some(install.manifest.version) {
@@ -430,6 +433,31 @@ impl Cluster {
         } else if let Some(event) = self.events.pop_front() {
             self.event(event);
         }
+    }
+
+    /// Runs until so many new segments are made; then their nodes are cut off, and nobody takes a step.
+    pub fn cut_off_the_new(&mut self, count: usize) {
+        let before = self.segments.len();
+        for _ in 0..10_000 {
+            self.step();
+            if self.segments.len() == before + count {
+                break;
+            }
+        }
+        assert_eq!(self.segments.len(), before + count);
+        let nodes: Vec<NodeId> = self.segments[before..]
+            .iter()
+            .map(|held| held.node)
+            .collect();
+        self.dead_nodes.extend(nodes);
+        self.each(|segment| segment.deaf = true);
+        self.run();
+    }
+
+    /// They are back.
+    pub fn join_up(&mut self) {
+        self.dead_nodes.clear();
+        self.each(|segment| segment.deaf = false);
     }
 
     pub fn timeout(&mut self) {

@@ -108,7 +108,7 @@ impl Cluster {
             self.events.push_back(WriterEvent::Lost { attach });
             return;
         }
-        let message = match segment.refuses.clone().or(segment.takes(manifest)) {
+        let message = match segment.refuses.clone().or_else(|| segment.takes(manifest)) {
             Some(refusal) => Message::Refused(refusal),
             None => {
                 segment.life = Some(attach);
