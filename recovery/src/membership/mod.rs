@@ -1,7 +1,7 @@
 //! Changes of who holds which segment, as pure steps from one manifest to the next (R10, R19, R20, R21).
 //!
-//! [`edit`] makes the next manifest of each step, [`change`] says from when on a step is in force and when the next one may
-//! follow, [`placement`] chooses nodes. Nothing here sends, waits or decides that a change is wanted: that is the writer's.
+//! `edit` makes the next manifest of each step, `change` says from when on a step is in force and when the next one may
+//! follow, `placement` chooses nodes. Nothing here sends, waits or decides that a change is wanted: that is the writer's.
 //!
 //! ```text
 //!   {S}  -- begin_replace -->  {S, S[F->G]}  -- finish_replace -->  {S[F->G]}

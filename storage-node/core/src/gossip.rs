@@ -310,9 +310,9 @@ impl NodeCore {
         peer: Member,
         answer: GossipAnswer,
     ) {
-        if let Some((history, manifest)) = answer.newer
-            && self.take_newer(id, history, manifest)
-        {
+        if let Some((history, manifest)) = answer.newer {
+            // Whether it is taken or held by now: the question was asked under an older one, and so was what is said of this segment's SCL.
+            self.take_newer(id, history, manifest);
             return;
         }
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
@@ -451,16 +451,10 @@ impl NodeCore {
     }
 
     /// A peer has a newer history or manifest. It must be durable before anything of it counts (R3).
-    /// Whether it was taken.
-    pub(crate) fn take_newer(
-        &mut self,
-        id: SegmentId,
-        history: History,
-        manifest: Manifest,
-    ) -> bool {
+    pub(crate) fn take_newer(&mut self, id: SegmentId, history: History, manifest: Manifest) {
         let segment = self.segments.get_mut(&id).expect("checked by the caller");
         if manifest.volume != segment.volume {
-            return false;
+            return;
         }
         let mut guard = segment.guard;
         let newer_history = guard.take_from_peer(history.volume_epoch);
@@ -469,7 +463,7 @@ impl NodeCore {
             && manifest.version.volume_epoch >= segment.guard.claim
             && history.volume_epoch == segment.guard.history_epoch;
         if !newer_history && !newer_manifest {
-            return false;
+            return;
         }
         let bytes = control_bytes(&history, &manifest);
         if let Err(refusal) = self.check_room_for_state(self.segments.get(&id), bytes) {
@@ -480,7 +474,7 @@ impl NodeCore {
                 let text = format!("segment {id} cannot take what its peer told: {refusal:?}");
                 self.log_line(Severity::Error, text);
             }
-            return false;
+            return;
         }
         let entry = Entry::Install {
             segment: id,
@@ -490,12 +484,11 @@ impl NodeCore {
             manifest,
         };
         let Ok(ticket) = self.append(entry) else {
-            return false;
+            return;
         };
         self.accept_guard(id, guard, ticket);
         let segment = self.segments.get_mut(&id).expect("looked at above");
         segment.control_bytes = bytes;
-        true
     }
 
     /// A peer was removed, by this manifest, which comes without its history. It is taken where it removes this segment as well, or is of
