@@ -152,12 +152,12 @@ async fn reopenings(args: &ReopenArgs, bytes: u64, root: &Path) -> Result<Run> {
     let dir = ClusterDir::at(root)?;
     dir.lay_out(64)?;
     let cluster = dir.cluster()?;
-    // Freezes begin at half of a bound: what is to stay in the hot log must not come near.
+    // Freezes begin at half of a bound, and where memory does not hold what no layer has: neither must come near.
     let bound_mib = (bytes >> 20) * 3 + 256;
     let settings = [
         format!("--unfolded-redo-mib={bound_mib}"),
         format!("--hot-log-mib={}", bound_mib + 1024),
-        "--resident-redo-mib=64".to_owned(),
+        format!("--resident-redo-mib={bound_mib}"),
     ];
     let indexes: Vec<usize> = (0..NODE_COUNT).collect();
     let _nodes = dir.start_nodes_with(&indexes, &settings).await?;

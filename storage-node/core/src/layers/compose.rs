@@ -15,6 +15,27 @@ pub(crate) struct ChainBound {
     pub(crate) bytes_max: usize,
 }
 
+/// Neighboring pages whose chains are cut at the same length where that takes a look at the layers below.
+const SPREAD_PAGES: u64 = 128;
+
+impl ChainBound {
+    /// The bound for a page whose version below has to be read first: between half of it and all of it, by where the page is.
+    ///
+    /// Pages that are written alike reach the bound together. Cut all at once they would make one freeze read and write many times what
+    /// it takes, and writers wait for it. Neighbors stand in the same blocks of the layers below, and are cut together.
+    fn spread(self, page: PageId) -> ChainBound {
+        // The finalizer of splitmix64.
+        let mut hash = (page.get() / SPREAD_PAGES).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let part = 32 + usize::try_from((hash ^ (hash >> 31)) % 33).expect("below 33");
+        ChainBound {
+            records_max: (self.records_max.saturating_mul(part) / 64).max(1),
+            bytes_max: (self.bytes_max.saturating_mul(part) / 64).max(1),
+        }
+    }
+}
+
 /// How long the chain of a page is: records since its newest image, over all runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Depth {
@@ -183,10 +204,14 @@ impl Composer {
             at.page = Some(page);
             (at.records, at.bytes) = (0, 0);
         }
-        let is_full =
-            at.records + 1 > self.bound.records_max || at.bytes + bytes > self.bound.bytes_max;
+        let is_full = |at: &Composing, bound: ChainBound| {
+            let over = at.records + 1 > bound.records_max || at.bytes + bytes > bound.bytes_max;
+            over && at.records > 0
+        };
+        let cuts = is_full(at, self.bound.spread(at.id));
+        let is_full = is_full(at, self.bound);
         let Some(page) = &mut at.page else {
-            if is_full && at.records > 0 {
+            if cuts {
                 return Ok(Composed::NeedsBase(at.id, at.last));
             }
             builder.push_record(record);

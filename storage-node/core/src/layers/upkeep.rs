@@ -289,10 +289,13 @@ impl NodeCore {
             || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
         let layers_max = self.layers_max();
         let has_room = self.has_room_for_layers(1);
+        // A page of redo that is neither in a layer nor in memory is read from the disk record by record.
+        let cold = self.unfolded_bytes() > self.bounds.resident_redo_bytes_max as u64;
         let is_due = |segment: &&Segment| {
-            let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max
-                && segment.unfolded_bytes >= self.bounds.freeze_bytes_max / 16;
-            let asked = near || segment.freeze_wanted || long;
+            let long = segment.index.longest_chain() > self.bounds.memory_chain_records_max;
+            let dear =
+                (long || cold) && segment.unfolded_bytes >= self.bounds.freeze_bytes_max / 16;
+            let asked = near || segment.freeze_wanted || dear;
             asked
                 && !self.is_publishing(segment)
                 && !self.upkeep.paused.contains_key(&segment.id)

@@ -526,3 +526,19 @@ fn one_volume_that_cannot_be_folded_leaves_room_for_another() {
     assert!(unfolded < 64 << 10, "the bound is not broken: {unfolded}");
     assert!(unfolded > 32 << 10, "and used: {unfolded}");
 }
+
+#[test]
+fn redo_that_memory_does_not_keep_goes_into_a_layer_whatever_its_bound() {
+    for (resident_bytes, freezes) in [(1 << 20, false), (2 << 10, true)] {
+        let mut found = small();
+        found.bounds.unfolded_bytes_max = 1 << 20;
+        found.bounds.log_bytes_max = 4 << 20;
+        found.bounds.resident_redo_bytes_max = resident_bytes;
+        let mut shell = node_with(found);
+        let mut writer = Writer::first();
+        let stream = writer.attach(&mut shell, 0);
+        load(&mut shell, &mut writer, stream, 100);
+        let layers = shell.status().segments[0].layer_count;
+        assert_eq!(layers > 0, freezes, "{layers} layers");
+    }
+}
