@@ -169,6 +169,7 @@ fn hot_log(criterion: &mut Criterion<CpuTime>) {
         file: FileNumber(1),
         block_bytes: 4_096,
         first_sequence: 1,
+        folded: FileNumber(0),
     };
     let mut group = criterion.benchmark_group("hot-log group");
     for count in [1, 4] {

@@ -27,3 +27,6 @@ pub mod node;
 
 pub mod outage;
 pub mod reopen;
+
+pub mod crash;
+pub mod repair;

@@ -1,7 +1,14 @@
 //! `sixfold bench`: measures on a cluster of its own. `commit` is the engine, `floor` what transport and disk do without it, `wire`
 //! what a commit costs on the network; `read`, `scan` and `mixed` read, too; `versus` runs the load of `commit` on other systems;
-//! `history` writes what clients saw under faults, `reopen` and `outage` measure what becomes of a kill.
+//! `history` writes what clients saw under faults, `reopen` and `outage` measure what becomes of a kill, `crash` lets everything fail
+//! and looks for what was answered.
 
+mod crash;
+mod crash_cycle;
+mod crash_node;
+mod crash_site;
+mod crash_throttle;
+mod crash_writer;
 mod disk;
 mod history;
 mod history_writer;
@@ -13,6 +20,7 @@ mod postgres;
 mod read;
 mod reopen;
 mod reopen_writer;
+mod repair;
 mod site;
 mod versus;
 mod versus_program;
@@ -80,11 +88,21 @@ enum What {
     /// A writer process for `reopen`
     #[command(hide = true)]
     ReopenWriter(reopen_writer::ReopenWriterArgs),
+    /// How fast a lost node's segments are whole again on another one, and what commits see of it
+    Repair(repair::RepairArgs),
     /// Commits and reads before, during and after outages of each kind
     Outage(outage::OutageArgs),
     /// A writer process with clients, for `outage`
     #[command(hide = true)]
     OutageWriter(outage_writer::OutageWriterArgs),
+    /// Processes, networks and disks fail at every time, and every answered commit is looked for afterwards
+    Crash(crash::CrashArgs),
+    /// A writer or standby with clients, for `crash`
+    #[command(hide = true)]
+    CrashWriter(crash_writer::CrashWriterArgs),
+    /// A storage node whose disk fails on command, for `crash`
+    #[command(hide = true)]
+    CrashNode(crash_node::CrashNodeArgs),
     /// A node without a storage node, for `floor`
     #[command(hide = true)]
     BareNode(BareNodeArgs),
@@ -178,8 +196,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         What::HistoryWriter(args) => history_writer::run(args),
         What::Reopen(args) => reopen::run(args),
         What::ReopenWriter(args) => reopen_writer::run(args),
+        What::Repair(args) => repair::run(args),
         What::Outage(args) => outage::run(args),
         What::OutageWriter(args) => outage_writer::run(args),
+        What::Crash(args) => crash::run(args),
+        What::CrashWriter(args) => crash_writer::run(args),
+        What::CrashNode(args) => crash_node::run(args),
         What::BareNode(node) => bare_node(node),
     }
 }

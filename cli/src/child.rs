@@ -182,6 +182,22 @@ impl OwnedChild {
         }
     }
 
+    /// Waits for it to end by itself, however it ends: with what it said of why, if not well.
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Option<anyhow::Error>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
+                let why = (!status.success()).then(|| self.why_ended(status));
+                return Ok(why);
+            }
+            if Instant::now() >= deadline {
+                bail!("{} did not end within {limit:?}", self.name);
+            }
+            // Only how soon the end is noticed depends on this.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Kills it with SIGKILL and reaps it.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child
@@ -195,22 +211,13 @@ impl OwnedChild {
 
     /// Ends its standard input and waits for it to end by itself; an error when it did not end well.
     pub(crate) async fn finish(mut self, limit: Duration) -> Result<()> {
+        self.end_input();
+        self.ended(limit).await?.map_or(Ok(()), Err)
+    }
+
+    /// Ends its standard input.
+    pub(crate) fn end_input(&mut self) {
         self.input = None;
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
-                return if status.success() {
-                    Ok(())
-                } else {
-                    Err(self.why_ended(status))
-                };
-            }
-            if Instant::now() >= deadline {
-                bail!("{} did not end within {limit:?}", self.name);
-            }
-            // Only how soon the end is noticed depends on this.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 }
 

@@ -192,7 +192,8 @@ impl ClusterDir {
         self.node_dir(index).join("tls")
     }
 
-    fn node_dir(&self, index: usize) -> PathBuf {
+    /// A node's directory: settings, certificates, data.
+    pub(crate) fn node_dir(&self, index: usize) -> PathBuf {
         self.root.join(format!("node-{}", index + 1))
     }
 

@@ -9,12 +9,17 @@ macro_rules! say {
 }
 
 mod bench;
+mod cert;
 mod child;
 mod cluster_dir;
+mod completions;
+mod config;
 mod demo;
+mod dump;
 mod inspect;
 mod local;
 mod node;
+mod service;
 mod shell;
 mod standby;
 mod status;
@@ -25,7 +30,7 @@ mod volume;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Sixfold, a log-is-the-database storage engine.
 #[derive(Debug, Parser)]
@@ -66,6 +71,20 @@ enum Verb {
     Node(node::NodeVerb),
     /// Tell what stands in the data directory of a node that is not running
     Inspect(inspect::InspectArgs),
+    /// Write everything that the volume holds at one point into a file
+    Dump(dump::DumpArgs),
+    /// Write what a dump holds into a volume
+    Load(dump::LoadArgs),
+    /// Write and check settings files
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    /// Make the cluster's authority, issue and renew certificates
+    #[command(subcommand)]
+    Cert(cert::CertVerb),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write manual pages
+    Man(completions::ManArgs),
     /// Measure
     Bench(bench::BenchArgs),
     /// The writer process of the demo
@@ -98,6 +117,12 @@ fn main() -> ExitCode {
         Verb::Volume(verb) => volume::run(&verb),
         Verb::Node(verb) => node::run(&verb),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Dump(args) => dump::dump(&args),
+        Verb::Load(args) => dump::load(&args),
+        Verb::Config(verb) => config::run(&verb),
+        Verb::Cert(verb) => cert::run(&verb),
+        Verb::Completions(args) => completions::completions(&args, Cli::command()),
+        Verb::Man(args) => completions::man(&args, Cli::command()),
         Verb::Bench(args) => bench::run(&args),
         Verb::DemoWriter(args) => demo::writer::run(&args),
     };

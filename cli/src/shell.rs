@@ -110,7 +110,8 @@ pub(crate) fn run(args: &ShellArgs) -> Result<()> {
     ended
 }
 
-async fn open(options: Options, take_over: bool) -> Result<Database> {
+/// Opens the volume, and creates it where it does not exist yet.
+pub(crate) async fn open(options: Options, take_over: bool) -> Result<Database> {
     let begun = Instant::now();
     let opened = loop {
         let opened = if take_over {

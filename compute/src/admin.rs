@@ -50,6 +50,12 @@ pub enum Operation {
     },
     /// Append a protection group.
     Grow,
+    /// Append protection groups until the volume has this many. Of use where the wish may reach more than one writer, since it is done
+    /// once whoever does it: what `sixfold volume grow` leaves with the storage nodes.
+    GrowTo {
+        /// How many it is to have.
+        groups: u64,
+    },
     /// Take a node into the fleet, or learn its new address.
     AddNode {
         /// The node.
@@ -78,6 +84,11 @@ impl Operation {
             Operation::Restore { subject } => (WishVerb::Restore, of_subject(subject), nobody),
             Operation::Drain { node } => (WishVerb::Drain, *node.as_bytes(), nobody),
             Operation::Grow => (WishVerb::Grow, nobody, nobody),
+            Operation::GrowTo { groups } => {
+                let mut object = nobody;
+                object[..8].copy_from_slice(&groups.to_le_bytes());
+                (WishVerb::Grow, nobody, object)
+            }
             Operation::AddNode { node } => (WishVerb::Add, *node.node.as_bytes(), nobody),
             Operation::ForgetNode { node } => (WishVerb::Forget, *node.as_bytes(), nobody),
         };

@@ -19,7 +19,7 @@ use sixfold_log_format::Lsn;
 use crate::commit::CommitInfo;
 use crate::database::{Database, Inner};
 use crate::error::Error;
-use crate::range::prefix;
+use crate::range::{Range, prefix};
 use crate::read::{self, ReadLimit};
 use crate::snapshot::Snapshot;
 use crate::space::{Named, Space};
@@ -179,15 +179,7 @@ impl Database {
     /// Those of [`Transaction::get`].
     pub async fn keyspaces(&self) -> Result<Vec<String>, Error> {
         let directory = self.begin().await?.within_space(self.inner.engine_space());
-        let mut rows = directory.range(prefix(ROW));
-        let mut names = Vec::new();
-        while let Some((key, _)) = rows.next().await? {
-            if key.len() > ROW.len() {
-                let name = String::from_utf8(key[ROW.len()..].to_vec());
-                names.push(name.map_err(|_| corrupt())?);
-            }
-        }
-        Ok(names)
+        names_of(directory.range(prefix(ROW))).await
     }
 
     /// Drops a keyspace with all its keys; false when there is none of this name. The cost does not grow with the number of
@@ -212,6 +204,27 @@ impl Database {
         })
         .await
     }
+}
+
+/// The names in the rows of the directory.
+async fn names_of(mut rows: Range) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    while let Some((key, _)) = rows.next().await? {
+        if key.len() > ROW.len() {
+            let name = String::from_utf8(key[ROW.len()..].to_vec());
+            names.push(name.map_err(|_| corrupt())?);
+        }
+    }
+    Ok(names)
+}
+
+/// The names of all keyspaces as of a snapshot, sorted.
+///
+/// # Errors
+/// Those of a read.
+pub(crate) async fn names_at(snapshot: &Snapshot, inner: &Inner) -> Result<Vec<String>, Error> {
+    let directory = snapshot.within_space(inner.engine_space());
+    names_of(directory.range(prefix(ROW))).await
 }
 
 /// A snapshot over the keys of the keyspace of this name, if there was one.

@@ -154,7 +154,7 @@ pub use watch::{Change, Watch, WatchEvent};
 pub use bytes::Bytes;
 pub use futures_core::Stream;
 pub use sixfold_compute_core::{
-    MembershipStats, Relation, ReplacePhase, ReplacementStats, WriterStats,
+    MembershipStats, Relation, ReplacePhase, ReplacementStats, ReshapeStats, WriterStats,
 };
 pub use sixfold_log_format::wire::{NodeStatus, SegmentStatus};
 pub use sixfold_log_format::{Lsn, NodeId, SegmentId, VolumeEpoch, VolumeId};

@@ -319,6 +319,25 @@ impl Range {
         }))
     }
 
+    /// The next key, its value, and the deadline at which that expires, milliseconds of the volume's clock
+    /// ([`Transaction::put_until`](crate::Transaction::put_until)); `None` at the end. What the transaction itself has put tells no
+    /// deadline.
+    ///
+    /// # Errors
+    /// Those of [`Range::next`].
+    pub async fn next_with_deadline(
+        &mut self,
+    ) -> Result<Option<(Bytes, Bytes, Option<u64>)>, Error> {
+        let entry = std::future::poll_fn(|context| self.poll_entry(context)).await?;
+        Ok(entry.map(|entry| {
+            (
+                self.space.take_user_key(entry.key),
+                entry.value,
+                entry.deadline_ms,
+            )
+        }))
+    }
+
     /// All that is left of it, in memory at once.
     ///
     /// # Errors

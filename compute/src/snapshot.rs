@@ -10,7 +10,7 @@ use sixfold_log_format::Lsn;
 use crate::database::Inner;
 use crate::error::Error;
 use crate::estimate::{self, Estimate};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{self, Keyspace};
 use crate::range::{KeyRange, Range};
 use crate::read::{self, ReadLimit};
 use crate::space::Space;
@@ -48,6 +48,22 @@ impl Snapshot {
             space,
             ..self.clone()
         }
+    }
+
+    /// The names of the keyspaces that were there, sorted; the default one has no name.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::get`].
+    pub async fn keyspaces(&self) -> Result<Vec<String>, Error> {
+        keyspace::names_at(self, &self.inner).await
+    }
+
+    /// The same point, over the keys of the keyspace of this name; `None` when there was none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty name or one above 128 bytes; those of [`Snapshot::get`].
+    pub async fn within_name(&self, name: &str) -> Result<Option<Snapshot>, Error> {
+        keyspace::snapshot_of(self, &self.inner, name).await
     }
 
     /// The same point; reads through this handle wait at most this long for storage nodes, instead of

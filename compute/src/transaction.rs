@@ -298,7 +298,7 @@ impl Transaction {
     /// or [`Options::transact_bytes_max`](crate::Options::transact_bytes_max) within `transact`; 64 bytes are charged an
     /// operation), or one that has ended. Nothing has changed then.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.put_until(key.as_ref(), value.as_ref(), None)
+        self.put_value(key.as_ref(), value.as_ref(), None)
     }
 
     /// Puts a value that lives for `ttl` from now by the volume's clock, which goes on across failovers and never back. It is
@@ -333,14 +333,28 @@ impl Transaction {
             )));
         }
         let now_ms = self.shared.inner.volume_ms();
-        self.put_until(
+        self.put_value(
             key.as_ref(),
             value.as_ref(),
             Some(now_ms.saturating_add(ttl_ms)),
         )
     }
 
-    fn put_until(&self, key: &[u8], value: &[u8], deadline_ms: Option<u64>) -> Result<(), Error> {
+    /// Puts a value that lives until `unix_ms`, milliseconds of the volume's clock, which follows the writers' wall clocks: as
+    /// [`Transaction::put_with_ttl`], for whoever knows the deadline itself. One in the past makes the key absent.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn put_until(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        unix_ms: u64,
+    ) -> Result<(), Error> {
+        self.put_value(key.as_ref(), value.as_ref(), Some(unix_ms))
+    }
+
+    fn put_value(&self, key: &[u8], value: &[u8], deadline_ms: Option<u64>) -> Result<(), Error> {
         let key = self.space.stored(key)?;
         if value.len() > VALUE_BYTES_MAX {
             let len = value.len();

@@ -17,6 +17,7 @@ pub mod mutant;
 pub mod checksum;
 pub mod codec;
 mod field;
+mod zone;
 
 pub mod record;
 pub mod record_codec;

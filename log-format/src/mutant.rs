@@ -131,12 +131,18 @@ pub enum Mutant {
     StepCountsNewSetsOnly,
     /// A segment leaves although the one in its place is not whole (R20).
     FinishWithoutCompleteness,
-    /// A joining segment counts for the read lease (R20, T1).
-    JoiningCountsInLease,
     /// A group takes records before the root's step that appends it is in force (R10).
     RecordBeforeRootEntry,
     /// Acknowledgements of a removed segment count (R20).
     RemovedAckCounts,
+    /// A survey settles on the answers that its point was found in, which are of different moments (R23).
+    SurveyOneRound,
+    /// The manifest that leaves lost segments out is installed before the survivors hold everything (R19).
+    LossManifestBeforeRefill,
+    /// A standby believes what a segment said of a silence, however long ago that was.
+    StandbyStaleWord,
+    /// A writer that opens again in place does not look for a successor (R8).
+    RefenceIgnoresSuccessor,
 }
 
 /// Whether this bug is planted.
@@ -232,9 +238,15 @@ mod planting {
             Mutant::FinishWithoutCompleteness,
             "finish-without-completeness",
         ),
-        (Mutant::JoiningCountsInLease, "joining-counts-in-lease"),
         (Mutant::RecordBeforeRootEntry, "record-before-root-entry"),
         (Mutant::RemovedAckCounts, "removed-ack-counts"),
+        (Mutant::SurveyOneRound, "survey-one-round"),
+        (
+            Mutant::LossManifestBeforeRefill,
+            "loss-manifest-before-refill",
+        ),
+        (Mutant::StandbyStaleWord, "standby-stale-word"),
+        (Mutant::RefenceIgnoresSuccessor, "refence-ignores-successor"),
     ];
 
     /// Plants a bug in this thread, in place of any other.

@@ -41,6 +41,8 @@ pub(crate) struct Disk {
     pub(crate) lies: bool,
     /// The next write goes to a wrong place.
     pub(crate) misdirect_next_write: bool,
+    /// The next write goes exactly over an earlier one of its length.
+    pub(crate) overwrite_next: bool,
     /// What lies under unsynced writes: newest last.
     undo: Vec<(u64, usize, Vec<u8>)>,
     /// What was written, by file and offset: whether it is still as it was.
@@ -71,25 +73,29 @@ impl Disk {
             misreads: 0,
             lies: false,
             misdirect_next_write: false,
+            overwrite_next: false,
             undo: Vec::new(),
             written: BTreeMap::new(),
             forgot: false,
         }
     }
 
-    /// The write in flight ended well.
-    pub(crate) fn complete(&mut self, rng: &mut Rng) {
+    /// The write in flight ended well. Whether it went over an earlier one.
+    pub(crate) fn complete(&mut self, rng: &mut Rng) -> bool {
         let Some(write) = self.pending.take() else {
-            return;
+            return false;
         };
         let mut offset = write.offset;
+        let over = self.overwrites(&write);
         let Some(file) = self.files.get_mut(&write.file) else {
-            return;
+            return false;
         };
-        let misdirected = std::mem::take(&mut self.misdirect_next_write);
+        let mut misdirected = std::mem::take(&mut self.misdirect_next_write);
         if misdirected {
             let room = (file.len() - write.bytes.len()) / SECTOR_BYTES;
             offset = rng.index(room + 1) * SECTOR_BYTES;
+        } else if let Some(at) = over {
+            (offset, misdirected, self.overwrite_next) = (at, true, false);
         }
         let target = &mut file[offset..offset + write.bytes.len()];
         if self.lies {
@@ -100,6 +106,23 @@ impl Disk {
             self.damage(write.file, offset, offset + write.bytes.len());
         }
         self.note_written(&write, !misdirected);
+        misdirected && over.is_some()
+    }
+
+    /// The place of an earlier write of the same length in the same file, with something sound between the two.
+    fn overwrites(&self, write: &PendingWrite) -> Option<usize> {
+        if !self.overwrite_next || write.offset == 0 {
+            return None;
+        }
+        let sound = |written: &Written| written.sound && !written.is_zeros;
+        let places = self
+            .written
+            .range((write.file, 1)..(write.file, write.offset));
+        let mut earlier = places.rev().filter(|(_, written)| sound(written)).skip(1);
+        let length = |start: usize, written: &Written| written.end - start;
+        let fits =
+            earlier.find(|((_, start), written)| length(*start, written) == write.bytes.len());
+        fits.map(|((_, start), _)| *start)
     }
 
     fn note_written(&mut self, write: &PendingWrite, sound: bool) {

@@ -12,18 +12,7 @@ use crate::run::run_seed;
 /// Seeds within which each bug must be found, unless the command line says fewer or more.
 pub const SEEDS_MAX: u64 = 400;
 
-/// Bugs that need schedules which the world does not direct yet: planted where they are asked for by name alone. A lease that rests on a
-/// joining segment; a group whose first record comes before its root's entry; a removed segment whose ack would make a quorum; and a group
-/// out of turn that the scan takes, which was found while a claim that fell at a restart was a panic, and has not been since that
-/// is damage, as it is after a lying disk. Each leaves this list when the world does its work; nothing else may enter it.
-pub const AWAITED: &[Mutant] = &[
-    Mutant::JoiningCountsInLease,
-    Mutant::RecordBeforeRootEntry,
-    Mutant::RemovedAckCounts,
-    Mutant::ScanTakesAnyGroup,
-];
-
-/// The bugs that the command line names: those of `only`, or a part `i/n` of all that are not awaited, or all of these.
+/// The bugs that the command line names: those of `only`, or a part `i/n` of all, or all.
 ///
 /// # Errors
 /// For a name or part that is none.
@@ -50,9 +39,8 @@ pub fn chosen(only: &[String], part: Option<&str>) -> Result<Vec<Mutant>> {
     if of == 0 || index >= of {
         bail!("part {index} of {of} is none; the first is 0");
     }
-    let looked_for = ALL.iter().map(|(mutant, _)| *mutant);
-    let looked_for = looked_for.filter(|mutant| !AWAITED.contains(mutant));
-    let of_part = looked_for.enumerate().filter(|(at, _)| at % of == index);
+    let all = ALL.iter().map(|(mutant, _)| *mutant);
+    let of_part = all.enumerate().filter(|(at, _)| at % of == index);
     Ok(of_part.map(|(_, mutant)| mutant).collect())
 }
 

@@ -88,6 +88,16 @@ pub enum Reached {
     ReadOnlyBesideAWriter,
     ReadOnlyAlone,
     ReadOnlyUnsettled,
+    GroupWrittenOver,
+    GrowthHeldBack,
+    LeaverUnaware,
+    RefencedInPlace,
+    GaveWayToSuccessor,
+    OpenedAfterALoss,
+    ReadAfterALoss,
+    StandbyTookOver,
+    StandbyStoodBack,
+    SilenceRolled,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -248,6 +258,37 @@ const NAMES: &[(Reached, &str)] = &[
     (
         Reached::StepSplit,
         "writer died when a step had reached some",
+    ),
+    (
+        Reached::GroupWrittenOver,
+        "group written over an earlier one",
+    ),
+    (
+        Reached::GrowthHeldBack,
+        "growth proposed, and the root heard of it late",
+    ),
+    (
+        Reached::LeaverUnaware,
+        "replacement in force, and the segment that left not told",
+    ),
+    (Reached::RefencedInPlace, "opened again in place"),
+    (
+        Reached::GaveWayToSuccessor,
+        "opening again in place gave way to a successor",
+    ),
+    (
+        Reached::OpenedAfterALoss,
+        "opened with three copies declared lost",
+    ),
+    (
+        Reached::ReadAfterALoss,
+        "read with a zone and one more gone for good",
+    ),
+    (Reached::StandbyTookOver, "standby took over"),
+    (Reached::StandbyStoodBack, "standby stood back"),
+    (
+        Reached::SilenceRolled,
+        "three nodes silent one after the other beside a standby",
     ),
 ];
 

@@ -52,8 +52,6 @@ pub(crate) struct Driver {
     /// The timer has to look again.
     timer_changed: Rc<Notify>,
     ready: Rc<Notify>,
-    /// The core put something off.
-    behind: Rc<Notify>,
 }
 
 struct State {
@@ -137,11 +135,9 @@ impl Driver {
             failure: Rc::clone(&failure),
             timer_changed: Rc::default(),
             ready: Rc::default(),
-            behind: Rc::default(),
         });
         failure.spawn(watch_ring(Rc::clone(&driver), watch));
         failure.spawn(watch_clock(Rc::clone(&driver)));
-        failure.spawn(watch_rest(Rc::clone(&driver)));
         driver.run(None);
         Ok(driver)
     }
@@ -160,10 +156,16 @@ impl Driver {
         if state.halted {
             return;
         }
+        let is_told = event.is_some();
         if let Some(event) = event {
             state.core.handle(now(), event);
         }
         state.pump();
+        // What the core put off while completions were acknowledged is done beside the next write, which was just submitted; whoever
+        // needs it sooner does it himself.
+        if is_told && state.core.is_behind() {
+            state.rest();
+        }
         let due = state.core.poll_timeout();
         let sooner = match (due, state.armed) {
             (Some(due), Some(armed)) => due < armed,
@@ -177,23 +179,10 @@ impl Driver {
         if state.core.is_ready() {
             self.ready.notify_one();
         }
-        if state.core.is_behind() {
-            self.behind.notify_one();
-        }
         let outside = std::mem::take(&mut state.outside);
         for work in outside {
             self.start_outside(&state, work);
         }
-    }
-
-    /// Lets the core do what it put off until all actions are done.
-    fn rest(&self) {
-        let mut state = self.state.borrow_mut();
-        if self.failure.is_set() || state.halted {
-            return;
-        }
-        let action = state.core.poll_action();
-        assert!(action.is_none(), "each run does every action");
     }
 
     fn start_outside(self: &Rc<Self>, state: &State, work: Outside) {
@@ -327,7 +316,7 @@ impl State {
     /// Does actions and tells completions until there is neither.
     fn pump(&mut self) {
         loop {
-            // The poll that finds no action is left to `watch_rest`: it does what may wait until acks have left.
+            // The poll that finds no action is left to `rest`: it does what may wait until acks have left.
             while self.core.has_action()
                 && let Some(action) = self.core.poll_action()
             {
@@ -354,6 +343,15 @@ impl State {
                 self.core.handle(now, completion.into());
             }
         }
+    }
+
+    /// Lets the core do what it put off until all actions are done.
+    fn rest(&mut self) {
+        if self.halted {
+            return;
+        }
+        let action = self.core.poll_action();
+        assert!(action.is_none(), "each run does every action");
     }
 
     fn perform(&mut self, action: Action) {
@@ -666,14 +664,5 @@ async fn watch_clock(driver: Rc<Driver>) {
                 tokio::task::yield_now().await;
             }
         }
-    }
-}
-
-/// Lets the core do what it put off, when the tasks that send have had their turn.
-async fn watch_rest(driver: Rc<Driver>) {
-    loop {
-        driver.behind.notified().await;
-        tokio::task::yield_now().await;
-        driver.rest();
     }
 }

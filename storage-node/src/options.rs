@@ -102,7 +102,10 @@ impl NodeOptions {
     }
 
     /// Whether each value is one that a node can run with.
-    pub(crate) fn check(&self) -> Result<(), NodeError> {
+    ///
+    /// # Errors
+    /// [`NodeError::Option`], naming the first that is not.
+    pub fn check(&self) -> Result<(), NodeError> {
         let bytes = self.hot_log_file_bytes;
         if !(HOT_LOG_FILE_BYTES_MIN..=HOT_LOG_FILE_BYTES_MAX).contains(&bytes) {
             return Err(NodeError::Option {

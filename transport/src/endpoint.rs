@@ -5,8 +5,8 @@
 //! node's business, message by message.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use sixfold_log_format::NodeId;
@@ -15,7 +15,7 @@ use sixfold_log_format::wire::{Hello, Refusal, Role, Welcome};
 use crate::connection::{Connection, TransportError, code};
 use crate::hello;
 use crate::socket::CappedSocket;
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Identity, IdentityFiles, TlsError};
 use crate::tuning;
 
 /// Handshakes that wait for the accept loop; beyond it, newcomers are refused.
@@ -23,6 +23,8 @@ const INCOMING_COUNT_MAX: usize = 256;
 /// Bytes kept for a handshake that waits for the accept loop, and for all of them.
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_TOTAL_BYTES_MAX: u64 = 4 << 20;
+/// How often the files of the identity are looked at, at most.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time that [`Endpoint::close`] waits for peers to be told.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -98,11 +100,25 @@ pub enum EndpointError {
 
 /// A socket with an identity. Must be made and used inside a tokio runtime with its I/O and time drivers on. Cheap to
 /// clone.
+///
+/// An identity that was loaded from files is looked at there once a second: new connections are made with what stands there now. Those that
+/// are open stay open.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
     address: SocketAddr,
-    connect_limit: Duration,
+    options: TransportOptions,
+    credentials: Arc<Mutex<Credentials>>,
+}
+
+/// What new connections are made with.
+#[derive(Debug)]
+struct Credentials {
+    identity: Identity,
+    client_config: quinn::ClientConfig,
+    looked_at: Instant,
+    /// Files that could not be used, so that this is said once.
+    refused: Option<String>,
 }
 
 impl Endpoint {
@@ -138,14 +154,7 @@ impl Endpoint {
                 reason: "only a node can listen".to_owned(),
             }));
         }
-        let crypto = QuicServerConfig::try_from(identity.server_config()?)
-            .expect("the cipher suite that QUIC begins with is among the provider's");
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config
-            .transport_config(Arc::new(tuning::transport_config(options)))
-            .max_incoming(INCOMING_COUNT_MAX)
-            .incoming_buffer_size(INCOMING_BYTES_MAX)
-            .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+        let config = server_config(identity, options)?;
         let (socket, address) = bind(address)?;
         Endpoint::on_socket(socket, address, identity, options, Some(config))
     }
@@ -161,26 +170,77 @@ impl Endpoint {
             address: asked,
             source,
         };
-        let crypto = QuicClientConfig::try_from(identity.client_config()?)
-            .expect("the cipher suite that QUIC begins with is among the provider's");
-        let mut client_config = quinn::ClientConfig::new(Arc::new(crypto));
-        client_config.transport_config(Arc::new(tuning::transport_config(options)));
+        let credentials = Credentials {
+            identity: identity.clone(),
+            client_config: client_config(identity, options)?,
+            looked_at: Instant::now(),
+            refused: None,
+        };
         tuning::enlarge_buffers(&socket);
         let address = socket.local_addr().map_err(failed)?;
         let socket = CappedSocket::new(socket, tuning::mtu_bytes_max(options)).map_err(failed)?;
-        let mut quic = quinn::Endpoint::new_with_abstract_socket(
+        let quic = quinn::Endpoint::new_with_abstract_socket(
             tuning::endpoint_config(identity, options),
             server_config,
             Arc::new(socket),
             Arc::new(quinn::TokioRuntime),
         )
         .map_err(failed)?;
-        quic.set_default_client_config(client_config);
         Ok(Endpoint {
             quic,
             address,
-            connect_limit: options.connect_limit,
+            options: options.clone(),
+            credentials: Arc::new(Mutex::new(credentials)),
         })
+    }
+
+    /// Takes up an identity that was renewed in its files; what cannot be used there changes nothing.
+    fn renew(&self) {
+        let mut held = self.credentials.lock().expect("no holder panics");
+        if held.looked_at.elapsed() < RENEWAL_INTERVAL {
+            return;
+        }
+        held.looked_at = Instant::now();
+        let Some(files) = held.identity.files().and_then(IdentityFiles::changed) else {
+            return;
+        };
+        match self.renewed(&files, &held.identity) {
+            Ok((identity, client_config)) => {
+                tracing::info!(address = %self.address, "the certificate was renewed");
+                *held = Credentials {
+                    identity,
+                    client_config,
+                    looked_at: held.looked_at,
+                    refused: None,
+                };
+            }
+            // Looked at again: half of the files may be written yet.
+            Err(error) => {
+                let error = Some(error.to_string());
+                if held.refused != error {
+                    let reason = error.as_deref().unwrap_or_default();
+                    tracing::warn!(
+                        reason,
+                        "the renewed certificate cannot be used, the old one stays"
+                    );
+                    held.refused = error;
+                }
+            }
+        }
+    }
+
+    fn renewed(
+        &self,
+        files: &IdentityFiles,
+        held: &Identity,
+    ) -> Result<(Identity, quinn::ClientConfig), TlsError> {
+        let identity = files.load(held)?;
+        let client = client_config(&identity, &self.options)?;
+        if identity.role() == Role::Node {
+            let server = server_config(&identity, &self.options)?;
+            self.quic.set_server_config(Some(server));
+        }
+        Ok((identity, client))
     }
 
     /// The bound address.
@@ -198,14 +258,21 @@ impl Endpoint {
         address: SocketAddr,
         hello: Hello,
     ) -> Result<(Connection, Welcome), ConnectError> {
-        let introduced = hello::introduce(&self.quic, address, hello);
-        match tokio::time::timeout(self.connect_limit, introduced).await {
+        self.renew();
+        let introduced = hello::introduce(&self.quic, self.client_config(), address, hello);
+        match tokio::time::timeout(self.options.connect_limit, introduced).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Transport {
                 address,
                 source: TransportError::TimedOut,
             }),
         }
+    }
+
+    /// What the next connection is made with.
+    pub(crate) fn client_config(&self) -> quinn::ClientConfig {
+        let held = self.credentials.lock().expect("no holder panics");
+        held.client_config.clone()
     }
 
     #[cfg(test)]
@@ -215,7 +282,16 @@ impl Endpoint {
 
     /// The next connection that wants in; `None` when the endpoint was closed. Safe to cancel.
     pub async fn accept(&self) -> Option<Incoming> {
-        self.quic.accept().await.map(Incoming::new)
+        loop {
+            // Looked at also while nobody comes: a handshake is with what stood in the files when it began.
+            match tokio::time::timeout(RENEWAL_INTERVAL, self.quic.accept()).await {
+                Ok(incoming) => {
+                    self.renew();
+                    return incoming.map(Incoming::new);
+                }
+                Err(_) => self.renew(),
+            }
+        }
     }
 
     /// Closes all connections and waits for the peers to be told, half a second at most.
@@ -224,6 +300,34 @@ impl Endpoint {
         // A peer that does not answer finds out by its idle limit.
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.quic.wait_idle()).await;
     }
+}
+
+/// How this side listens.
+fn server_config(
+    identity: &Identity,
+    options: &TransportOptions,
+) -> Result<quinn::ServerConfig, TlsError> {
+    let crypto = QuicServerConfig::try_from(identity.server_config()?)
+        .expect("the cipher suite that QUIC begins with is among the provider's");
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(tuning::transport_config(options)))
+        .max_incoming(INCOMING_COUNT_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+    Ok(config)
+}
+
+/// How this side connects.
+fn client_config(
+    identity: &Identity,
+    options: &TransportOptions,
+) -> Result<quinn::ClientConfig, TlsError> {
+    let crypto = QuicClientConfig::try_from(identity.client_config()?)
+        .expect("the cipher suite that QUIC begins with is among the provider's");
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(tuning::transport_config(options)));
+    Ok(config)
 }
 
 fn bind(address: SocketAddr) -> Result<(UdpSocket, SocketAddr), EndpointError> {

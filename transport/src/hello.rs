@@ -33,6 +33,7 @@ const REFUSAL_LIMIT: Duration = Duration::from_millis(500);
 /// Connects, as [`crate::Endpoint::connect`] says, without a limit of time.
 pub(crate) async fn introduce(
     endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
     address: SocketAddr,
     hello: Hello,
 ) -> Result<(Connection, Welcome), ConnectError> {
@@ -40,7 +41,7 @@ pub(crate) async fn introduce(
     let node = hello.node;
     let versions = hello.wire_min..=hello.wire_max;
     let connecting = endpoint
-        .connect(address, &node_name(node))
+        .connect_with(config, address, &node_name(node))
         .map_err(|error| {
             broken(TransportError::Lost {
                 reason: error.to_string(),

@@ -62,7 +62,7 @@ fn client(identity: &Identity) -> Endpoint {
 async fn mute(client: &Endpoint, address: SocketAddr) -> Connection {
     let quic = client
         .quic()
-        .connect(address, &node_name(NODE))
+        .connect_with(client.client_config(), address, &node_name(NODE))
         .unwrap()
         .await
         .unwrap();

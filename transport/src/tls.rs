@@ -9,13 +9,14 @@
 //! | `writer.sixfold`, `reader.sixfold`, `operator.sixfold` | that role | no |
 //!
 //! It does not revoke: a stolen key means a new CA. Certificates last ten years from the day before they were made
-//! (clocks of a cluster disagree by less), so that no cluster stops because nobody renewed them.
+//! (clocks of a cluster disagree by less) unless asked otherwise, so that no cluster stops because nobody renewed them. One that was
+//! renewed in its files is taken up by the running process ([`IdentityFiles`]).
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -147,6 +148,19 @@ impl ClusterCa {
     /// # Errors
     /// When the CA cannot sign, or `node` is given for another role than [`Role::Node`], or missing for it.
     pub fn issue(&self, role: Role, node: Option<NodeId>) -> Result<Identity, TlsError> {
+        self.issue_for(role, node, VALIDITY)
+    }
+
+    /// The same for a time of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`ClusterCa::issue`].
+    pub fn issue_for(
+        &self,
+        role: Role,
+        node: Option<NodeId>,
+        validity: Duration,
+    ) -> Result<Identity, TlsError> {
         let name = match (role, node) {
             (Role::Node, Some(node)) => node_name(node),
             (Role::Node, None) => {
@@ -160,7 +174,7 @@ impl ClusterCa {
         };
         let failed = |error| invalid(format!("certificate {name}"), error);
         let mut params = CertificateParams::new(vec![name.clone()]).map_err(failed)?;
-        set_validity(&mut params);
+        set_validity(&mut params, validity);
         params.distinguished_name = common_name(&name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -193,17 +207,17 @@ fn ca_params(key: &KeyPair) -> CertificateParams {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    set_validity(&mut params);
+    set_validity(&mut params, VALIDITY);
     params.distinguished_name = common_name(&format!("sixfold cluster {digest}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
 
-fn set_validity(params: &mut CertificateParams) {
+fn set_validity(params: &mut CertificateParams, validity: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + VALIDITY).into();
+    params.not_after = (now + validity).into();
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -221,6 +235,59 @@ pub struct Identity {
     key: Arc<PrivateKeyDer<'static>>,
     /// CA, certificate, key, as the files hold them.
     pem: [String; 3],
+    /// Where it was loaded from, and how the files were before they were read.
+    files: Option<IdentityFiles>,
+}
+
+/// The files of an identity: whether they have changed since it was loaded.
+#[derive(Debug, Clone)]
+pub(crate) struct IdentityFiles {
+    dir: PathBuf,
+    name: String,
+    /// When each was written, and how long it is.
+    marks: [Option<(SystemTime, u64)>; 3],
+}
+
+impl IdentityFiles {
+    fn paths(dir: &Path, name: &str) -> [PathBuf; 3] {
+        [
+            dir.join("ca.pem"),
+            dir.join(format!("{name}.pem")),
+            dir.join(format!("{name}-key.pem")),
+        ]
+    }
+
+    /// As they are now.
+    fn look(dir: &Path, name: &str) -> IdentityFiles {
+        let mark = |path: PathBuf| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        IdentityFiles {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            marks: IdentityFiles::paths(dir, name).map(mark),
+        }
+    }
+
+    /// The files as they are now, if they are others than these.
+    pub(crate) fn changed(&self) -> Option<IdentityFiles> {
+        let now = IdentityFiles::look(&self.dir, &self.name);
+        (now.marks != self.marks).then_some(now)
+    }
+
+    /// What they hold, for the party that `held` is.
+    ///
+    /// # Errors
+    /// As [`Identity::load`]; when they name another party.
+    pub(crate) fn load(&self, held: &Identity) -> Result<Identity, TlsError> {
+        let identity = Identity::load(&self.dir, &self.name)?;
+        if identity.party == held.party {
+            return Ok(identity);
+        }
+        let path = self.dir.join(format!("{}.pem", self.name));
+        Err(invalid(path.display().to_string(), "names another party"))
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -238,10 +305,11 @@ impl Identity {
     /// When a file is missing or is no certificate or key; when the certificate was not issued by that CA, is not valid
     /// now, or has another key.
     pub fn load(dir: &Path, name: &str) -> Result<Identity, TlsError> {
-        let key_path = dir.join(format!("{name}-key.pem"));
-        let certificate_path = dir.join(format!("{name}.pem"));
+        // Looked at before they are read: what changes meanwhile has changed since.
+        let files = IdentityFiles::look(dir, name);
+        let [ca_path, certificate_path, key_path] = IdentityFiles::paths(dir, name);
         let pem = [
-            read_file(&dir.join("ca.pem"))?,
+            read_file(&ca_path)?,
             read_file(&certificate_path)?,
             read_file(&key_path)?,
         ];
@@ -249,7 +317,28 @@ impl Identity {
         if mode & 0o077 != 0 {
             tracing::warn!(path = %key_path.display(), "key file can be read by others");
         }
-        Identity::from_pem(&certificate_path.display().to_string(), pem)
+        let identity = Identity::from_pem(&certificate_path.display().to_string(), pem)?;
+        Ok(Identity {
+            files: Some(files),
+            ..identity
+        })
+    }
+
+    /// Who a certificate file names, also when it has expired: for whoever renews it.
+    ///
+    /// # Errors
+    /// When the file is missing or no certificate of a party.
+    pub fn named_in(dir: &Path, name: &str) -> Result<(Role, Option<NodeId>), TlsError> {
+        let [_, path, _] = IdentityFiles::paths(dir, name);
+        let what = path.display().to_string();
+        let certificate = read_certificate(&what, &read_file(&path)?)?;
+        let party = Party::of(&certificate).map_err(|reason| invalid(what, reason))?;
+        Ok((party.role, party.node))
+    }
+
+    /// Where it was loaded from.
+    pub(crate) fn files(&self) -> Option<&IdentityFiles> {
+        self.files.as_ref()
     }
 
     /// Writes what [`Identity::load`] reads, into `dir`, which is made where it is missing. The key has mode 0600.
@@ -305,6 +394,7 @@ impl Identity {
             certificate,
             key: Arc::new(key),
             pem,
+            files: None,
         })
     }
 

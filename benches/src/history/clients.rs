@@ -31,6 +31,8 @@ pub struct Settings {
     pub clients: Range<u32>,
     /// When the run began, by [`now_ns`]: all processes of a run use the same keys at the same time.
     pub begun_ns: u64,
+    /// Which run it is: each has keys of its own in a volume.
+    pub run: u32,
 }
 
 /// Where events go. It must not keep them: an operation begins when its event was reported.
@@ -41,6 +43,7 @@ pub struct Clients {
     database: Database,
     settings: Settings,
     stopping: Cell<bool>,
+    paused: Cell<bool>,
     report: RefCell<Report>,
 }
 
@@ -51,6 +54,7 @@ impl Clients {
             database,
             settings,
             stopping: Cell::new(false),
+            paused: Cell::new(false),
             report: RefCell::new(report),
         })
     }
@@ -64,6 +68,11 @@ impl Clients {
             tasks.spawn_local(async move { clients.client(client).await });
         }
         tasks
+    }
+
+    /// Each waits after the transaction that it is at, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.paused.set(paused);
     }
 
     /// Each ends after the transaction that it is at.
@@ -110,6 +119,10 @@ impl Clients {
         let mut plan = Plan::new(self.settings.workload, client);
         let mut last_ns = 0;
         while !self.stopping.get() {
+            if self.paused.get() {
+                tokio::time::sleep(FAILED_PAUSE).await;
+                continue;
+            }
             let steps = plan.next(self.elapsed());
             self.run_one(client, &steps, &mut last_ns).await?;
             let pause = plan.pause();
@@ -166,7 +179,7 @@ impl Clients {
 
     async fn attempt(&self, plan: &[Step]) -> Result<Done, Error> {
         let read_only = plan.iter().all(|Step(verb, ..)| *verb == Verb::Read);
-        let mut access = Access::begin(&self.database, self.settings.planted, read_only).await?;
+        let mut access = Access::begin(&self.database, &self.settings, read_only).await?;
         let is_list = self.settings.workload == Workload::ListAppend;
         let mut done = Done::default();
         for Step(verb, key, value) in plan {
@@ -218,14 +231,16 @@ struct Access {
     planted: Option<Snapshot>,
     /// What the transaction has put: the planted snapshot does not see it.
     own: BTreeMap<u64, Vec<u8>>,
+    run: u32,
 }
 
 impl Access {
     async fn begin(
         database: &Database,
-        planted: Planted,
+        settings: &Settings,
         read_only: bool,
     ) -> Result<Access, Error> {
+        let planted = settings.planted;
         let unleased = planted == Planted::Unleased && read_only;
         let transaction = match unleased {
             true => None,
@@ -236,6 +251,7 @@ impl Access {
             transaction,
             planted: planted.then(|| database.snapshot()),
             own: BTreeMap::new(),
+            run: settings.run,
         })
     }
 
@@ -246,9 +262,9 @@ impl Access {
                 if let Some(own) = self.own.get(&key) {
                     return Ok(Some((own.clone(), None)));
                 }
-                snapshot.get_versioned(key_bytes(key)).await?
+                snapshot.get_versioned(self.key_bytes(key)).await?
             }
-            (None, Some(transaction)) => transaction.get_versioned(key_bytes(key)).await?,
+            (None, Some(transaction)) => transaction.get_versioned(self.key_bytes(key)).await?,
             (None, None) => unreachable!("there is one of the two"),
         };
         Ok(found.map(|(bytes, lsn)| {
@@ -259,11 +275,15 @@ impl Access {
 
     fn put(&mut self, key: u64, value: Vec<u8>) -> Result<(), Error> {
         let transaction = self.transaction.as_ref().expect("a reader puts nothing");
-        transaction.put(key_bytes(key), &value)?;
+        transaction.put(self.key_bytes(key), &value)?;
         if self.planted.is_some() {
             self.own.insert(key, value);
         }
         Ok(())
+    }
+
+    fn key_bytes(&self, key: u64) -> Vec<u8> {
+        format!("history/{:06}/{key:010}", self.run).into_bytes()
     }
 
     async fn commit(self) -> Result<Lsn, Error> {
@@ -273,10 +293,6 @@ impl Access {
             (None, None) => unreachable!("there is one of the two"),
         }
     }
-}
-
-fn key_bytes(key: u64) -> Vec<u8> {
-    format!("history/{key:010}").into_bytes()
 }
 
 fn numbers(bytes: &[u8]) -> Result<Vec<u64>, Error> {

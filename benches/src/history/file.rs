@@ -69,6 +69,12 @@ impl Collector {
         }
     }
 
+    /// Takes everything out.
+    pub fn take(&mut self) -> Collector {
+        let begun_ns = self.begun_ns;
+        std::mem::replace(self, Collector::new(begun_ns))
+    }
+
     /// How many events there are.
     pub fn len(&self) -> usize {
         self.events.len()

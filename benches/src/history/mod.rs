@@ -23,3 +23,5 @@ pub mod plan;
 pub mod clients;
 
 pub mod file;
+
+pub mod judge;

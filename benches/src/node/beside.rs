@@ -206,7 +206,11 @@ impl Loaded {
         loop {
             match self.node.serve(&mut arrivals).await? {
                 Some((kind, at)) => self.arrived(kind, at)?,
-                None => self.take_answers()?,
+                None => {
+                    if let Err(error) = self.take_answers() {
+                        return Err(error.context(self.state().await?));
+                    }
+                }
             }
             if self.appends.len() + self.reads.len() > OPEN_MAX {
                 bail!("the node does not keep up: ask for fewer appends and reads a second");
@@ -222,6 +226,23 @@ impl Loaded {
             self.take_answers()?;
         }
         Ok(())
+    }
+
+    /// What the node says of itself, when it does not do what it should.
+    async fn state(&mut self) -> Result<String> {
+        let status = self.node.status().await?;
+        let segment = status.segments.first().context("the segment is gone")?;
+        Ok(format!(
+            "after {} MiB of redo: {} MiB unfolded, {} runs, {} MiB of layers, {} freezes, {} merges, {} MiB in queue, {} MiB of index",
+            status.redo_bytes >> 20,
+            segment.unfolded_bytes >> 20,
+            segment.run_count,
+            segment.layer_bytes >> 20,
+            status.upkeep.freezes,
+            status.upkeep.merges,
+            status.upkeep.memory.queued_bytes >> 20,
+            status.upkeep.memory.index_bytes >> 20,
+        ))
     }
 
     fn arrived(&mut self, kind: Kind, at: Instant) -> Result<()> {

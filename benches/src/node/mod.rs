@@ -17,6 +17,7 @@ use crate::latency::Latencies;
 pub use beside::{Beside, BesideOptions, Side, run as run_beside};
 use load::{Drawn, Load, Reader};
 use plain::Plain;
+pub use plain::plain_append;
 use shell::LocalNode;
 
 /// The group that both writers write, bytes.

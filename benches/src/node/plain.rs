@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use sixfold_storage_node::uring::{Completion, Ring, Watch};
@@ -70,4 +71,15 @@ impl Plain {
             _ => bail!("the device failed"),
         }
     }
+}
+
+/// Seconds that `count` writes of `bytes` take, each durable before the next, into a file at `path` that was zeroed before.
+///
+/// # Errors
+/// The device's.
+pub async fn plain_append(path: &Path, count: usize, bytes: usize) -> Result<f64> {
+    let mut plain = Plain::new(path)?;
+    let begun = Instant::now();
+    plain.append(count, bytes).await?;
+    Ok(begun.elapsed().as_secs_f64())
 }

@@ -193,7 +193,7 @@ async fn sums(
 }
 
 /// What the kernel saw a process write to devices, bytes; 0 where it does not count.
-fn written_bytes(process: u32) -> u64 {
+pub(super) fn written_bytes(process: u32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
     io.lines()
         .find_map(|line| line.strip_prefix("write_bytes: ")?.trim().parse().ok())

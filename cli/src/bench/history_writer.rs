@@ -66,6 +66,7 @@ async fn work(args: &HistoryWriterArgs) -> Result<()> {
         planted: args.planted,
         clients: args.first_client..args.first_client + args.clients,
         begun_ns: args.begun_ns,
+        run: 0,
     };
     let clients = Clients::new(database.clone(), settings, Box::new(say_event));
     let mut tasks = clients.start();

@@ -96,7 +96,7 @@ async fn work(args: &OutageWriterArgs) -> Result<()> {
 }
 
 /// What standard input says; the channel ends with it. A thread, since reading blocks.
-fn lines_of_stdin() -> mpsc::Receiver<String> {
+pub(super) fn lines_of_stdin() -> mpsc::Receiver<String> {
     let (sender, told) = mpsc::channel(16);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use sixfold::{Cluster, Database, Error, Operation, OperationState, Options, Progress};
+use sixfold_log_format::Manifest;
 use sixfold_log_format::wire::{AskWish, LeaveHint, Message, Refusal, WishReport, WishState};
 
 use super::hands::Hands;
@@ -45,7 +46,8 @@ impl Display {
         }
     }
 
-    fn show(&mut self, done: u64, of: u64, text: &str) -> Result<()> {
+    /// So much of it is done.
+    pub(crate) fn show(&mut self, done: u64, of: u64, text: &str) -> Result<()> {
         let line = format!("{done} of {of}: {text}");
         if line == self.last {
             return Ok(());
@@ -82,6 +84,10 @@ pub(crate) struct Errand<'a> {
 /// Has it done, and says how it ended. `Err` only where nothing can be said of it.
 pub(crate) async fn run(errand: &Errand<'_>) -> Result<Outcome> {
     let before = errand.hands.look().await?.manifest;
+    let errand = &Errand {
+        operation: named(&errand.operation, before.as_ref()),
+        ..*errand
+    };
     let mut display = Display::new();
     let followed = follow(errand, &mut display).await;
     display.end();
@@ -101,6 +107,17 @@ pub(crate) async fn run(errand: &Errand<'_>) -> Result<Outcome> {
         outcome.moves = plan::difference(&before, &after);
     }
     Ok(outcome)
+}
+
+/// A growth names its result: the nodes keep the wish until they hear that it is done, and a writer that takes it over from another
+/// one must not do it again.
+fn named(operation: &Operation, manifest: Option<&Manifest>) -> Operation {
+    match (operation, manifest) {
+        (Operation::Grow, Some(manifest)) => Operation::GrowTo {
+            groups: manifest.pgs.len() as u64 + 1,
+        },
+        (operation, _) => operation.clone(),
+    }
 }
 
 async fn follow(

@@ -2,10 +2,10 @@
 //! safe helps; an operator's word that they are does, and everything then depends on its being true.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sixfold::{Cluster, Database, Error, Operation, Options, Subject};
+use sixfold::{Cluster, Database, Error, Operation, Options};
 use sixfold_log_format::{Manifest, NodeId};
 
 use super::WishFlags;
@@ -18,6 +18,9 @@ use crate::cluster_dir::ClusterDir;
 
 /// What has to be typed.
 const WORD: &str = "lost";
+/// When nothing was begun for so long about a group that lacks copies, nothing can be.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the survivors may take to answer.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -56,16 +59,7 @@ async fn declare_lost(
         .await
         .map_err(of_library)?;
     let limit = Duration::from_secs(flags.timeout);
-    let held: Vec<NodeId> = match hands.look().await?.manifest {
-        // A group that was re-formed does not name them any more; one that can be written without them does.
-        Some(now) => nodes
-            .iter()
-            .copied()
-            .filter(|&node| !plan::members_of(&now, &Subject::Node(node)).is_empty())
-            .collect(),
-        None => Vec::new(),
-    };
-    let rebuilt = tokio::time::timeout(limit, rebuild(&database, &held)).await;
+    let rebuilt = tokio::time::timeout(limit, rebuild(&database, nodes)).await;
     database.close().await;
     let mut text = match rebuilt {
         Ok(rebuilt) => rebuilt.map_err(of_library)?,
@@ -137,21 +131,44 @@ fn meaning(view: &View, manifest: &Manifest, nodes: &[NodeId]) -> Result<String>
     ))
 }
 
-/// Builds the lost segments anew, where there are spares. Returns why it could not.
+/// Builds the lost segments anew, where there are spares, and brings groups that were re-formed back to six. Returns why it could not.
 async fn rebuild(database: &Database, nodes: &[NodeId]) -> Result<Vec<String>, Error> {
     let mut display = Display::new();
     let mut troubles = Vec::new();
     for &node in nodes {
-        let operation = Operation::Replace {
-            subject: Subject::Node(node),
-            onto: None,
-        };
+        // A group that was re-formed does not name it any more; one that can be written without it does. Nothing is placed there again.
+        let operation = Operation::Drain { node };
         let progress = database.admin().start(&operation).await?;
         let state = watch(progress, &mut display).await?;
         if !state.is_done {
             troubles.push(format!("node {node} is not replaced: {}", state.text));
         }
     }
+    troubles.extend(until_six(database, &mut display).await?);
     display.end();
     Ok(troubles)
+}
+
+/// Waits until every group has six copies, as far as there are nodes for them: the writer sees to it by itself.
+async fn until_six(database: &Database, display: &mut Display) -> Result<Option<String>, Error> {
+    let mut idle_since = Instant::now();
+    loop {
+        let membership = database.admin().membership().await?;
+        let Some(&(pg, held)) = membership.short.first() else {
+            return Ok(None);
+        };
+        let _unread = display.show(
+            held as u64,
+            6,
+            &format!("protection group {pg} has {held} copies of 6"),
+        );
+        if !membership.reshapes.is_empty() {
+            idle_since = Instant::now();
+        } else if idle_since.elapsed() >= IDLE_LIMIT {
+            let mut why = membership.refusals.iter().rev();
+            let why = why.find(|text| text.contains("copies"));
+            return Ok(why.cloned());
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }

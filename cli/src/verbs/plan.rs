@@ -65,7 +65,7 @@ fn az_of(loads: &[Load], node: NodeId) -> String {
 pub(crate) fn plan(view: &View, operation: &Operation) -> Result<Vec<Move>> {
     let manifest = view.manifest()?;
     match operation {
-        Operation::Grow => {
+        Operation::Grow | Operation::GrowTo { .. } => {
             let loads = loads(manifest, view, None);
             let nodes = place_group(&loads)?;
             let pg = u32::try_from(manifest.pgs.len())?;

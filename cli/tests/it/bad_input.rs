@@ -69,24 +69,28 @@ fn wrong_settings_are_named_with_their_line() {
         (
             "hot_log_file_mib = 8",
             "hot_log_file_mb = 8",
-            "node.toml: line 6: unknown field `hot_log_file_mb`",
+            "node.toml: line 6, column 1: unknown key `hot_log_file_mb`, did you mean `hot_log_file_mib`?",
         ),
         (
             "hot_log_file_mib = 8",
             "hot_log_file_mib = \"much\"",
-            "node.toml: line 6: invalid type",
+            "node.toml: line 6, column 20: invalid type",
         ),
         (
             "hot_log_file_mib = 8",
             "hot_log_file_mib = -1",
-            "node.toml: line 6: invalid value",
+            "node.toml: line 6, column 20: invalid value",
         ),
-        ("az = ", "az ", "node.toml: line 2: "),
-        (&listen, "listen = \"here\"", "node.toml: line 3: "),
+        ("az = ", "az ", "node.toml: line 2, column "),
+        (
+            &listen,
+            "listen = \"here\"",
+            "node.toml: line 3, column 10: ",
+        ),
         (
             &listen,
             "listen = \"localhost:99999\"",
-            "node.toml: line 3: ",
+            "node.toml: line 3, column 10: ",
         ),
         (
             "data_dir = \"data\"\n",
@@ -96,23 +100,27 @@ fn wrong_settings_are_named_with_their_line() {
         ("tls_dir = \"tls\"\n", "", "tls_dir is not set"),
         (&format!("{listen}\n"), "", "listen is not set"),
         ("az = \"az1\"\n", "", "az is not set"),
-        ("az = \"az1\"", "az = \"\"", "az"),
+        (
+            "az = \"az1\"",
+            "az = \"\"",
+            "node.toml: line 2, column 6: az: its length is 0 bytes",
+        ),
         (
             "hot_log_file_mib = 8",
             "hot_log_file_mib = 1",
-            "hot_log_file_bytes: 1048576 is not in",
+            "node.toml: line 6, column 20: hot_log_file_mib: 1048576 is not in",
         ),
         (
             "hot_log_file_mib = 8",
             "hot_log_file_mib = 9000000000000000000",
-            "hot_log_file_mib is too large",
+            "hot_log_file_mib: 9000000000000000000 is too large",
         ),
         (
             &cluster.cluster.nodes[0].node.to_string(),
             "me",
             "node: \"me\" is not 32 hexadecimal digits",
         ),
-        (&good, "\u{0}", "node.toml: line 1: "),
+        (&good, "\u{0}", "node.toml: line 1, column 1: "),
     ] {
         edit_config(&cluster, from, to);
         assert_node_refused(&cluster, 0, expected);

@@ -504,3 +504,109 @@ fn three_destroyed_nodes_are_declared_lost_by_word_and_the_volume_lives_on() {
         database.close().await;
     });
 }
+
+#[test]
+fn three_destroyed_nodes_are_made_good_where_there_are_spares() {
+    let mut cluster = RealCluster::start_fleet(9);
+    let database = block_on(Database::create(patient(&cluster))).unwrap();
+    let load = Load::start(&database, "before", CLIENTS);
+    load.until_answered(100);
+    // One node of each zone that holds a segment.
+    let hosts_before = hosts(&cluster, &status(&cluster), 0);
+    let nodes = cluster.cluster.nodes.clone();
+    let az = |index: usize| nodes[index].az.clone();
+    let mut lost: Vec<usize> = Vec::new();
+    for &host in &hosts_before {
+        if !lost.iter().any(|&other| az(other) == az(host)) {
+            lost.push(host);
+        }
+    }
+    assert_eq!(lost.len(), 3);
+    let mut outcomes = load.stop();
+    outcomes.assert_none_failed();
+    block_on(database.close());
+    cluster.kill(&lost);
+    let ids: Vec<String> = lost.iter().map(|&index| id(&cluster, index)).collect();
+    let done = verb(
+        &cluster,
+        &[
+            "node",
+            "replace",
+            "--declare-lost",
+            "--yes-i-know",
+            "--node",
+            &ids.join(","),
+        ],
+    );
+    assert_eq!(done["state"], "done", "{done}");
+    assert!(!done["text"].as_str().unwrap().contains("copies"), "{done}");
+    let after = status(&cluster);
+    assert_whole(&after);
+    let hosts_after = hosts(&cluster, &after, 0);
+    assert!(!hosts_after.iter().any(|host| lost.contains(host)));
+    // A zone may go again, and another node.
+    let zone: Vec<usize> = hosts_after
+        .iter()
+        .copied()
+        .filter(|&host| az(host) == "az1")
+        .collect();
+    let database = block_on(Database::take_over(patient(&cluster))).unwrap();
+    cluster.kill(&zone);
+    let load = Load::start(&database, "after", CLIENTS);
+    load.until_answered(100);
+    let later = load.stop();
+    later.assert_none_failed();
+    outcomes.add(later);
+    block_on(async {
+        outcomes.check(&database.snapshot()).await;
+        database.close().await;
+    });
+}
+
+#[test]
+fn nodes_that_were_all_moved_are_found_by_the_description_and_find_each_other_again() {
+    use sixfold_log_format::wire::{Message, Probe};
+    let mut cluster = RealCluster::start();
+    block_on(async {
+        let database = Database::create(patient(&cluster)).await.unwrap();
+        crate::load::commit(&database, "before").await.unwrap();
+        database.close().await;
+    });
+    let all: Vec<usize> = (0..6).collect();
+    cluster.kill(&all);
+    cluster.move_all();
+    cluster.start_nodes(&all);
+    let addresses = |cluster: &RealCluster| {
+        let volume = cluster.cluster.volume;
+        let probe = Message::Probe(Probe { volume });
+        match block_on(cluster.ask(0, "writer", &probe)) {
+            Message::ProbeAnswer(answer) => {
+                let hints = answer.manifest.unwrap().hints;
+                let mut said: Vec<String> = hints.into_iter().map(|hint| hint.address).collect();
+                said.sort();
+                said
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut now: Vec<String> = cluster
+        .cluster
+        .nodes
+        .iter()
+        .map(|node| node.address.to_string())
+        .collect();
+    now.sort();
+    assert_ne!(addresses(&cluster), now);
+    let database = block_on(Database::take_over(patient(&cluster))).unwrap();
+    eventually("the manifest says where they are", || {
+        addresses(&cluster) == now
+    });
+    // What one of them missed it gets from the others.
+    cluster.kill(&[3]);
+    for number in 0..50 {
+        block_on(crate::load::commit(&database, &format!("later {number}"))).unwrap();
+    }
+    block_on(database.close());
+    cluster.start_nodes(&[3]);
+    cluster.wait_until_equal();
+}

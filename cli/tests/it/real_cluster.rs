@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::process::Signal;
 use sixfold::{Cluster, ClusterNode, Options};
-use sixfold_log_format::wire::Role;
-use sixfold_transport::ClusterCa;
+use sixfold_log_format::wire::{Hello, Message, Role};
+use sixfold_transport::{ClusterCa, Endpoint, Identity, TransportOptions};
 
 use crate::process::{Running, eventually, run, scratch};
 
@@ -146,11 +146,45 @@ impl RealCluster {
         }
     }
 
+    /// All nodes, none of which runs, are told to listen elsewhere, and the cluster's file says so.
+    pub fn move_all(&mut self) {
+        for index in 0..self.cluster.nodes.len() {
+            let node = &mut self.cluster.nodes[index];
+            let before = node.address.to_string();
+            node.address.set_port(node.address.port() + 100);
+            let now = node.address.to_string();
+            let config = self.config(index);
+            let text = std::fs::read_to_string(&config).unwrap();
+            assert!(text.contains(&before), "{text}");
+            std::fs::write(config, text.replace(&before, &now)).unwrap();
+        }
+        self.cluster.save(self.path().join("cluster.toml")).unwrap();
+    }
+
+    /// One request to a node, with a certificate of the cluster's, and its first answer.
+    pub async fn ask(&self, index: usize, identity: &str, message: &Message) -> Message {
+        let identity = Identity::load(&self.path().join("tls"), identity).unwrap();
+        let endpoint = Endpoint::client(&identity, &TransportOptions::default()).unwrap();
+        let node = &self.cluster.nodes[index];
+        let hello = Hello::new(identity.role(), node.node, Some(self.cluster.volume));
+        let (connection, _) = endpoint.connect(node.address, hello).await.unwrap();
+        let answer = connection.call(message).await.unwrap();
+        endpoint.close().await;
+        answer
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, indexes: &[usize]) {
         for &index in indexes {
             self.nodes[index].take().expect("the node runs").kill();
         }
+    }
+
+    /// SIGTERM: a node ends in order.
+    pub fn terminate(&mut self, index: usize) {
+        let node = self.nodes[index].take().expect("the node runs");
+        node.signal(Signal::TERM);
+        node.wait().well();
     }
 
     /// SIGSTOP or SIGCONT: a node that is there and does nothing.

@@ -396,10 +396,16 @@ impl<'a> Planned<'a> {
     pub(crate) fn new(plan: Plan<'a>, page_bytes: usize, preface: Preface) -> Planned<'a> {
         let redo_bytes =
             |record: &PlannedRecord<'_>| op_bytes(&record.op) + OPERATION_OVERHEAD_BYTES;
-        let mut pages: Vec<PageId> = plan.records.iter().map(|record| record.page).collect();
-        pages.sort_unstable();
-        pages.dedup();
-        let page_count = pages.len() + usize::from(preface.image);
+        let page_count = match &plan.records[..] {
+            [_] => 1,
+            records => {
+                let mut pages: Vec<PageId> = records.iter().map(|record| record.page).collect();
+                pages.sort_unstable();
+                pages.dedup();
+                pages.len()
+            }
+        };
+        let page_count = page_count + usize::from(preface.image);
         let need = Need {
             records: plan.records.len() as u64 + Preface::RECORDS_MAX,
             bytes: plan.records.iter().map(redo_bytes).sum::<usize>() + page_count * page_bytes,

@@ -1,7 +1,8 @@
 //! Validation (T2): has anything that a transaction read been changed after its read point, durable or not?
 //!
 //! Remembers the last commit of each key changed lately and of each range cleared lately, up to a bound. What was forgotten
-//! is covered by a floor: a read point below it is too old to be judged. Writes and clears alone need no validation.
+//! is covered by a floor: a read point below it is too old to be judged. Writes and clears alone need no validation, and so
+//! changes are only ordered by key when a transaction comes that has read something.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -28,12 +29,14 @@ enum Change {
     Range(Bytes, Option<Bytes>),
 }
 
-/// Recent commits by key and range. Invariant: every change above `floor` is in `changes`, and in `last` or `cleared`.
+/// Recent commits by key and range. Invariant: every change above `floor` is in `changes`; of these every range is in
+/// `cleared`, and every key but those of the last `unordered_count` changes in `last`.
 #[derive(Debug)]
 pub(crate) struct RecentCommits {
     last: BTreeMap<Bytes, Lsn>,
     cleared: ClearedRanges,
     changes: VecDeque<(Lsn, Change)>,
+    unordered_count: usize,
     floor: Lsn,
     /// Of `changes`, keys included.
     bytes: usize,
@@ -48,6 +51,7 @@ impl RecentCommits {
             last: BTreeMap::new(),
             cleared: ClearedRanges::default(),
             changes: VecDeque::new(),
+            unordered_count: 0,
             floor,
             bytes: 0,
             keys_max,
@@ -59,7 +63,7 @@ impl RecentCommits {
     ///
     /// # Errors
     /// `Conflict` or `TooOld`.
-    pub(crate) fn validate(&self, request: &CommitRequest) -> Result<(), CommitError> {
+    pub(crate) fn validate(&mut self, request: &CommitRequest) -> Result<(), CommitError> {
         let read_point = request.read_point;
         if request.read_keys.is_empty() && request.read_ranges.is_empty() {
             return Ok(());
@@ -77,6 +81,7 @@ impl RecentCommits {
         {
             return Ok(());
         }
+        self.order();
         let changed_at = self
             .changed_key(&request.read_keys, read_point)
             .or_else(|| self.changed_range(&request.read_ranges, read_point));
@@ -92,7 +97,6 @@ impl RecentCommits {
     /// The commit at `cpl` changed `key`. Beyond the bounds the oldest changes are forgotten, also when a read point that is in
     /// use needs them: it is too old then, and its transaction may begin again.
     pub(crate) fn changed(&mut self, key: Bytes, cpl: Lsn) {
-        self.last.insert(key.clone(), cpl);
         self.remember(cpl, Change::Key(key));
     }
 
@@ -105,9 +109,21 @@ impl RecentCommits {
     fn remember(&mut self, cpl: Lsn, change: Change) {
         self.bytes += change.bytes();
         self.changes.push_back((cpl, change));
+        self.unordered_count += 1;
         while self.changes.len() > self.keys_max || self.bytes > self.bytes_max {
             self.forget_oldest();
         }
+    }
+
+    /// Orders by key what has come since the last time.
+    fn order(&mut self) {
+        let ordered_count = self.changes.len() - self.unordered_count;
+        for (lsn, change) in self.changes.range(ordered_count..) {
+            if let Change::Key(key) = change {
+                self.last.insert(key.clone(), *lsn);
+            }
+        }
+        self.unordered_count = 0;
     }
 
     /// No transaction with a read point below `read_point_min` will come any more.
@@ -142,7 +158,10 @@ impl RecentCommits {
         };
         self.bytes -= change.bytes();
         self.floor = self.floor.max(lsn);
+        let was_ordered = self.changes.len() >= self.unordered_count;
+        self.unordered_count = self.unordered_count.min(self.changes.len());
         match change {
+            Change::Key(_) if !was_ordered => {}
             Change::Key(key) => {
                 if self.last.get(&key) == Some(&lsn) {
                     self.last.remove(&key);

@@ -68,7 +68,7 @@ pub use event::{
     AttachKey, CommitError, CommitRequest, CommitTicket, FetchError, FetchKey, FetchTicket,
     ReadRange, Relation, RoundError, WriterAction, WriterEvent, WriterStats, stream_bytes,
 };
-pub use members::{MemberBounds, MembershipStats, ReplacePhase, ReplacementStats};
+pub use members::{MemberBounds, MembershipStats, ReplacePhase, ReplacementStats, ReshapeStats};
 pub use reader::{ReaderAction, ReaderCore};
 pub use shared::{PageView, ReadPoint, Shared};
 pub use sixfold_kv::modify::{Modify, ModifyError};

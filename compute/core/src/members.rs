@@ -3,7 +3,8 @@
 //! The types here each hold one thing with its invariants; `writer/steps.rs` and its neighbors are where they meet the groups and the shipper.
 //!
 //! ```text
-//! wish, silence, few free pages -> jobs: replace (create, begin, join, finish or roll back), grow, hint
+//! wish, silence, few copies     -> jobs: replace and reshape (create, begin, join, finish or roll back), grow, hint
+//! or few free pages
 //!                               -> one step at a time: `step` (proposed -> in force), calls with retries
 //!                               -> stragglers told, removed segments dropped, wishes reported
 //! ```
@@ -49,7 +50,8 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How the writer changes the membership by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberBounds {
-    /// A segment that was not heard for this long is replaced on a spare node. `None` = never.
+    /// A segment that was not heard for this long is replaced on a spare node, and a group that lost copies for good gets others
+    /// (R19). `None` = never.
     pub repair_after: Option<Duration>,
     /// Segments that are being replaced at the same time, by wish or by itself; the others wait.
     pub replacements_max: usize,
@@ -108,6 +110,21 @@ pub struct ReplacementStats {
     pub needed: Lsn,
 }
 
+/// A group that lost copies for good (R19) and gets more again: from three to four, and from four to six.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReshapeStats {
+    /// The group.
+    pub pg: PgId,
+    /// How many segments join.
+    pub joining: usize,
+    /// Where it stands.
+    pub phase: ReplacePhase,
+    /// How far the one that is furthest behind is.
+    pub scl: Lsn,
+    /// Where it has to be; the group's last LSN while that is not known.
+    pub needed: Lsn,
+}
+
 /// The membership, for status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MembershipStats {
@@ -121,6 +138,10 @@ pub struct MembershipStats {
     pub replacements: Vec<ReplacementStats>,
     /// Segments whose replacement waits for its turn.
     pub waiting: usize,
+    /// Groups with fewer segments than six since copies of them were declared lost, and how many they have.
+    pub short: Vec<(PgId, usize)>,
+    /// Those of them that get more.
+    pub reshapes: Vec<ReshapeStats>,
     /// Whether a group is being appended.
     pub growing: bool,
     /// Members that have not accepted a step that is in force without them.
@@ -151,6 +172,8 @@ pub(crate) struct Members {
     beat_at: Duration,
     /// Silent segments for which no place was found, and when to look again.
     pub(crate) repair_pauses: BTreeMap<SegmentId, Duration>,
+    /// Groups that lack copies and could not be given any, and when to look again.
+    pub(crate) reshape_pauses: BTreeMap<PgId, Duration>,
     /// The volume could not grow by itself: not before.
     pub(crate) grow_not_before: Duration,
 }
@@ -170,6 +193,7 @@ impl Members {
             looked_at: now,
             beat_at: now,
             repair_pauses: BTreeMap::new(),
+            reshape_pauses: BTreeMap::new(),
             grow_not_before: now,
         }
     }

@@ -10,6 +10,7 @@ mod grows;
 mod reads;
 mod refence;
 mod replaces;
+mod reshapes;
 mod rounds;
 mod ships;
 mod steps;
@@ -251,6 +252,7 @@ impl WriterCore {
             core.create();
         }
         core.take_up_replacements();
+        core.take_up_reshapes();
         core.say_fleet();
         core.attach_due();
         core
@@ -264,6 +266,14 @@ impl WriterCore {
     /// The epoch at which the volume is open.
     pub fn volume_epoch(&self) -> VolumeEpoch {
         self.volume_epoch
+    }
+
+    /// The epoch of the writer that fenced this one, from the moment when it is known: before anybody is answered because of it.
+    pub fn fenced_by(&self) -> Option<VolumeEpoch> {
+        match self.life {
+            Life::Fenced(volume_epoch) => Some(volume_epoch),
+            Life::Creating(_) | Life::Open => None,
+        }
     }
 
     /// Whether commits are taken.

@@ -99,27 +99,45 @@ fn leaf_for(
     while page.level() > 0 {
         let slot = child_slot_near(&page, key, guess)?;
         let below = fetch_node(source, child(&page, slot)?, page.level() - 1)?;
-        guess = guess_place(&page, slot, &below, key);
+        guess = guess_share(&page, slot, key).of(below.cell_count());
         page = below;
     }
     Ok((page, guess))
 }
 
-/// About where in `below`, the child in `slot` of `parent`, the key would be.
-pub(crate) fn guess_place(parent: &Page, slot: u16, below: &Page, key: &[u8]) -> u16 {
-    let count = below.cell_count();
+/// About where in the child in `slot` of `parent` the key would be.
+pub(crate) fn guess_share(parent: &Page, slot: u16, key: &[u8]) -> Share {
     if slot + 1 < parent.cell_count() {
-        place_between(key, (parent.key(slot), parent.key(slot + 1)), count)
+        share_between(key, (parent.key(slot), parent.key(slot + 1)))
     } else {
         // The last child has no upper bound; what goes there often goes to its end.
-        count.saturating_sub(1)
+        Share(Share::WHOLE)
     }
 }
 
-/// Where `key` would be among `count` keys that lie evenly between the bounds, as it does.
-fn place_between(key: &[u8], (low, high): (&[u8], &[u8]), count: u16) -> u16 {
-    /// Numbers are cut to so many bits, so that their product with a count fits.
-    const BITS_MAX: u32 = u64::BITS - u16::BITS;
+/// A part of a page's cells: those before about the place of a key. In parts of 2^16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share(u64);
+
+impl Share {
+    const BITS: u32 = u16::BITS;
+    const WHOLE: u64 = 1 << Share::BITS;
+    /// No cell is before it.
+    pub(crate) const START: Share = Share(0);
+
+    /// The slot, of `count`.
+    pub(crate) fn of(self, count: u16) -> u16 {
+        let place = (self.0 * u64::from(count)) >> Share::BITS;
+        u16::try_from(place)
+            .unwrap_or(count)
+            .min(count.saturating_sub(1))
+    }
+}
+
+/// The share of keys below `key` among such that lie evenly between the bounds, as it does.
+fn share_between(key: &[u8], (low, high): (&[u8], &[u8])) -> Share {
+    /// Numbers are cut to so many bits, so that one of them can be multiplied with the parts of a share.
+    const BITS_MAX: u32 = u64::BITS - Share::BITS - 1;
     let common = low.iter().zip(high).take_while(|(a, b)| a == b).count();
     let tails = [key, low, high].map(|key| tail(key, common));
     let are_decimal = tails.iter().all(|(tail, len)| is_decimal(&tail[..*len]));
@@ -134,10 +152,7 @@ fn place_between(key: &[u8], (low, high): (&[u8], &[u8]), count: u16) -> u16 {
     let width = high.saturating_sub(low).max(1);
     let offset = key.saturating_sub(low).min(width);
     let cut = (u64::BITS - width.leading_zeros()).saturating_sub(BITS_MAX);
-    let place = (offset >> cut) * u64::from(count) / (width >> cut);
-    u16::try_from(place)
-        .unwrap_or(count)
-        .min(count.saturating_sub(1))
+    Share((offset >> cut) * Share::WHOLE / (width >> cut))
 }
 
 /// Up to 8 bytes of a key from `start` on, filled up with zeros, and how many there were.

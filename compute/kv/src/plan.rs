@@ -13,7 +13,7 @@ use sixfold_log_format::{Op, Page, PageId, PageKind};
 
 use crate::changes::Changes;
 use crate::draft::{Draft, Held};
-use crate::lookup::{guess_place, missing};
+use crate::lookup::{Share, guess_share, missing};
 use crate::meta::{HEIGHT_MAX, Meta};
 use crate::source::{KvError, PageSource, child, child_slot, fetch};
 use crate::space::Space;
@@ -236,13 +236,13 @@ impl<'s, 'a, S: PageSource> Planner<'s, 'a, S> {
         }
         self.path.clear();
         let (mut id, mut level) = (self.space.meta.root, self.space.meta.root_level());
-        let mut guess = 0;
+        let mut share = Share::START;
         while level > 0 {
             let page = self.draft.node(id, level)?;
             let slot = child_slot(&page, key)?;
             let next = child(&page, slot)?;
             if level == 1 {
-                guess = guess_place(&page, slot, &*self.draft.node(next, 0)?, key);
+                share = guess_share(&page, slot, key);
             }
             drop(page);
             self.path.push(id, slot);
@@ -252,6 +252,7 @@ impl<'s, 'a, S: PageSource> Planner<'s, 'a, S> {
             self.draft.forget_leaves_before(key, id);
         }
         let leaf = self.draft.node(id, 0)?;
+        let guess = share.of(leaf.cell_count());
         let used_bytes = used_bytes(&leaf);
         let shared = match leaf {
             Held::Copy(_) => None,

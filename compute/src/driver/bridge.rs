@@ -60,12 +60,40 @@ type RoundAnswer = oneshot::Sender<Result<Lsn, RoundError>>;
 #[derive(Debug, Default)]
 struct Waiting {
     last_ticket: u64,
-    commits: HashMap<CommitTicket, (Holds, CommitAnswer)>,
+    commits: Commits,
     fetches: HashMap<FetchTicket, FetchAnswer>,
     rounds: HashMap<FetchTicket, RoundAnswer>,
     log_reads: HashMap<FetchTicket, LogReadAnswer>,
     leases: HashMap<FetchTicket, oneshot::Sender<bool>>,
     closes: Vec<oneshot::Sender<()>>,
+}
+
+/// Commits that are on their way. A ticket is a place, which is used again as soon as it was answered: there are many of them.
+#[derive(Debug, Default)]
+struct Commits {
+    places: Vec<Option<(Holds, CommitAnswer)>>,
+    free: Vec<CommitTicket>,
+}
+
+impl Commits {
+    fn insert(&mut self, holds: Holds, answer: CommitAnswer) -> CommitTicket {
+        let ticket = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            CommitTicket(self.places.len() as u64 - 1)
+        });
+        self.places[place(ticket)] = Some((holds, answer));
+        ticket
+    }
+
+    fn remove(&mut self, ticket: CommitTicket) -> (Holds, CommitAnswer) {
+        self.free.push(ticket);
+        let waiting = self.places[place(ticket)].take();
+        waiting.expect("a commit is answered once")
+    }
+}
+
+fn place(ticket: CommitTicket) -> usize {
+    usize::try_from(ticket.0).expect("it is the number of a place in memory")
 }
 
 impl Waiting {
@@ -189,8 +217,7 @@ impl Bridge {
                     holds,
                     answer,
                 } => {
-                    let ticket = CommitTicket(waiting.next_ticket());
-                    waiting.commits.insert(ticket, (holds, answer));
+                    let ticket = waiting.commits.insert(holds, answer);
                     WriterEvent::Commit { ticket, request }
                 }
                 Command::Fetch { answer, .. } if answer.is_closed() => return false,
@@ -334,8 +361,7 @@ impl Bridge {
                 });
             }
             WriterAction::Committed { ticket, result } => {
-                let waiting = self.waiting.borrow_mut().commits.remove(&ticket);
-                let (_holds, answer) = waiting.expect("a commit is answered once");
+                let (_holds, answer) = self.waiting.borrow_mut().commits.remove(ticket);
                 let _gone = answer.send(result);
             }
             WriterAction::Fetched { ticket, result } => {
@@ -366,6 +392,10 @@ impl Bridge {
                 let _gone = answer.send(result);
             }
             WriterAction::Leased { ticket, held } => {
+                // Whoever gets no lease looks why, and does so before the end of this turn.
+                if let Some(volume_epoch) = self.core.borrow().fenced_by() {
+                    self.state.fence(volume_epoch);
+                }
                 let answer = self
                     .waiting
                     .borrow_mut()

@@ -132,6 +132,12 @@ impl Links {
         }
     }
 
+    /// Where a node is: there is a connection to it, and its certificate says that it is this node.
+    pub(crate) fn reached_at(&self, node: NodeId) -> Option<SocketAddr> {
+        let link = self.link(node)?;
+        link.current().map(|_| link.address())
+    }
+
     fn link(&self, node: NodeId) -> Option<Rc<Link>> {
         self.links.borrow().get(&node).cloned()
     }

@@ -17,6 +17,7 @@ mod create;
 mod links;
 mod log_stream;
 mod machine;
+mod moves;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 mod refence;
@@ -210,6 +211,7 @@ async fn open(
     };
     let page_bytes = opened.manifest.parameters.page_bytes;
     let page_bytes = usize::try_from(page_bytes).expect("a page is small");
+    let hints = opened.manifest.hints.clone();
     let (start, start_ms) = (clock::now(), clock::unix_ms());
     let core = WriterCore::new(opened, options.writer_bounds(), start, start_ms);
     let bridge = Rc::new(Bridge::new(
@@ -219,6 +221,7 @@ async fn open(
         options.read_deadline,
     ));
     until_open(&bridge, left(until), state).await?;
+    moves::say(&bridge, options, &hints);
     let open = clock::now().saturating_sub(begin + report.lease_wait);
     let opening = Opening {
         report: OpenReport { open, ..report },

@@ -1,10 +1,15 @@
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sixfold_compute_core::{CommitError, CommitRequest, WriteSet, WriterCore, WriterEvent};
-use sixfold_log_format::wire::Role;
+use sixfold_compute_core::{
+    AttachKey, CommitError, CommitRequest, WriteSet, WriterCore, WriterEvent,
+};
+use sixfold_log_format::wire::{Message, Refusal, Role};
 use sixfold_log_format::{History, Lsn, PgId, SegmentId, VolumeEpoch, WriterId};
 use sixfold_recovery::machine::Opened;
 use sixfold_transport::{ClusterCa, Endpoint, TransportOptions};
@@ -200,5 +205,50 @@ fn a_close_answers_what_was_committed_before_and_waits_no_longer_than_its_limit(
         driver.commands.try_send(Command::Close { answer }).unwrap();
         driver.serve(Duration::from_millis(50)).await;
         assert!(answered.try_recv().is_err(), "nobody could answer it");
+    });
+}
+
+/// Sees how the database stands at the moment when an answer comes.
+struct Look {
+    state: Arc<State>,
+    was_fenced: AtomicBool,
+}
+
+impl Wake for Look {
+    fn wake(self: Arc<Self>) {
+        self.was_fenced
+            .store(self.state.is_fenced(), Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_gets_no_lease_from_a_fenced_writer_finds_that_it_is_fenced() {
+    run(async |driver| {
+        driver.bridge.pump();
+        let (answer, mut answered) = oneshot::channel();
+        let deadline = clock::now() + LIMIT;
+        let want = Command::WantLease { deadline, answer };
+        driver.bridge.command(clock::now(), want);
+        let look = Arc::new(Look {
+            state: Arc::clone(&driver.state),
+            was_fenced: AtomicBool::new(false),
+        });
+        let waker = Waker::from(Arc::clone(&look));
+        let mut context = Context::from_waker(&waker);
+        assert!(Pin::new(&mut answered).poll(&mut context).is_pending());
+        let volume_epoch = VolumeEpoch::new(3);
+        for attach in 1..=3 {
+            driver.bridge.event(WriterEvent::Attached {
+                attach: AttachKey(attach),
+                message: Message::Refused(Refusal::StaleEpoch { volume_epoch }),
+            });
+        }
+        driver.bridge.pump();
+        assert_eq!(answered.try_recv(), Ok(false));
+        assert!(look.was_fenced.load(Ordering::Relaxed));
+        assert_eq!(
+            driver.state.check_writable(),
+            Err(Error::Fenced { volume_epoch })
+        );
     });
 }

@@ -1,32 +1,34 @@
 //! The superblock, and the first block of a hot-log file.
-//!
-//! Both begin alike in every version: checksum, magic, version. A reader can therefore tell damage, a foreign file and
-//! a newer format apart.
 
 use super::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FileHeader, FileNumber, HOT_LOG_VERSION,
     SUPERBLOCK_COPY_BYTES, Superblock,
 };
-use crate::checksum::checksum;
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::id::NodeId;
+use crate::zone::{ZONE_HEAD_BYTES, Zone};
 
-const CHECKSUM_BYTES: usize = 4;
-const SUPERBLOCK_MAGIC: [u8; 8] = *b"SIXFSUPR";
-const FILE_MAGIC: [u8; 8] = *b"SIXFHLOG";
-const SUPERBLOCK: &str = "superblock";
-const FILE: &str = "hot-log file header";
+const SUPERBLOCK: Zone = Zone {
+    name: "superblock",
+    magic: *b"SIXFSUPR",
+    version: HOT_LOG_VERSION,
+};
+const FILE: Zone = Zone {
+    name: "hot-log file header",
+    magic: *b"SIXFHLOG",
+    version: HOT_LOG_VERSION,
+};
 
 impl Superblock {
     /// The superblock file's contents.
     pub fn encode(&self) -> Vec<u8> {
-        let mut copy = begin(SUPERBLOCK_MAGIC);
+        let mut copy = SUPERBLOCK.begin();
         copy.put_u32(self.block_bytes);
         copy.put_u32(0);
         copy.put_u64(self.file_bytes);
         copy.extend_from_slice(self.node.as_bytes());
-        let copy = end(copy, SUPERBLOCK_COPY_BYTES);
+        let copy = Zone::end(copy, SUPERBLOCK_COPY_BYTES);
         [copy.as_slice(), copy.as_slice()].concat()
     }
 
@@ -46,7 +48,8 @@ impl Superblock {
     }
 
     fn decode_copy(bytes: &[u8]) -> Result<Superblock, DecodeError> {
-        let mut input = check(SUPERBLOCK, SUPERBLOCK_MAGIC, bytes, SUPERBLOCK_COPY_BYTES)?;
+        let copy = Reader::new(SUPERBLOCK.name, bytes).take(SUPERBLOCK_COPY_BYTES)?;
+        let mut input = SUPERBLOCK.check(copy)?;
         let block_bytes = input.u32()?;
         input.zeros(4)?;
         let superblock = Superblock {
@@ -71,13 +74,14 @@ impl Superblock {
 impl FileHeader {
     /// The file's first block.
     pub fn encode(&self) -> Vec<u8> {
-        let mut block = begin(FILE_MAGIC);
+        let mut block = FILE.begin();
         block.put_u32(self.block_bytes);
         block.put_u32(0);
         block.put_u64(self.file.0);
         block.put_u64(self.first_sequence);
         block.extend_from_slice(self.node.as_bytes());
-        end(block, self.block_bytes as usize)
+        block.put_u64(self.folded.0);
+        Zone::end(block, self.block_bytes as usize)
     }
 
     /// Reads a file's first block; `bytes` may be longer than it.
@@ -86,12 +90,13 @@ impl FileHeader {
     /// [`DecodeError`] when it is not one.
     pub fn decode(bytes: &[u8]) -> Result<FileHeader, DecodeError> {
         // The block's size stands in the block: it is read once to know what the checksum covers.
-        let mut early = Reader::new(FILE, bytes);
-        early.take(CHECKSUM_BYTES + FILE_MAGIC.len() + 4)?;
+        let mut early = Reader::new(FILE.name, bytes);
+        early.take(ZONE_HEAD_BYTES)?;
         let block_bytes = early.u32()?;
         let block_bytes = check_block_bytes(&early, block_bytes);
         let covered = *block_bytes.as_ref().unwrap_or(&BLOCK_BYTES_MIN);
-        let mut input = check(FILE, FILE_MAGIC, bytes, covered as usize)?;
+        let block = Reader::new(FILE.name, bytes).take(covered as usize)?;
+        let mut input = FILE.check(block)?;
         let block_bytes = block_bytes?;
         input.take(4)?;
         input.zeros(4)?;
@@ -99,60 +104,16 @@ impl FileHeader {
             file: FileNumber(input.u64()?),
             first_sequence: input.u64()?,
             node: NodeId::from_bytes(input.array()?),
+            folded: FileNumber(input.u64()?),
             block_bytes,
         };
+        // The file before was written while this was found out.
+        if header.folded.0 > 0 && header.folded.0.saturating_add(1) >= header.file.0 {
+            return Err(input.invalid_field("folded file", header.folded.0));
+        }
         input.zeros(input.remaining())?;
         Ok(header)
     }
-}
-
-fn begin(magic: [u8; 8]) -> Vec<u8> {
-    let mut block = vec![0; CHECKSUM_BYTES];
-    block.extend_from_slice(&magic);
-    block.put_u16(HOT_LOG_VERSION);
-    block.put_u16(0);
-    block
-}
-
-fn end(mut block: Vec<u8>, bytes: usize) -> Vec<u8> {
-    block.resize(bytes, 0);
-    let checksum = checksum(&[], &block[CHECKSUM_BYTES..]);
-    block[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-    block
-}
-
-/// Checks magic, checksum over `count` bytes and version, in this order. Returns a reader behind them.
-fn check<'a>(
-    zone: &'static str,
-    magic: [u8; 8],
-    bytes: &'a [u8],
-    count: usize,
-) -> Result<Reader<'a>, DecodeError> {
-    let block = Reader::new(zone, bytes).take(count)?;
-    let mut input = Reader::new(zone, block);
-    let expected = input.u32()?;
-    let found_magic: [u8; 8] = input.array()?;
-    if found_magic != magic {
-        return Err(input.invalid_field("magic", u64::from_le_bytes(found_magic)));
-    }
-    let found = checksum(&[], &block[CHECKSUM_BYTES..]);
-    if found != expected {
-        return Err(DecodeError::Checksum {
-            zone,
-            found,
-            expected,
-        });
-    }
-    let version = input.u16()?;
-    if version != HOT_LOG_VERSION {
-        return Err(DecodeError::Version {
-            zone,
-            found: version,
-            supported: HOT_LOG_VERSION,
-        });
-    }
-    input.zeros(2)?;
-    Ok(input)
 }
 
 fn check_block_bytes(input: &Reader<'_>, block_bytes: u32) -> Result<u32, DecodeError> {

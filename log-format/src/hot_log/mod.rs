@@ -65,6 +65,9 @@ pub struct FileHeader {
     pub block_bytes: u32,
     /// Sequence number of its first group.
     pub first_sequence: u64,
+    /// When it was begun, nothing up to this file was needed any more to start: all redo in them was in layers, and everything else
+    /// stood at the head of a later file before this one. 0 for none.
+    pub folded: FileNumber,
 }
 
 /// What a group holds. `segment` says whose it is.

@@ -1,24 +1,29 @@
 //! Both ends of a layer: the header, which says whose file it is, and the footer, which says where everything stands.
 //!
-//! They begin alike in every version: checksum, magic, version. The footer is what the builder knows only at the end;
+//! The footer is what the builder knows only at the end;
 //! the file has no other place that is written twice.
 
 use super::{
     BLOCK_BYTES_LIMIT, LAYER_BYTES_MAX, LAYER_FOOTER_BYTES, LAYER_HEADER_BYTES, LAYER_VERSION,
     LayerIdentity, LayerNumber, LayerOptions, LayerSummary,
 };
-use crate::checksum::checksum;
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::field::Field;
 use crate::hot_log::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN};
 use crate::lsn::Lsn;
+use crate::zone::Zone;
 
-const CHECKSUM_BYTES: usize = 4;
-const HEADER_MAGIC: [u8; 8] = *b"SIXFLAYR";
-const FOOTER_MAGIC: [u8; 8] = *b"SIXFLEND";
-const HEADER: &str = "layer header";
-const FOOTER: &str = "layer footer";
+const HEADER: Zone = Zone {
+    name: "layer header",
+    magic: *b"SIXFLAYR",
+    version: LAYER_VERSION,
+};
+const FOOTER: Zone = Zone {
+    name: "layer footer",
+    magic: *b"SIXFLEND",
+    version: LAYER_VERSION,
+};
 
 /// The first bytes of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +38,8 @@ pub struct LayerHeader {
     pub unit_bytes: u32,
 }
 
-fn begin(magic: [u8; 8], header: &LayerHeader) -> Vec<u8> {
-    let mut out = vec![0; CHECKSUM_BYTES];
-    out.extend_from_slice(&magic);
-    out.put_u16(LAYER_VERSION);
-    out.put_u16(0);
+fn begin(zone: Zone, header: &LayerHeader) -> Vec<u8> {
+    let mut out = zone.begin();
     out.put_u32(header.unit_bytes);
     header.identity.put(&mut out);
     header.lsn_after.put(&mut out);
@@ -45,43 +47,9 @@ fn begin(magic: [u8; 8], header: &LayerHeader) -> Vec<u8> {
     out
 }
 
-fn end(mut out: Vec<u8>, bytes: usize) -> Vec<u8> {
-    assert!(out.len() <= bytes);
-    out.resize(bytes, 0);
-    let checksum = checksum(&[], &out[CHECKSUM_BYTES..]);
-    out[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-    out
-}
-
-/// Checks magic, checksum and version, in this order, and reads what header and footer share.
-fn take_common<'a>(
-    zone: &'static str,
-    magic: [u8; 8],
-    bytes: &'a [u8],
-) -> Result<(LayerHeader, Reader<'a>), DecodeError> {
-    let mut input = Reader::new(zone, bytes);
-    let expected = input.u32()?;
-    let found_magic: [u8; 8] = input.array()?;
-    if found_magic != magic {
-        return Err(input.invalid_field("magic", u64::from_le_bytes(found_magic)));
-    }
-    let found = checksum(&[], &bytes[CHECKSUM_BYTES..]);
-    if found != expected {
-        return Err(DecodeError::Checksum {
-            zone,
-            found,
-            expected,
-        });
-    }
-    let version = input.u16()?;
-    if version != LAYER_VERSION {
-        return Err(DecodeError::Version {
-            zone,
-            found: version,
-            supported: LAYER_VERSION,
-        });
-    }
-    input.zeros(2)?;
+/// Reads what header and footer share.
+fn take_common(zone: Zone, bytes: &[u8]) -> Result<(LayerHeader, Reader<'_>), DecodeError> {
+    let mut input = zone.check(bytes)?;
     let header = take_header(&mut input)?;
     Ok((header, input))
 }
@@ -110,7 +78,7 @@ pub(super) fn encode_header(options: &LayerOptions) -> Vec<u8> {
         lsn_through: options.lsn_through,
         unit_bytes: options.unit_bytes,
     };
-    end(begin(HEADER_MAGIC, &header), LAYER_HEADER_BYTES)
+    Zone::end(begin(HEADER, &header), LAYER_HEADER_BYTES)
 }
 
 impl LayerHeader {
@@ -119,17 +87,17 @@ impl LayerHeader {
     /// # Errors
     /// [`DecodeError`] when it is not one.
     pub fn decode(bytes: &[u8]) -> Result<LayerHeader, DecodeError> {
-        let bytes = Reader::new(HEADER, bytes).take(LAYER_HEADER_BYTES)?;
-        let (header, mut input) = take_common(HEADER, HEADER_MAGIC, bytes)?;
+        let bytes = Reader::new(HEADER.name, bytes).take(LAYER_HEADER_BYTES)?;
+        let (header, mut input) = take_common(HEADER, bytes)?;
         input.zeros(input.remaining())?;
         Ok(header)
     }
 }
 
 pub(super) fn encode_footer(summary: &LayerSummary) -> Vec<u8> {
-    let mut out = begin(FOOTER_MAGIC, &summary.header());
+    let mut out = begin(FOOTER, &summary.header());
     summary.put_rest(&mut out);
-    end(out, LAYER_FOOTER_BYTES)
+    Zone::end(out, LAYER_FOOTER_BYTES)
 }
 
 impl LayerSummary {
@@ -150,8 +118,8 @@ impl LayerSummary {
     /// [`DecodeError`] when the file does not end with the footer of a layer of that length.
     pub fn decode_footer(tail: &[u8], file_bytes: u64) -> Result<LayerSummary, DecodeError> {
         let start = tail.len().saturating_sub(LAYER_FOOTER_BYTES);
-        let bytes = Reader::new(FOOTER, &tail[start..]).take(LAYER_FOOTER_BYTES)?;
-        let (header, mut input) = take_common(FOOTER, FOOTER_MAGIC, bytes)?;
+        let bytes = Reader::new(FOOTER.name, &tail[start..]).take(LAYER_FOOTER_BYTES)?;
+        let (header, mut input) = take_common(FOOTER, bytes)?;
         let summary = LayerSummary::take_rest(&mut input, &header)?;
         if summary.file_bytes != file_bytes {
             return Err(input.invalid_field("file length", summary.file_bytes));

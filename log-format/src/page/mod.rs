@@ -89,9 +89,23 @@ impl Clone for Page {
         }
     }
 
-    /// Takes the memory that is there, when it has the same size.
+    /// Takes the memory that is there, when it has the same size, and copies what is used of a page with cells: between slots
+    /// and cells there are zeros in both.
     fn clone_from(&mut self, other: &Page) {
-        self.bytes.clone_from(&other.bytes);
+        let have_cells = self.kind().has_cells() && other.kind().has_cells();
+        if !have_cells || self.bytes.len() != other.bytes.len() {
+            return self.bytes.clone_from(&other.bytes);
+        }
+        let (slots_end, heap_start) = (other.slots_end(), other.heap_start());
+        let (old_slots_end, old_heap_start) = (self.slots_end(), self.heap_start());
+        self.bytes[..slots_end].copy_from_slice(&other.bytes[..slots_end]);
+        self.bytes[heap_start..].copy_from_slice(&other.bytes[heap_start..]);
+        if old_slots_end > slots_end {
+            self.bytes[slots_end..old_slots_end.min(heap_start)].fill(0);
+        }
+        if old_heap_start < heap_start {
+            self.bytes[old_heap_start.max(slots_end)..heap_start].fill(0);
+        }
     }
 }
 

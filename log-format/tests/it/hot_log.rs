@@ -59,6 +59,26 @@ fn every_bit_flip_of_a_file_header_is_detected() {
     assert_eq!(FileHeader::decode(&longer).unwrap(), file_header());
 }
 
+#[test]
+fn a_file_header_says_up_to_where_a_start_needs_nothing() {
+    let header = FileHeader {
+        folded: FileNumber(1),
+        ..file_header()
+    };
+    let bytes = header.encode();
+    assert_eq!(bytes[56..64], 1_u64.to_le_bytes());
+    assert_eq!(FileHeader::decode(&bytes).unwrap(), header);
+    // What is said of the file before this one, or of later ones, cannot have been known.
+    for file in [2, 3, 4, u64::MAX] {
+        let folded = FileNumber(file);
+        let bytes = FileHeader {
+            folded,
+            ..header.clone()
+        };
+        assert!(FileHeader::decode(&bytes.encode()).is_err(), "{file}");
+    }
+}
+
 /// A zone with another version and a checksum that fits.
 fn newer(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[12] = HOT_LOG_VERSION.to_le_bytes()[0] + 1;

@@ -294,3 +294,52 @@ fn a_cell_past_the_pages_end_is_refused() {
     });
     assert!(error.unwrap_err().contains("cell offset"));
 }
+
+/// Pages of every kind, and leaves that are empty, filled to different heights, with gaps among their cells and cut off.
+fn pages_of_all_shapes() -> Vec<Page> {
+    let mut pages = vec![Page::new(PageId::new(9), PAGE_BYTES), leaf()];
+    for kind in [PageKind::Meta, PageKind::Overflow] {
+        let mut page = Page::new(PageId::new(9), PAGE_BYTES);
+        let bytes = std::borrow::Cow::Borrowed(&[0xEE; 200][..]);
+        apply(&mut page, &init(10, 9, kind)).unwrap();
+        apply(&mut page, &record(11, 9, 10, Op::WriteBytes { offset: 40, bytes })).unwrap();
+        pages.push(page);
+    }
+    for count in [0, 1, 3, 9] {
+        let mut page = Page::new(PageId::new(9), PAGE_BYTES);
+        let mut lsn = 10;
+        let mut change = |page: &mut Page, op| {
+            lsn += 1;
+            apply(page, &record(lsn, 9, lsn - 1, op)).unwrap();
+        };
+        apply(&mut page, &init(10, 9, PageKind::Leaf)).unwrap();
+        for slot in 0..count {
+            let key = vec![b'a' + u8::try_from(slot).unwrap()];
+            let mut cell = plain(&[], &[0x77; 20]);
+            cell.key = std::borrow::Cow::Owned(key);
+            change(&mut page, Op::Insert { slot, cell });
+        }
+        pages.push(page.clone());
+        if count > 1 {
+            let key = std::borrow::Cow::Borrowed(&[][..]);
+            change(&mut page, Op::Remove { slot: 1, key });
+            pages.push(page.clone());
+            change(&mut page, Op::Truncate { from_slot: 1 });
+            pages.push(page);
+        }
+    }
+    pages
+}
+
+#[test]
+fn a_page_copied_over_any_other_equals_it_to_the_byte() {
+    let pages = pages_of_all_shapes();
+    for page in &pages {
+        for before in &pages {
+            let mut copy = before.clone();
+            copy.clone_from(page);
+            assert_eq!(copy, *page, "{page:?} over {before:?}");
+            assert_eq!(copy.encode(), page.encode(), "{page:?} over {before:?}");
+        }
+    }
+}

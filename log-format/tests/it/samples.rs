@@ -339,6 +339,7 @@ pub fn file_header() -> FileHeader {
         file: FileNumber(3),
         block_bytes: 512,
         first_sequence: 1_000,
+        folded: FileNumber(0),
     }
 }
 

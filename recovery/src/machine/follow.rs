@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{Message, Probe, ProbeAnswer};
 use sixfold_log_format::{
     Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId, WriterId,
@@ -268,10 +269,12 @@ impl Follow {
     fn silence(&self, now: Duration) -> Option<Duration> {
         let root = self.manifest.as_ref()?.pg(PgId::ROOT)?;
         let patience = self.options.patience;
+        let is_fresh =
+            |word: &Word| now.saturating_sub(word.at) <= FRESH || planted(Mutant::StandbyStaleWord);
         let is_silent = |segment| {
             self.words
                 .get(&segment)
-                .is_some_and(|word| word.silent >= patience && now.saturating_sub(word.at) <= FRESH)
+                .is_some_and(|word| word.silent >= patience && is_fresh(word))
         };
         if !is_read_quorum_of_all(root, &is_silent) {
             return None;

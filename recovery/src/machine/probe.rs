@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{ProbeAnswer, SegmentProbe};
 use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch, VolumeId};
 
@@ -58,6 +59,7 @@ impl Terms<'_> {
     ) -> Option<VolumeEpoch> {
         let known = match *self.caller {
             Caller::Stranger => return None,
+            Caller::Owner { .. } if planted(Mutant::RefenceIgnoresSuccessor) => return None,
             Caller::Owner { volume_epoch, .. } | Caller::Standby { volume_epoch } => volume_epoch,
         };
         histories

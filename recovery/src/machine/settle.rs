@@ -292,7 +292,9 @@ impl SettleStep {
             }
             Phase::Refill if self.is_declaring() && !self.is_declared() => SettleVerdict::Wait,
             Phase::Refill
-                if self.declared.is_some() && !self.declaring && self.refill.is_done() =>
+                if self.declared.is_some()
+                    && !self.declaring
+                    && (self.refill.is_done() || planted(Mutant::LossManifestBeforeRefill)) =>
             {
                 self.declaring = true;
                 SettleVerdict::Wait

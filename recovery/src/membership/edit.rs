@@ -153,7 +153,7 @@ pub enum EditError {
 ///
 /// # Errors
 /// [`EditError`] when `out` is no whole member, when `into` is not fresh or not of its kind, when its node hosts another
-/// segment of the group, or when the group has no room for another change.
+/// segment of the group or is not in the fleet, or when the group has no room for another change.
 pub fn begin_replace(
     m: &Manifest,
     pg: PgId,
@@ -178,6 +178,7 @@ pub fn begin_replace(
         });
     }
     check_node(entry, into.node, &[out])?;
+    check_known(m, into.node)?;
     let joining = Member {
         joining: true,
         ..into
@@ -236,7 +237,8 @@ pub fn roll_back(
 /// Six full members make 4/6, three full of six full/tail, four full ones 3/4.
 ///
 /// # Errors
-/// [`EditError`] when the members fit no model, are not fresh, share a node, or when there are too many groups.
+/// [`EditError`] when the members fit no model, are not fresh, share a node or live on one that is not in the fleet, or when there
+/// are too many groups.
 pub fn append_pg(m: &Manifest, members: Vec<Member>) -> Result<Manifest, EditError> {
     let pgs = m.pgs.len();
     let number = u32::try_from(pgs).map_err(|_| EditError::TooManyPgs { pgs })?;
@@ -247,6 +249,7 @@ pub fn append_pg(m: &Manifest, members: Vec<Member>) -> Result<Manifest, EditErr
     let pg = PgId::new(number);
     for (index, member) in members.iter().enumerate() {
         check_fresh(m, member.segment)?;
+        check_known(m, member.node)?;
         for other in &members[..index] {
             if other.segment == member.segment {
                 return Err(EditError::SegmentTaken {
@@ -415,6 +418,14 @@ pub(super) fn check_node(
     match entry.members().iter().any(hosts) {
         true => Err(EditError::NodeTaken { node, pg: entry.pg }),
         false => Ok(()),
+    }
+}
+
+/// The node is in the fleet: a member whose node has no address would be found by no later writer (R25).
+pub(super) fn check_known(m: &Manifest, node: NodeId) -> Result<(), EditError> {
+    match m.hints.iter().any(|hint| hint.node == node) {
+        true => Ok(()),
+        false => Err(EditError::UnknownNode { node }),
     }
 }
 

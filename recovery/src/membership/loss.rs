@@ -1,8 +1,8 @@
 //! Copies that an operator declares destroyed (R19): the one unsafe change.
 //!
 //! Where a group can still reach its write quorum without the lost ones, nothing but an ordinary replacement is needed, and
-//! its sets stay. Where it cannot, what survives becomes a set of three, write 2 and read 2, until the group is brought back to
-//! six by [`super::begin_reshape`]. Every lost identity is refused for ever.
+//! its sets stay. Where it cannot, what survives becomes a set of three, write 2 and read 2, until the writer has brought the group
+//! back to six by [`super::begin_reshape`], by way of four. Every lost identity is refused for ever.
 //!
 //! Answered commits are on four of six. Three survivors meet all of them only together, so the reopening that installs this
 //! manifest must have the census of *all three*: [`is_loss_fence`].
@@ -19,7 +19,7 @@ pub const SURVIVORS_MIN: usize = 3;
 ///
 /// A group that has its write quorum without them keeps its sets; the lost members in them answer no more and are replaced
 /// by ordinary steps. In any other group the replacements under way are taken back, and the survivors of the set that is left
-/// make a set of three.
+/// make a set of three. Members that an earlier declaration left in their sets are lost like those in `lost`.
 ///
 /// # Errors
 /// [`EditError::TooFewSurvivors`] when fewer than three whole segments survive in some group, or three that are no read
@@ -28,6 +28,7 @@ pub fn declare_lost(manifest: &Manifest, lost: &[SegmentId]) -> Result<Manifest,
     let mut next = next_version(manifest);
     for entry in &mut next.pgs {
         let members: Vec<SegmentId> = entry.members().iter().map(|m| m.segment).collect();
+        let lost = &all_lost(entry, lost)[..];
         let survivors = survivors_of(entry, lost);
         let needed = SURVIVORS_MIN;
         let survives = |segment| survivors.iter().any(|member| member.segment == segment);
@@ -71,6 +72,7 @@ pub fn is_loss_fence(
     lost: &[SegmentId],
     holds: &dyn Fn(SegmentId) -> bool,
 ) -> bool {
+    let lost = &all_lost(entry, lost)[..];
     if is_write_quorum_of_all(entry, &|segment| !lost.contains(&segment)) {
         return is_fence_quorum_of_all(entry, &|segment| {
             !lost.contains(&segment) && holds(segment)
@@ -78,6 +80,11 @@ pub fn is_loss_fence(
     }
     let survivors = survivors_of(entry, lost);
     survivors.len() >= SURVIVORS_MIN && survivors.iter().all(|member| holds(member.segment))
+}
+
+/// Those, and whom an earlier declaration removed: some of them may stand in a set still, until they are replaced.
+fn all_lost(entry: &PgEntry, lost: &[SegmentId]) -> Vec<SegmentId> {
+    lost.iter().chain(&entry.removed).copied().collect()
 }
 
 /// The set without joining members: every write, answered under whatever step is under way, satisfied it.

@@ -21,5 +21,5 @@ pub use edit::{
     finish_replace, replacements, roll_back, set_hint,
 };
 pub use loss::{SURVIVORS_MIN, declare_lost, is_loss_fence};
-pub use placement::{Load, PlacementError, place_group, place_replacement};
-pub use reshape::{abandon_reshape, begin_reshape, finish_reshape, reshape_of};
+pub use placement::{Load, PlacementError, place_group, place_more, place_replacement};
+pub use reshape::{abandon_reshape, begin_reshape, finish_reshape, regrown, reshape_of};

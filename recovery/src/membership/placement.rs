@@ -1,4 +1,4 @@
-//! Which nodes hold a new segment: two in each of three availability zones, least loaded first.
+//! Which nodes hold a new segment: two in each of three availability zones, at most two in any, least loaded first.
 //!
 //! It knows nodes and counts only. Who is usable, and how loaded, is the caller's word.
 
@@ -39,6 +39,17 @@ pub enum PlacementError {
     UnknownNode {
         /// The node.
         node: NodeId,
+    },
+    /// Too few nodes for a group that lost copies: others are needed that answer, hold none of it, and are in a zone that holds
+    /// at most one of it.
+    #[error(
+        "{found} nodes are usable, hold nothing of the group and are in an availability zone that lacks a copy, {needed} are needed"
+    )]
+    TooFewNodes {
+        /// How many there are.
+        found: usize,
+        /// How many must be.
+        needed: usize,
     },
     /// Every usable node of the zone hosts a segment of the group.
     #[error("no spare node in availability zone {az}")]
@@ -106,4 +117,41 @@ pub fn place_replacement(
         .ok_or_else(|| PlacementError::NoSpare {
             az: home.az.clone(),
         })
+}
+
+/// Nodes for more segments of a group that lost some: hosts of none of `members`, in the zones that hold fewest of the group and never
+/// more than two in one, least loaded first, ties by id.
+///
+/// # Errors
+/// [`PlacementError::TooFewNodes`].
+pub fn place_more(
+    fleet: &[Load],
+    members: &[Member],
+    needed: usize,
+) -> Result<Vec<NodeId>, PlacementError> {
+    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+    for member in members {
+        let home = fleet.iter().find(|load| load.node == member.node);
+        if let Some(home) = home {
+            *held.entry(&home.az).or_default() += 1;
+        }
+    }
+    let mut chosen: Vec<NodeId> = Vec::new();
+    while chosen.len() < needed {
+        let held_in = |load: &Load| held.get(&*load.az).copied().unwrap_or(0);
+        let hosts = |node: NodeId| {
+            chosen.contains(&node) || members.iter().any(|member| member.node == node)
+        };
+        let fits =
+            |load: &&Load| load.usable && !hosts(load.node) && held_in(load) < SEGMENTS_PER_ZONE;
+        let next = fleet.iter().filter(fits);
+        let next = next.min_by_key(|load| (held_in(load), load.segments, load.node));
+        let Some(load) = next else {
+            let found = chosen.len();
+            return Err(PlacementError::TooFewNodes { found, needed });
+        };
+        chosen.push(load.node);
+        *held.entry(&load.az).or_default() += 1;
+    }
+    Ok(chosen)
 }

@@ -1,11 +1,20 @@
 //! Changes of a group's quorum model: to 3/4 for a long outage of an AZ, and back to six segments after it or after copies
 //! were declared lost (R19, R20).
 //!
-//! The same two steps as a replacement, with two sets of different models in force in between.
+//! The same two steps as a replacement, with two sets of different models in force in between:
+//!
+//! ```text
+//!   {2 of 3}  -- begin -->  {2 of 3, 3 of 4}  -- finish -->  {3 of 4}  -- begin -->  {3 of 4, 4 of 6}  -- finish -->  {4 of 6}
+//!                 one joins                                    two join
+//! ```
+//!
+//! Three survivors go to six by way of four, because in each of these steps the members that are whole make a write quorum of the set
+//! entered by themselves: commits go on while the others catch up. Of three and three that join only two could be whole at first, and
+//! nothing would become durable until the first of the three had copied all that the group holds.
 
-use sixfold_log_format::{Manifest, Member, PgEntry, PgId, SegmentId, SegmentSet};
+use sixfold_log_format::{Manifest, Member, PgEntry, PgId, QuorumModel, SegmentId, SegmentSet};
 
-use super::edit::{EditError, check_fresh, check_node, entry_of, names, with_entry};
+use super::edit::{EditError, check_fresh, check_known, check_node, entry_of, names, with_entry};
 
 /// The set that a change of the quorum model leads to, when one is under way.
 pub fn reshape_of(entry: &PgEntry) -> Option<&SegmentSet> {
@@ -15,12 +24,21 @@ pub fn reshape_of(entry: &PgEntry) -> Option<&SegmentSet> {
     }
 }
 
+/// What a group that lost copies for good goes to next, on its way back to six; `None` where nothing is missing.
+pub fn regrown(model: QuorumModel) -> Option<QuorumModel> {
+    match model {
+        QuorumModel::TwoOfThree => Some(QuorumModel::ThreeOfFour),
+        QuorumModel::ThreeOfFour => Some(QuorumModel::FourOfSix),
+        QuorumModel::FourOfSix | QuorumModel::FullTail => None,
+    }
+}
+
 /// Begins to change a group's quorum model to that of `target`. Its members are members of the group already, or fresh
 /// ones, which join.
 ///
 /// # Errors
 /// [`EditError`] when another change of the group is under way, when the model is the one in force or does not fit the members,
-/// or when a new member is not fresh or shares a node.
+/// or when a new member is not fresh, shares a node, or lives on one that is not in the fleet.
 pub fn begin_reshape(m: &Manifest, pg: PgId, target: SegmentSet) -> Result<Manifest, EditError> {
     let entry = entry_of(m, pg)?;
     let [base] = &entry.sets[..] else {
@@ -44,6 +62,7 @@ pub fn begin_reshape(m: &Manifest, pg: PgId, target: SegmentSet) -> Result<Manif
                 check_fresh(m, member.segment)?;
                 let leaving: Vec<SegmentId> = Vec::new();
                 check_node(entry, member.node, &leaving)?;
+                check_known(m, member.node)?;
                 member.joining = true;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Census, CensusRun};
 use sixfold_log_format::{
     AnnulledRange, Batch, BatchBuilder, History, Lsn, Manifest, ManifestVersion, Member,
@@ -93,6 +94,17 @@ pub fn manifest_of(pgs: Vec<PgEntry>) -> Manifest {
         pgs,
         hints: Vec::new(),
     }
+}
+
+/// With a fleet that every member of any test lives in.
+pub fn with_fleet(mut manifest: Manifest) -> Manifest {
+    let hint = |number: u8| NodeHint {
+        node: node(number),
+        az: format!("az{}", number % 3),
+        address: format!("10.0.0.{number}:1"),
+    };
+    manifest.hints = (0..60).map(hint).collect();
+    manifest
 }
 
 pub fn manifest() -> Manifest {

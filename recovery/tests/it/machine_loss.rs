@@ -212,3 +212,32 @@ fn a_group_with_its_write_quorum_keeps_its_sets() {
     });
     cluster.open(take_over(4));
 }
+
+#[test]
+fn who_was_lost_before_counts_for_nothing_in_a_second_loss() {
+    let mut second = set(QuorumModel::FourOfSix, &[6, 7, 8, 9, 10, 11]);
+    second.members[5].node = node(5);
+    let manifest = manifest_of(vec![entry(0, vec![six()]), entry(1, vec![second])]);
+    let mut cluster = Cluster::of(&manifest, 12);
+    cluster.recover(options(1)).unwrap();
+    cluster.only_up(0b0111_1100_0111);
+    cluster.open(declaring(3, &[3, 4, 5]));
+    // Of the second group 6 to 10 are left: two more, and three survive; three more, and too few do, though the set names 11 still.
+    cluster.only_up(0b0100_1100_0111);
+    let error = cluster.recover(declaring(4, &[8, 9, 7])).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RecoveryError::Loss(EditError::TooFewSurvivors { survivors: 2, .. })
+        ),
+        "{error:?}"
+    );
+    cluster.only_up(0b0100_1100_0111);
+    let opened = cluster.open(declaring(5, &[8, 9]));
+    let groups = &opened.manifest.pgs;
+    assert_eq!(groups[1].sets[0].model, QuorumModel::TwoOfThree);
+    let left: Vec<SegmentId> = [6, 7, 10].map(segment).to_vec();
+    let members = groups[1].members();
+    let members: Vec<SegmentId> = members.iter().map(|member| member.segment).collect();
+    assert_eq!(members, left);
+}

@@ -8,12 +8,13 @@ use sixfold_log_format::{
     Lsn, Manifest, Member, MemberKind, NodeId, PgId, QuorumModel, SegmentId, SegmentSet,
 };
 use sixfold_recovery::membership::{
-    Change, EditError, Load, PlacementError, Replacement, append_pg, begin_replace, drop_hint,
-    finish_replace, is_complete, place_group, place_replacement, replacements, roll_back, set_hint,
+    Change, EditError, Load, PlacementError, Replacement, append_pg, begin_replace, begin_reshape,
+    drop_hint, finish_replace, is_complete, place_group, place_more, place_replacement,
+    replacements, roll_back, set_hint,
 };
 
 use crate::common::{
-    entry, full_tail, has, lsn, manifest, manifest_of, member, node, segment, set, six,
+    entry, full_tail, has, lsn, manifest_of, member, node, segment, set, six, with_fleet,
 };
 
 pub const ROOT: PgId = PgId::ROOT;
@@ -21,7 +22,14 @@ const PG1: PgId = PgId::new(1);
 
 pub fn two_pgs() -> Manifest {
     let second = set(QuorumModel::FourOfSix, &[10, 11, 12, 13, 14, 15]);
-    manifest_of(vec![entry(0, vec![six()]), entry(1, vec![second])])
+    with_fleet(manifest_of(vec![
+        entry(0, vec![six()]),
+        entry(1, vec![second]),
+    ]))
+}
+
+fn manifest() -> Manifest {
+    with_fleet(crate::common::manifest())
 }
 
 pub fn sets_of(m: &Manifest, pg: PgId) -> Vec<Vec<u8>> {
@@ -168,7 +176,7 @@ fn a_replacement_that_makes_no_sense_is_refused() {
 
 #[test]
 fn a_full_member_is_replaced_by_a_full_one_and_keeps_its_place() {
-    let m = manifest_of(vec![entry(0, vec![full_tail()])]);
+    let m = with_fleet(manifest_of(vec![entry(0, vec![full_tail()])]));
     let begun = begin_replace(&m, ROOT, segment(2), member(6)).unwrap();
     readable(&begun);
     let kinds = |set: &SegmentSet| -> Vec<_> { set.members.iter().map(|m| m.kind).collect() };
@@ -219,7 +227,7 @@ fn a_group_is_appended_whole() {
 
 #[test]
 fn a_node_leaves_the_fleet_only_when_it_holds_nothing() {
-    let m = manifest();
+    let m = crate::common::manifest();
     let known = set_hint(&m, hint(3, "az1")).unwrap();
     let spare = set_hint(&known, hint(9, "az1")).unwrap();
     assert_eq!(spare.hints.len(), 2);
@@ -251,6 +259,26 @@ fn a_node_leaves_the_fleet_only_when_it_holds_nothing() {
         ..hint(9, "az1")
     };
     assert_eq!(set_hint(&m, nowhere), Err(EditError::HintText { bytes: 0 }));
+}
+
+/// No later writer would find it: hints are where addresses are.
+#[test]
+fn no_segment_is_placed_on_a_node_that_the_fleet_does_not_know() {
+    let m = drop_hint(&manifest(), node(15)).unwrap();
+    let unknown = Err(EditError::UnknownNode { node: node(15) });
+    assert_eq!(
+        begin_replace(&m, ROOT, segment(5), member(15)).map(|_| ()),
+        unknown
+    );
+    let members = (10..16).map(member).collect();
+    assert_eq!(append_pg(&m, members).map(|_| ()), unknown);
+    let three = manifest_of(vec![entry(
+        0,
+        vec![set(QuorumModel::TwoOfThree, &[0, 1, 2])],
+    )]);
+    let four = set(QuorumModel::ThreeOfFour, &[0, 1, 2, 15]);
+    let reshaped = begin_reshape(&three, ROOT, four);
+    assert_eq!(reshaped.map(|_| ()), unknown);
 }
 
 #[test]
@@ -610,4 +638,37 @@ fn the_least_loaded_zones_take_a_group_and_ties_go_by_id() {
     assert_eq!(numbers(place_group(&fleet).unwrap()), [2, 3, 4, 5, 6, 7]);
     fleet[6].segments = 2;
     assert_eq!(numbers(place_group(&fleet).unwrap()), [2, 3, 4, 5, 1, 0]);
+}
+
+#[test]
+fn what_a_group_lacks_goes_where_least_of_it_is() {
+    let numbers = |placed: Vec<NodeId>| -> Vec<u8> {
+        let number = |node: &NodeId| node.as_bytes()[0] - 101;
+        placed.iter().map(number).collect()
+    };
+    // Nodes 0 to 2 in az0, 3 to 5 in az1, 6 to 8 in az2.
+    let mut fleet = fleet(&[3, 3, 3]);
+    let one_zone_and_one: Vec<Member> = [0, 1, 3].map(member).into();
+    let place = |fleet: &[Load], members: &[Member], count| place_more(fleet, members, count);
+    assert_eq!(
+        numbers(place(&fleet, &one_zone_and_one, 3).unwrap()),
+        [6, 4, 7]
+    );
+    let one_each: Vec<Member> = [0, 3, 6].map(member).into();
+    assert_eq!(numbers(place(&fleet, &one_each, 3).unwrap()), [1, 4, 7]);
+    // Neither loaded nor unusable ones, where there are others; never a third one in a zone.
+    (fleet[6].segments, fleet[7].usable) = (5, false);
+    assert_eq!(
+        numbers(place(&fleet, &one_zone_and_one, 3).unwrap()),
+        [8, 4, 6]
+    );
+    fleet[6].usable = false;
+    assert_eq!(
+        place(&fleet, &one_zone_and_one, 3),
+        Err(PlacementError::TooFewNodes {
+            found: 2,
+            needed: 3
+        })
+    );
+    assert_eq!(numbers(place(&fleet, &one_zone_and_one, 1).unwrap()), [8]);
 }

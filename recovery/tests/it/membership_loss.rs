@@ -1,17 +1,49 @@
 //! Changes of the quorum model, and copies that are declared lost (R19).
 
-use sixfold_log_format::{PgEntry, QuorumModel, SegmentId, SegmentSet};
+use sixfold_log_format::{Manifest, PgEntry, QuorumModel, SegmentId, SegmentSet};
 use sixfold_recovery::membership::{
     EditError, abandon_reshape, begin_replace, begin_reshape, declare_lost, finish_replace,
-    finish_reshape, is_loss_fence, replacements, reshape_of,
+    finish_reshape, is_loss_fence, regrown, replacements, reshape_of,
 };
 use sixfold_recovery::quorum::{is_fence_quorum_of_all, is_write_quorum_of_all};
 
 use crate::common::{
-    entry, full_tail, has, manifest, manifest_of, member, node, segment, set, six, subsets,
-    subsets_of,
+    entry, full_tail, has, manifest_of, member, node, segment, set, six, subsets, subsets_of,
+    with_fleet,
 };
 use crate::membership::{ROOT, readable, sets_of, two_pgs};
+
+fn manifest() -> Manifest {
+    with_fleet(crate::common::manifest())
+}
+
+/// In each step the whole members of the set entered are a write quorum of it: commits wait for nobody who catches up.
+#[test]
+fn three_survivors_become_six_in_steps_that_make_no_write_wait() {
+    let lost = [segment(3), segment(4), segment(5)];
+    let mut m = declare_lost(&manifest(), &lost).unwrap();
+    let mut held = vec![0, 1, 2];
+    let mut begun = 0;
+    while let Some(model) = regrown(m.pg(ROOT).unwrap().sets[0].model) {
+        let count = u8::try_from(model.member_count() - held.len()).unwrap();
+        let fresh = 20 + held[held.len() - 1];
+        held.extend(fresh..fresh + count);
+        let joint = begin_reshape(&m, ROOT, set(model, &held)).unwrap();
+        let entry = joint.pg(ROOT).unwrap();
+        let members = entry.members();
+        let is_whole = |segment| {
+            let mut members = members.iter();
+            members.any(|member| member.segment == segment && !member.joining)
+        };
+        assert!(is_write_quorum_of_all(entry, &is_whole), "{model:?}");
+        m = finish_reshape(&joint, ROOT).unwrap();
+        readable(&m);
+        begun += 1;
+    }
+    assert_eq!(begun, 2);
+    assert_eq!(m.pg(ROOT).unwrap().sets[0].model, QuorumModel::FourOfSix);
+    assert_eq!(m.pg(ROOT).unwrap().removed, lost);
+}
 
 #[test]
 fn the_quorum_model_changes_in_two_steps_and_back() {
@@ -177,4 +209,22 @@ fn the_survivors_of_a_full_tail_group_need_a_full_one() {
     let mixed = [segment(0), segment(2), segment(1)];
     let declared = declare_lost(&m, &mixed).unwrap();
     assert_eq!(sets_of(&declared, ROOT), [[3, 4, 5]]);
+}
+
+/// A member that was declared lost before stands in its set until it is replaced, and survives nothing.
+#[test]
+fn who_was_lost_before_is_no_survivor_of_a_second_loss() {
+    let m = declare_lost(&manifest(), &[segment(0), segment(1)]).unwrap();
+    assert_eq!(sets_of(&m, ROOT), [[0, 1, 2, 3, 4, 5]]);
+    let found = m.pg(ROOT).unwrap();
+    let three = 0b01_1100;
+    let declared = declare_lost(&m, &[segment(5)]).unwrap();
+    assert_eq!(sets_of(&declared, ROOT), [[2, 3, 4]]);
+    assert!(is_loss_fence(found, &[segment(5)], &has(three)));
+    assert!(!is_loss_fence(found, &[segment(5)], &has(0b00_1100)));
+    assert!(!is_loss_fence(found, &[segment(5)], &has(0b00_1111)));
+    assert!(matches!(
+        declare_lost(&m, &[segment(4), segment(5)]),
+        Err(EditError::TooFewSurvivors { survivors: 2, .. })
+    ));
 }

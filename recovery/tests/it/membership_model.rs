@@ -10,14 +10,16 @@ use std::collections::BTreeSet;
 
 use sixfold_log_format::{Manifest, MemberKind, PgEntry, PgId, QuorumModel, SegmentId};
 use sixfold_recovery::membership::{
-    Change, append_pg, begin_replace, begin_reshape, declare_lost, finish_replace, finish_reshape,
-    is_complete, roll_back,
+    Change, abandon_reshape, append_pg, begin_replace, begin_reshape, declare_lost, finish_replace,
+    finish_reshape, is_complete, roll_back,
 };
 use sixfold_recovery::quorum::{
     is_fence_quorum_of_all, is_read_quorum, is_read_quorum_of_all, is_write_quorum_of_all,
 };
 
-use crate::common::{entry, full_tail, has, lsn, manifest_of, member, segment, set, six};
+use crate::common::{
+    entry, full_tail, has, lsn, manifest_of, member, segment, set, six, with_fleet,
+};
 
 /// What can be switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ fn base(first: PgEntry) -> Manifest {
     let mut root = entry(0, vec![root]);
     let mut other = first;
     (root.pg, other.pg) = (PgId::ROOT, PG);
-    manifest_of(vec![root, other])
+    with_fleet(manifest_of(vec![root, other]))
 }
 
 impl Script {
@@ -113,6 +115,14 @@ impl Script {
     }
 }
 
+impl Script {
+    fn abandoned(self, model: QuorumModel, numbers: &[u8]) -> Script {
+        let begun = begin_reshape(self.last(), PG, set(model, numbers)).unwrap();
+        let back = abandon_reshape(&begun, PG).unwrap();
+        self.then(begun, &[]).then(back, &[])
+    }
+}
+
 /// Every schedule of a group of six, and of the other models.
 fn scripts() -> Vec<Script> {
     let of_six = |name| Script::new(name, entry(1, vec![six()]));
@@ -131,6 +141,17 @@ fn scripts() -> Vec<Script> {
             entry(1, vec![set(QuorumModel::TwoOfThree, &[0, 1, 2])]),
         )
         .reshape(QuorumModel::FourOfSix, &[0, 1, 2, 3, 4, 5]),
+        Script::new(
+            "survivors to six by way of four",
+            entry(1, vec![set(QuorumModel::TwoOfThree, &[0, 1, 2])]),
+        )
+        .reshape(QuorumModel::ThreeOfFour, &[0, 1, 2, 3])
+        .reshape(QuorumModel::FourOfSix, &[0, 1, 2, 3, 4, 5]),
+        Script::new(
+            "survivors, taken back",
+            entry(1, vec![set(QuorumModel::TwoOfThree, &[0, 1, 2])]),
+        )
+        .abandoned(QuorumModel::ThreeOfFour, &[0, 1, 2, 3]),
         of_full_tail("a full one replaced").begin(0, 6).finish(0, 6),
         of_full_tail("a tail replaced").begin(1, 6).finish(1, 6),
         of_full_tail("a full one rolled back")
@@ -528,7 +549,8 @@ fn explore(script: &Script, off: &[Rule]) -> Result<usize, String> {
 fn scripts_in_reach() -> Vec<Script> {
     let long = std::env::var_os("SIXFOLD_EXPLORE_LONG").is_some();
     let mut all = scripts();
-    all.retain(|script| long || script.versions.len() <= 3 || script.name == "two at once");
+    let also = ["two at once", "survivors to six by way of four"];
+    all.retain(|script| long || script.versions.len() <= 3 || also.contains(&script.name));
     all
 }
 

@@ -7,13 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sixfold_log_format::{
-    Lsn, Manifest, ManifestVersion, PgEntry, PgId, SegmentId, SegmentSet, VolumeEpoch,
+    Lsn, Manifest, ManifestVersion, NodeId, PgEntry, PgId, SegmentId, SegmentSet, VolumeEpoch,
 };
 
 use super::truth::Bad;
 
-/// Of six, written from the rule, not taken from the arithmetic that is judged.
-const WRITE_QUORUM: usize = 4;
+/// Of a set of so many, written from the rule, not taken from the arithmetic that is judged.
+pub(crate) fn write_quorum(members: usize) -> usize {
+    match members {
+        3 => 2,
+        4 => 3,
+        _ => 4,
+    }
+}
 
 /// What is needed to judge a step: where a segment says it stands, as far as that counts.
 pub(crate) type SclOf<'a> = &'a dyn Fn(SegmentId) -> Lsn;
@@ -50,6 +56,8 @@ pub(crate) struct Members {
     removed: BTreeSet<SegmentId>,
     /// What a write of each group must satisfy now.
     sets: BTreeMap<PgId, BTreeSet<SetIds>>,
+    /// Nodes that are destroyed, on an operator's word (R19).
+    lost: BTreeSet<NodeId>,
 }
 
 /// The segments of a set, in order.
@@ -66,7 +74,33 @@ fn sets_of(entry: Option<&PgEntry>) -> BTreeSet<SetIds> {
 }
 
 fn has_quorum(set: &SetIds, holds: impl Fn(SegmentId) -> bool) -> bool {
-    set.iter().filter(|segment| holds(**segment)).count() >= WRITE_QUORUM
+    set.iter().filter(|segment| holds(**segment)).count() >= write_quorum(set.len())
+}
+
+/// Whether `after` is `before` without the segments on lost nodes: a group that has its write quorum without them keeps its sets, of any
+/// other one exactly three are left (R19).
+fn is_loss(before: &Manifest, after: &Manifest, lost: &BTreeSet<NodeId>) -> bool {
+    let of_group = |(old, new): (&PgEntry, &PgEntry)| {
+        let is_lost = |segment: SegmentId| {
+            let members = old.members().into_iter();
+            let mut on_lost = members.filter(|member| lost.contains(&member.node));
+            on_lost.any(|member| member.segment == segment)
+        };
+        let keeps = |set: &SetIds| has_quorum(set, |segment| !is_lost(segment));
+        if sets_of(Some(old)).iter().all(keeps) {
+            return old.sets == new.sets;
+        }
+        let joining = |set: &&SegmentSet| set.members.iter().any(|member| member.joining);
+        let Some(base) = old.sets.iter().find(|set| !joining(set)).map(ids) else {
+            return false;
+        };
+        let mut left = base;
+        left.retain(|segment| !is_lost(*segment));
+        sets_of(Some(new)) == BTreeSet::from([left.clone()]) && left.len() == 3
+    };
+    !lost.is_empty()
+        && before.pgs.len() == after.pgs.len()
+        && before.pgs.iter().zip(&after.pgs).all(of_group)
 }
 
 impl Members {
@@ -79,6 +113,7 @@ impl Members {
             needed: BTreeMap::new(),
             removed: BTreeSet::new(),
             sets: BTreeMap::new(),
+            lost: BTreeSet::new(),
         };
         members.recount();
         members
@@ -106,6 +141,41 @@ impl Members {
 
     pub(crate) fn is_settled(&self) -> bool {
         self.proposed.is_none()
+    }
+
+    /// An operator gives the word that these nodes are destroyed.
+    pub(crate) fn declare_lost(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.lost.extend(nodes);
+    }
+
+    /// Whether the word was given and no opening has heard it yet.
+    pub(crate) fn awaits_loss(&self) -> bool {
+        let members = self.in_force.pgs.iter().flat_map(PgEntry::members);
+        let is_lost = |segment, node| self.lost.contains(&node) && !self.is_removed(segment);
+        let mut members = members.filter(|member| is_lost(member.segment, member.node));
+        members.next().is_some()
+    }
+
+    /// What the step that is proposed does.
+    pub(crate) fn proposed_kind(&self) -> Option<StepDone> {
+        let proposed = self.proposed.as_ref()?;
+        Some(kind_of(&self.in_force, &proposed.to))
+    }
+
+    /// The group of a replacement that is about to end, who leaves, and who stays.
+    pub(crate) fn leaving(&self) -> Option<(PgId, SegmentId, Vec<SegmentId>)> {
+        let to = &self.proposed.as_ref()?.to;
+        let changed = |entry: &&PgEntry| to.pg(entry.pg) != Some(*entry);
+        let before = self.in_force.pgs.iter().find(changed)?;
+        let stay: Vec<SegmentId> = to
+            .pg(before.pg)?
+            .members()
+            .iter()
+            .map(|m| m.segment)
+            .collect();
+        let members = before.members().into_iter();
+        let mut gone = members.filter(|member| !stay.contains(&member.segment));
+        Some((before.pg, gone.next()?.segment, stay))
     }
 
     /// Whether a segment was removed for ever.
@@ -143,7 +213,9 @@ impl Members {
         }
         let same = |known: &Manifest| known.pgs == manifest.pgs && known.hints == manifest.hints;
         let found = self.candidates.iter().any(same);
-        if !same(&self.in_force) && !found {
+        let lost = |base: &Manifest| is_loss(base, manifest, &self.lost);
+        let lost = lost(&self.in_force) || self.candidates.iter().any(lost);
+        if !same(&self.in_force) && !found && !lost {
             return Err(format!(
                 "epoch {epoch} opened with manifest {}, which is neither the one in force ({}) nor was it proposed since (R21)",
                 manifest.version, self.in_force.version

@@ -10,7 +10,7 @@ mod watched;
 
 pub(crate) use answers::Reads;
 pub(crate) use answers::{GetSeen, RangeSeen};
-pub(crate) use members::{SetIds, StepDone};
+pub(crate) use members::{SetIds, StepDone, write_quorum};
 pub(crate) use truth::{Bad, Oracle};
 pub(crate) use watched::Watched;
 

@@ -14,7 +14,7 @@ use sixfold_log_format::{
 };
 use sixfold_recovery::machine::Opened;
 
-use super::members::{Members, SetIds};
+use super::members::{Members, SetIds, write_quorum};
 use super::model::Model;
 use super::stamps::Stamps;
 use crate::reached::{Counts, Reached};
@@ -367,7 +367,7 @@ impl Oracle {
                     let set_count = sets.len();
                     for set in sets {
                         let count = acked(set, *pg, last);
-                        if count < 4 {
+                        if count < write_quorum(set.len()) {
                             return Err(format!(
                                 "VDL {vdl} was published with {last} of group {pg} on {count} segments of one of its {} sets (R20)",
                                 set_count

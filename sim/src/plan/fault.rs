@@ -75,6 +75,26 @@ pub enum Fault {
         hold_us: u64,
         unseen: bool,
     },
+    /// The forgetful disk writes a group exactly over an earlier one of its length; then the power goes.
+    Overwrite,
+    /// An ambush: what the root's segments are to hear of the next step that appends a group is held back for so long; `dies`: the
+    /// writer does at the end of it (R10).
+    HoldGrowth { hold_ms: u64, dies: bool },
+    /// An ambush: the segment that the next replacement removes hears nothing of it, and goes on; when the step is in force, three
+    /// of those that stay hear nothing of the writer for so long (R20).
+    LateLeaver { hold_ms: u64 },
+    /// An ambush: a rival's claims reach these two nodes, then it dies, and the writer is left with exactly four (R8). `successor`: when it
+    /// opens the volume again in place, somebody else was faster.
+    BareQuorum { nodes: u16, successor: bool },
+    /// These nodes are destroyed, all at once.
+    Destroy { nodes: u16 },
+    /// An operator gives the word that the destroyed nodes are lost (R19), again and again until the volume is open without them.
+    GiveWord { host: usize },
+    /// A process watches the writer, to take its place.
+    StandBy { host: usize, patience_ms: u64 },
+    /// Three nodes, one after the other, do not hear the writer for longer than a standby's patience, tell the standby so, and are
+    /// not heard by it any more when they hear the writer again.
+    RollSilence { nodes: u16 },
 }
 
 impl Fault {
@@ -163,6 +183,7 @@ impl Fault {
                 | Fault::Misdirect
                 | Fault::Relapse { .. }
                 | Fault::DropSegment { .. }
+                | Fault::Overwrite
         )
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct MemberShape {
     pub(crate) replacements_max: usize,
     /// Groups above those that it is made with.
     pub(crate) pgs_more: usize,
+    /// A zone and one more node are destroyed: what there is left at the end is looked at alone.
+    pub(crate) ends_read_only: bool,
 }
 
 impl MemberShape {
@@ -32,6 +34,7 @@ impl MemberShape {
         grow_below: None,
         replacements_max: 4,
         pgs_more: 0,
+        ends_read_only: false,
     };
 
     /// As a writer is told.
@@ -106,6 +109,7 @@ impl Plan {
             grow_below: rng.pick(&[None, None, Some(6), Some(16)]),
             replacements_max: rng.pick(&[1, 2, 4]),
             pgs_more: rng.pick(&[1, 2]),
+            ends_read_only: false,
         };
         let last = if self.failovers.is_empty() {
             self.end / MS

@@ -4,6 +4,7 @@
 mod failover;
 mod fault;
 mod members;
+mod pieces;
 mod shape;
 
 use std::fmt;
@@ -82,6 +83,7 @@ impl Plan {
         if seed >= MEMBERSHIP_SEEDS || rng.chance(1, 4) {
             plan.add_membership(&mut rng);
         }
+        plan.add_piece(&mut Rng::new(seed, 14));
         plan
     }
 

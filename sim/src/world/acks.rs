@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use sixfold_log_format::{Lsn, PgId, SegmentId};
 
-use crate::oracle::SetIds;
+use crate::oracle::{SetIds, write_quorum};
 
 /// SCLs said to one writer under its own history.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     said: BTreeMap<SegmentId, Said>,
-    /// What four segments of a set had said at once: it stays durable within the budget when one of them forgets later.
+    /// What a write quorum of a set had said at once: it stays durable within the budget when one of them forgets later.
     quorum: BTreeMap<SetIds, Lsn>,
     /// What every set that counted for a group had, at one time or another: a step that is taken later asks for nothing more (R20).
     durable: BTreeMap<PgId, Lsn>,
@@ -49,7 +49,8 @@ impl Acks {
         for set in sets {
             let mut scls: Vec<Lsn> = set.iter().map(|member| self.scl_of(*member)).collect();
             scls.sort_unstable();
-            let fourth = scls.len().checked_sub(4).and_then(|at| scls.get(at));
+            let least = scls.len().checked_sub(write_quorum(scls.len()));
+            let fourth = least.and_then(|at| scls.get(at));
             if let Some(&fourth) = fourth.filter(|scl| !scl.is_none()) {
                 match self.quorum.get_mut(set) {
                     Some(quorum) => *quorum = fourth.max(*quorum),
@@ -68,17 +69,17 @@ impl Acks {
         scl < scl_max
     }
 
-    /// How many segments of a set hold its group's log up to `last`, as far as they have said; four when four had.
+    /// How many segments of a set hold its group's log up to `last`, as far as they have said; all of it when a write quorum had.
     pub(crate) fn holders(&self, set: &SetIds, pg: PgId, last: Lsn) -> usize {
         if self
             .durable
             .get(&pg)
             .is_some_and(|&durable| durable >= last)
         {
-            return 4;
+            return set.len();
         }
         if self.quorum.get(set).is_some_and(|&quorum| quorum >= last) {
-            return 4;
+            return set.len();
         }
         let scls = set.iter().map(|member| self.scl_of(*member));
         scls.filter(|scl| *scl >= last).count()

@@ -49,6 +49,16 @@ impl World {
             (Party::Reader(reader), Kind::Survey { request }) => {
                 self.reader_event(reader, RecoveryEvent::Answer { request, message });
             }
+            (Party::Reader(reader), Kind::Read) => {
+                if let Message::Pages(pages) = &message
+                    && matches!(pages.pages[..], [PageAnswer::Page(_)])
+                {
+                    self.reader_got(reader);
+                }
+            }
+            (Party::Standby(standby), Kind::Watch { request }) => {
+                self.standby_event(standby, RecoveryEvent::Answer { request, message });
+            }
             (Party::Node { node, life }, Kind::Peer { token }) if first => {
                 self.peer_answer((node, life), token, Some(message));
             }
@@ -117,6 +127,10 @@ impl World {
                 }
             }
         }
+        self.refencing_hears(writer, &message);
+        if let Message::Installed(installed) = &message {
+            self.survivor_says(writer, installed.segment, installed.scl);
+        }
         self.recovery_event(writer, round, RecoveryEvent::Answer { request, message });
     }
 
@@ -161,6 +175,9 @@ impl World {
             }
             (Party::Reader(reader), Kind::Survey { request }) if !(clean && answered) => {
                 self.reader_unheard(reader, request);
+            }
+            (Party::Standby(standby), Kind::Watch { request }) if !(clean && answered) => {
+                self.standby_event(standby, RecoveryEvent::Unreachable { request });
             }
             (Party::Node { node, life }, Kind::Peer { token }) if !answered => {
                 self.peer_answer((node, life), token, None);

@@ -172,6 +172,20 @@ impl World {
                 hold_us,
                 unseen,
             } => self.lie_in_wait_for_a_step(reach, skip, hold_us * US, unseen),
+            Fault::Overwrite => {
+                let node = self.plan.shape.forgetful;
+                self.nodes[node].suspect = true;
+                self.nodes[node].disk.overwrite_next = true;
+            }
+            Fault::HoldGrowth { hold_ms, dies } => self.lie_in_wait_for_growth(hold_ms * MS, dies),
+            Fault::LateLeaver { hold_ms } => self.lie_in_wait_for_a_leaver(hold_ms * MS),
+            Fault::BareQuorum { nodes, successor } => self.bare_quorum(nodes, successor),
+            Fault::Destroy { nodes } => self.destroy(nodes),
+            Fault::GiveWord { host } => self.give_word(index, host),
+            Fault::StandBy { host, patience_ms } => {
+                self.start_standby(NODE_COUNT + host, patience_ms * MS);
+            }
+            Fault::RollSilence { nodes } => self.roll_silence(nodes),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use sixfold_compute_core::ReadPoint;
 use sixfold_log_format::wire::{
     CreateSegment, DropSegment, Message, NodeStatus, PageAnswer, PageRequest, ReadLog, ReadPages,
     Refusal,
@@ -36,6 +37,10 @@ enum Stage {
         since: Time,
     },
     Auditing {
+        since: Time,
+    },
+    /// Too few are left to write: what there is is read.
+    Reading {
         since: Time,
     },
     Over,
@@ -76,6 +81,8 @@ pub(crate) struct Finish {
     complaint: String,
     /// Since when the audit has met damage that is not healed.
     harmed_since: Option<Time>,
+    /// The writer whose read point the audit reads at, and that.
+    point: Option<(usize, ReadPoint)>,
 }
 
 impl Finish {
@@ -94,6 +101,11 @@ impl Finish {
             self.stage,
             Stage::Converging { .. } | Stage::Auditing { .. }
         )
+    }
+
+    /// Whether what is left after a loss is being read.
+    pub(crate) fn is_reading(&self) -> bool {
+        matches!(self.stage, Stage::Reading { .. })
     }
 
     pub(crate) fn is_healed(&self) -> bool {
@@ -185,6 +197,8 @@ impl World {
         self.tell(|| "** all faults end".to_owned());
         self.director.stop();
         self.ambushes.forget_all();
+        self.traps.forget_all();
+        self.hearing.forget_all();
         self.heal_network();
         for node in 0..self.nodes.len() {
             let disk = &mut self.nodes[node].disk;
@@ -193,6 +207,7 @@ impl World {
             disk.fail_next_write = false;
             disk.misreads = 0;
             disk.misdirect_next_write = false;
+            disk.overwrite_next = false;
             disk.settle();
             let life = self.nodes[node].life;
             self.resume_node(node, life);
@@ -204,7 +219,12 @@ impl World {
             self.resume_writer(writer);
         }
         self.release_held();
-        self.finish.stage = Stage::Probing { since: self.now };
+        let since = self.now;
+        self.finish.stage = if self.plan.shape.members.ends_read_only {
+            Stage::Reading { since }
+        } else {
+            Stage::Probing { since }
+        };
         self.queue.push(self.now + STEP, Event::Finish);
     }
 
@@ -233,9 +253,18 @@ impl World {
                 self.supervise();
                 self.judge_statuses();
             }
+            Stage::Reading { since } => match self.read_what_is_left(since) {
+                Ok(true) => {
+                    self.finish.stage = Stage::Over;
+                    return;
+                }
+                Ok(false) => {}
+                Err(bad) => return self.fail(bad),
+            },
             Stage::Auditing { since } => {
                 if self.finish.questions.is_empty() {
                     self.finish.stage = Stage::Over;
+                    self.finish.point = None;
                     let walked = self.oracle.walk_tree();
                     return self.check(walked);
                 }
@@ -324,6 +353,11 @@ impl World {
 
     /// Reads everything from everybody.
     fn audit(&mut self) {
+        // Announced first, so that it stays readable (R17).
+        let Some((lsn, point)) = self.announce_for_audit() else {
+            return self.supervise();
+        };
+        self.finish.point = Some(point);
         self.finish.stage = Stage::Auditing { since: self.now };
         self.finish.questions.clear();
         let newest = self.oracle.newest();
@@ -360,8 +394,7 @@ impl World {
                 .copied()
                 .filter(|page| self.manifest.pg_of(*page) == Some(pg))
                 .collect();
-            let lsn = self.oracle.last;
-            let pg_last = self.oracle.pg_last(pg);
+            let pg_last = self.pg_last_at(pg, lsn);
             for pages in pages.chunks(64) {
                 let request = |page: &PageId| PageRequest {
                     page: *page,
@@ -377,6 +410,21 @@ impl World {
             }
             self.audit_the_past(node, segment, pg);
         }
+    }
+
+    /// A read point at the published VDL of the writer that is there.
+    fn announce_for_audit(&self) -> Option<(Lsn, (usize, ReadPoint))> {
+        let writer = self.current_writer()?;
+        let shared = self.writers[writer].shared.as_ref()?;
+        let point = shared.announce();
+        Some((point.lsn(), (writer, point)))
+    }
+
+    /// Whether the point of the audit is announced still: the writer has not ended since.
+    fn is_announced(&self) -> bool {
+        let current = self.current_writer();
+        let of_current = |(writer, _): &(usize, ReadPoint)| Some(*writer) == current;
+        self.finish.point.as_ref().is_some_and(of_current)
     }
 
     /// Asks for the log of a segment in `(after, scl]`.
@@ -443,10 +491,10 @@ impl World {
             }
             (Question::Probe, Message::Pages(pages)) => self.probed_pages(node, &pages.pages),
             (Question::Pages, Message::Pages(pages)) => {
-                // Nobody announced this read point: the writer's chores may have moved the horizon past it.
+                let forgets = !self.is_announced();
                 let refused = pages.pages.iter().find_map(|answer| match answer {
-                    PageAnswer::Refused(Refusal::Overloaded | Refusal::Forgotten { .. })
-                    | PageAnswer::Page(_) => None,
+                    PageAnswer::Refused(Refusal::Overloaded) | PageAnswer::Page(_) => None,
+                    PageAnswer::Refused(Refusal::Forgotten { .. }) if forgets => None,
                     PageAnswer::Refused(refusal) => Some(refusal),
                 });
                 let refused = refused.cloned();

@@ -390,7 +390,8 @@ impl World {
         self.ask_probe(node, read);
     }
 
-    fn pg_last_at(&self, pg: PgId, lsn: Lsn) -> Lsn {
+    /// The last record of a group at or below a point.
+    pub(super) fn pg_last_at(&self, pg: PgId, lsn: Lsn) -> Lsn {
         let Some(lsns) = self.oracle.pg_lsns.get(&pg) else {
             return Lsn::NONE;
         };

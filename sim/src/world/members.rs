@@ -16,9 +16,6 @@ use crate::reached::Reached;
 /// Nodes that an operator's tool leaves a wish with at a time.
 const LEFT_WITH: usize = 2;
 
-/// Whether a removed segment must be gone at the end, whoever died before it was dropped.
-const STRICT_ABOUT_REMOVED: bool = false;
-
 /// A wish that nobody has reported the end of yet.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -80,6 +77,7 @@ impl World {
             StepDone::Grown => Reached::VolumeGrew,
             StepDone::Other => Reached::FleetChanged,
         });
+        self.trap_in_force(done);
     }
 
     /// An operator wants something.
@@ -376,11 +374,9 @@ impl World {
                 return Some(format!("{name} lacks segment {segment} of group {pg}"));
             }
         }
-        // A writer that dies before it drops what it removed leaves it behind.
         let members = &self.oracle.members;
         let kept = held
             .iter()
-            .filter(|_| STRICT_ABOUT_REMOVED)
             .find(|segment| members.is_removed(**segment) && !names(manifest, **segment));
         kept.map(|segment| format!("{name} still has segment {segment}, which was removed"))
     }

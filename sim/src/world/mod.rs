@@ -17,11 +17,14 @@ mod drops;
 mod faults;
 mod finish;
 mod layers;
+mod losses;
 mod members;
 mod net;
 mod node;
 mod promise;
 mod readers;
+mod standbys;
+mod traps;
 mod watches;
 mod workload;
 mod writer;
@@ -50,8 +53,11 @@ use director::Director;
 use drops::Dropping;
 use finish::Finish;
 use layers::LayerWatch;
+use losses::Losses;
 use net::{Item, Net, Party, Stream};
 use node::Node;
+use standbys::{Hearing, Standby};
+use traps::Traps;
 use watches::Watch;
 use writer::Writer;
 
@@ -163,8 +169,23 @@ pub(crate) enum Event {
     Ambush {
         step: u64,
     },
+    Trap {
+        step: u64,
+    },
     ReaderTimer {
         reader: usize,
+    },
+    StandbyTimer {
+        standby: usize,
+    },
+    /// Another process stands by where one was.
+    StandBy {
+        host: usize,
+        patience: Time,
+    },
+    /// The next of the nodes that do not hear the writer for a while.
+    Roll {
+        number: u64,
     },
     /// An operator comes again.
     Leave {
@@ -231,6 +252,10 @@ pub(crate) struct World {
     /// Those who only read, and the highest epoch that any candidate claimed.
     readers: Vec<readers::Reader>,
     claimed: VolumeEpoch,
+    /// Those who watch the writer, and what the root's segments hear of it.
+    standbys: Vec<Standby>,
+    hearing: Hearing,
+    losses: Losses,
     /// What operators want.
     wishes: Vec<members::Open>,
     /// Segments whose nodes know that they were removed.
@@ -242,6 +267,7 @@ pub(crate) struct World {
     oracle: Oracle,
     director: Director,
     ambushes: Ambushes,
+    traps: Traps,
     walls: WallClocks,
     finish: Finish,
     layers: LayerWatch,
@@ -302,6 +328,9 @@ impl World {
             is_created: false,
             readers: Vec::new(),
             claimed: VolumeEpoch::CREATION,
+            standbys: Vec::new(),
+            hearing: Hearing::default(),
+            losses: Losses::default(),
             wishes: Vec::new(),
             tombs: BTreeMap::new(),
             laid: BTreeSet::new(),
@@ -310,6 +339,7 @@ impl World {
             manifest,
             director: Director::new(&plan),
             ambushes: Ambushes::default(),
+            traps: Traps::default(),
             walls: WallClocks::new(HOST_COUNT, &mut Rng::new(plan.seed, 7)),
             finish: Finish::default(),
             layers: LayerWatch::new(&mut Rng::new(plan.seed, 9)),
@@ -437,7 +467,11 @@ impl World {
                 down,
             } => self.strike(number, nodes, down),
             Event::Ambush { step } => self.ambush_step(step),
+            Event::Trap { step } => self.trap_step(step),
             Event::ReaderTimer { reader } => self.reader_timer(reader),
+            Event::StandbyTimer { standby } => self.standby_timer(standby),
+            Event::StandBy { host, patience } => self.start_standby(host, patience),
+            Event::Roll { number } => self.roll_on(number),
             Event::Leave { wish } => self.leave(wish),
             Event::Probe => self.probe(),
             Event::HealAll => self.heal_all(),
@@ -454,15 +488,18 @@ impl World {
                     (true, _) => (Some(stream.node), None),
                     (false, Party::Node { node, .. }) => (Some(node), None),
                     (false, Party::Writer(writer)) => (None, Some(writer)),
-                    (false, Party::Auditor | Party::Reader(_) | Party::Ghost { .. }) => {
-                        (None, None)
-                    }
+                    (
+                        false,
+                        Party::Auditor | Party::Reader(_) | Party::Standby(_) | Party::Ghost { .. },
+                    ) => (None, None),
                 }
             }
             Event::ClientEnd { stream } => match self.streams[*stream].client {
                 Party::Node { node, .. } => (Some(node), None),
                 Party::Writer(writer) => (None, Some(writer)),
-                Party::Auditor | Party::Reader(_) | Party::Ghost { .. } => (None, None),
+                Party::Auditor | Party::Reader(_) | Party::Standby(_) | Party::Ghost { .. } => {
+                    (None, None)
+                }
             },
             Event::NodeEnd { stream } => (Some(self.streams[*stream].node), None),
             Event::Written { node, .. }

@@ -4,7 +4,7 @@
 //! when the cut heals; where it does not heal in time the connection is lost, and every stream of it with all that was under
 //! way. A request may also arrive twice, late, when its sender is long dead.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use sixfold_compute_core::{AttachKey, FetchKey};
 use sixfold_log_format::wire::{Message, PageAnswer, PageRequest, Refusal, Role};
@@ -30,6 +30,8 @@ pub(crate) enum Party {
     Auditor,
     /// A process that opened the volume for reading.
     Reader(usize),
+    /// A process that watches the writer.
+    Standby(usize),
     /// A late copy of what this host sent in this role.
     Ghost {
         host: usize,
@@ -43,6 +45,8 @@ pub(crate) enum Kind {
     Log { attach: AttachKey },
     Recovery { request: RequestKey, round: u32 },
     Survey { request: RequestKey },
+    Watch { request: RequestKey },
+    Read,
     Ask { fetch: FetchKey },
     Peer { token: PeerToken },
     Audit { question: u64 },
@@ -99,6 +103,8 @@ pub(crate) struct Net {
     pub(crate) holds_odd_groups: bool,
     /// Log streams of this group are held back.
     pub(crate) holds_group: Option<PgId>,
+    /// Installs of a writer that is open are held back from these segments.
+    pub(crate) holds_steps: BTreeSet<SegmentId>,
     idle: Time,
     link_us: u64,
     /// Requests of a thousand that come once more.
@@ -114,6 +120,7 @@ impl Net {
             quiet: 0,
             holds_odd_groups: false,
             holds_group: None,
+            holds_steps: BTreeSet::new(),
             idle: rng.pick(&[300, 1_000, 3_000]) * MS,
             link_us: plan.shape.link_us,
             late: rng.pick(&[0, 5, 30]),
@@ -128,13 +135,14 @@ impl World {
             Party::Node { node, .. } => node,
             Party::Auditor => AUDITOR_HOST,
             Party::Reader(reader) => self.readers[reader].host,
+            Party::Standby(standby) => self.standbys[standby].host,
             Party::Ghost { host, .. } => host,
         }
     }
 
     fn role_of(party: Party) -> Role {
         match party {
-            Party::Writer(_) => Role::Writer,
+            Party::Writer(_) | Party::Standby(_) => Role::Writer,
             Party::Node { .. } => Role::Node,
             Party::Auditor => Role::Operator,
             Party::Reader(_) => Role::Reader,
@@ -253,7 +261,7 @@ impl World {
         let node = self.streams[stream].node;
         let (from, to) = if up { (host, node) } else { (node, host) };
         let silenced = (self.net.quiet > 0 && matches!(client, Party::Node { .. }))
-            || (up && self.holds_group_of(stream));
+            || (up && (self.holds_group_of(stream) || self.holds_step_of(stream)));
         let now = self.now;
         if self.net.blocked[from][to] > 0 || silenced {
             let state = &mut self.streams[stream];
@@ -291,6 +299,14 @@ impl World {
         pg.is_some_and(|pg| {
             self.net.holds_group == Some(pg) || (self.net.holds_odd_groups && pg.get() % 2 == 1)
         })
+    }
+
+    /// Whether it tells a segment of a step that is held back from it.
+    fn holds_step_of(&self, stream: usize) -> bool {
+        let state = &self.streams[stream];
+        let tells = matches!(state.kind, Kind::Ask { .. }) && state.version.is_some();
+        let about = state.about;
+        tells && about.is_some_and(|segment| self.net.holds_steps.contains(&segment))
     }
 
     fn latency(&mut self, host: usize, node: usize) -> Time {
@@ -519,6 +535,7 @@ impl World {
             Party::Node { node, life } => u64::from(life) * 10 + node as u64,
             Party::Auditor => 900,
             Party::Reader(reader) => 100_000 + reader as u64,
+            Party::Standby(standby) => 200_000 + standby as u64,
             Party::Ghost { host, .. } => 950 + host as u64,
         });
         self.before_delivery(node, stream, &message);
@@ -607,5 +624,6 @@ impl World {
         self.net.quiet = 0;
         self.net.holds_odd_groups = false;
         self.net.holds_group = None;
+        self.net.holds_steps.clear();
     }
 }

@@ -95,6 +95,7 @@ impl World {
         state.owes_proof = !state.disk.may_forget();
         state.says_damaged = false;
         state.layers.started(self.now);
+        self.hearing.node_started(node);
         let core = NodeCore::new(found, clock.at(self.now));
         self.tell(|| format!("{} starts", node_name(node)));
         self.nodes[node].core = Some(core);
@@ -414,6 +415,7 @@ impl World {
             _ => {}
         }
         self.heard(stream, &message);
+        self.hears_the_writer(stream, &message);
         if !self.streams[stream].node_open {
             return;
         }
@@ -441,6 +443,7 @@ impl World {
             Party::Node { node, .. } => node_name(node).to_string(),
             Party::Auditor => "auditor".to_owned(),
             Party::Reader(reader) => format!("R{reader}"),
+            Party::Standby(standby) => format!("S{standby}"),
             Party::Ghost { .. } => "nobody".to_owned(),
         }
     }
@@ -530,14 +533,21 @@ impl World {
         if ended == Ended::Sync {
             state.layers.synced();
         }
+        let mut went_over = false;
         if result.is_ok() && !of_layer {
-            state.disk.complete(&mut self.disk_rng);
+            went_over = state.disk.complete(&mut self.disk_rng);
         }
         self.note(3, node as u64 ^ (token.0 << 4));
         self.look_for_harm(node);
         self.node_event(node, NodeEvent::Written { token, result });
         if !of_layer && self.nodes[node].layers.wants_a_look() {
             self.look_at_layers(node);
+        }
+        if went_over {
+            self.tell(|| format!("{} wrote over an earlier group", node_name(node)));
+            self.oracle.reached.hit(Reached::GroupWrittenOver);
+            self.crash_node(node, true);
+            self.restart_node(node, 5 * MS);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sixfold_log_format::wire::{Message, PageRequest, ReadPages};
-use sixfold_log_format::{Lsn, PageId, VolumeEpoch};
+use sixfold_log_format::{Lsn, NodeId, PageId, VolumeEpoch};
 use sixfold_recovery::machine::survey::{
     Survey, SurveyAction, SurveyError, SurveyOptions, Surveyed,
 };
@@ -13,13 +13,15 @@ use sixfold_recovery::machine::{RecoveryEvent, RequestKey};
 use super::brief::brief;
 use super::net::{Kind, Party};
 use super::{Event, NODE_COUNT, World};
-use crate::clock::LocalClock;
+use crate::clock::{LocalClock, MS, Time};
 use crate::plan::node_name;
 use crate::reached::Reached;
 
 /// Pages that a reader reads.
 const PAGES: usize = 8;
 const DEADLINE: Duration = Duration::from_millis(1_500);
+/// Pages that were asked for are there by then, or it is tried again.
+const READ: Time = 600 * MS;
 
 /// A reader's process.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Reader {
     survey: Option<Survey>,
     /// The last commit that anybody was told of when it began.
     answered: Lsn,
+    /// When it found the point.
+    found_at: Option<Time>,
 }
 
 impl World {
@@ -50,6 +54,7 @@ impl World {
             clock,
             survey: Some(survey),
             answered: answered.unwrap_or(Lsn::NONE),
+            found_at: None,
         });
         let reader = self.readers.len() - 1;
         self.tell(|| format!("R{reader} opens for reading"));
@@ -112,8 +117,12 @@ impl World {
             Ok(found) => found,
             Err(error) => {
                 self.tell(|| format!("R{reader}: {error}"));
-                if let SurveyError::Corrupt(_) | SurveyError::NoVolume { .. } = error {
-                    self.fail(format!("R{reader} cannot read: {error}"));
+                match error {
+                    SurveyError::Corrupt(_) | SurveyError::NoVolume { .. } => {
+                        self.fail(format!("R{reader} cannot read: {error}"));
+                    }
+                    SurveyError::Undecided { .. } if self.finish.is_healed() => self.is_undecided(),
+                    _ => {}
                 }
                 return;
             }
@@ -127,8 +136,13 @@ impl World {
                 "R{reader} shows the volume at {lsn}, commit {answered} was answered before it began (R23)"
             ));
         }
+        self.readers[reader].found_at = Some(self.now);
+        self.check_surveyed(reader, &found);
         if !settled {
             self.oracle.reached.hit(Reached::ReadOnlyUnsettled);
+            if self.finish.is_reading() {
+                self.read_the_rest(reader, &found);
+            }
             return;
         }
         let verdict = self.oracle.shown(epoch, lsn);
@@ -138,15 +152,53 @@ impl World {
         } else {
             Reached::ReadOnlyAlone
         });
-        // A history that nobody has opened yet: the truth is cut when somebody does.
-        if epoch == self.oracle.newest() {
+        if self.finish.is_reading() {
+            self.read_the_rest(reader, &found);
+        } else if epoch == self.oracle.newest() {
             self.read_as_surveyed(reader, &found);
         }
     }
 
-    /// Reads some pages at the point; what is served is compared as it leaves.
-    fn read_as_surveyed(&mut self, reader: usize, found: &Surveyed) {
+    /// What is left after a loss. Under a history that nobody has opened there is nothing to compare with: the truth is cut when
+    /// somebody does.
+    fn read_the_rest(&mut self, reader: usize, found: &Surveyed) {
+        let is_newest = found.history.volume_epoch == self.oracle.newest();
+        let count = if is_newest {
+            self.read_as_surveyed(reader, found)
+        } else {
+            0
+        };
+        self.reader_wants(reader, count);
+    }
+
+    /// Whether it looks for its point, or waits for pages.
+    pub(super) fn is_reading(&self, reader: usize) -> bool {
+        let state = &self.readers[reader];
+        let waits = |at: Time| self.now < at + READ;
+        state.survey.is_some() || state.found_at.is_some_and(waits)
+    }
+
+    /// T of each group, with which pages are read at the point, is not below the group's last record at or below it (R23, R26).
+    fn check_surveyed(&mut self, reader: usize, found: &Surveyed) {
+        if found.history.volume_epoch != self.oracle.newest() {
+            return;
+        }
+        for (pg, told) in &found.pg_last {
+            let last = self.pg_last_at(*pg, found.lsn);
+            if *told < last {
+                return self.fail(format!(
+                    "R{reader} reads at {} and believes that group {pg} ends with {told} there, it is {last} (R23)",
+                    found.lsn
+                ));
+            }
+        }
+    }
+
+    /// Reads some pages at the point; what is served is compared as it leaves. How many.
+    fn read_as_surveyed(&mut self, reader: usize, found: &Surveyed) -> usize {
         let pages: Vec<PageId> = self.oracle.pages.keys().copied().collect();
+        let reads_all = self.finish.is_reading();
+        let mut count = 0;
         for turn in 0..PAGES.min(pages.len()) {
             let page = match turn {
                 0 => PageId::META,
@@ -155,10 +207,17 @@ impl World {
             let Some(pg) = found.manifest.pg_of(page) else {
                 continue;
             };
-            let holders: Vec<_> = found
+            let mut holders: Vec<_> = found
                 .manifest
                 .pg(pg)
                 .map_or(Vec::new(), sixfold_log_format::PgEntry::members);
+            if reads_all {
+                let dead = |id: NodeId| self.nodes[self.node_of(id)].dead;
+                holders.retain(|member| !dead(member.node));
+            }
+            if holders.is_empty() {
+                continue;
+            }
             let member = holders[self.rng.index(holders.len())];
             let last = found.pg_last.iter().find(|(of, _)| *of == pg);
             let pg_last = last.map_or(found.lsn, |(_, last)| *last);
@@ -172,9 +231,11 @@ impl World {
                 }],
             };
             let node = self.node_of(member.node);
-            let kind = Kind::Nothing;
+            let kind = if reads_all { Kind::Read } else { Kind::Nothing };
             self.open_stream(Party::Reader(reader), node, kind, Message::ReadPages(read));
+            count += 1;
         }
+        count
     }
 
     /// A node names an epoch: somebody must have claimed it.

@@ -59,6 +59,8 @@ pub(crate) struct Writer {
     refencing: Option<Box<Recovery>>,
     /// Epochs whose fence it completed while it opened again in place.
     attempts: BTreeSet<VolumeEpoch>,
+    /// A history of somebody who opened after it, which a node told it of while it opened again in place.
+    successor: Option<VolumeEpoch>,
     recoveries: u32,
     pub(super) streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     pub(super) undrained: BTreeMap<AttachKey, usize>,
@@ -96,27 +98,51 @@ impl Writer {
     }
 }
 
+/// How a writer process begins.
+#[derive(Debug, Clone)]
+pub(super) struct Start {
+    pub(super) take_over: bool,
+    /// For how long a writer that was heard is alive, if not for the usual time.
+    pub(super) in_use: Option<Duration>,
+    pub(super) caller: Caller,
+}
+
 impl World {
-    fn recovery_options(&mut self, take_over: bool) -> RecoveryOptions {
+    fn recovery_options(&mut self, start: Start) -> RecoveryOptions {
+        let lost = if self.oracle.members.awaits_loss() {
+            self.losses.declared()
+        } else {
+            Vec::new()
+        };
         RecoveryOptions {
             volume: self.manifest.volume,
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             writer: WriterId::from_bytes(self.rng.bytes()),
-            take_over,
-            in_use: Duration::from_millis(IN_USE_MS),
-            declare_lost: Vec::new(),
+            take_over: start.take_over,
+            in_use: start.in_use.unwrap_or(Duration::from_millis(IN_USE_MS)),
+            declare_lost: lost,
             deadline: Duration::from_millis(self.rng.pick(&[2_000, 5_000, 10_000])),
             lease: Duration::from_millis(READ_LEASE_MS),
             seed: self.rng.draw(),
-            caller: Caller::Stranger,
+            caller: start.caller,
         }
     }
 
-    /// Starts a writer process; its number.
-    pub(super) fn start_writer(&mut self, host: usize, take_over: bool) -> usize {
+    /// Starts a writer process.
+    pub(super) fn start_writer(&mut self, host: usize, take_over: bool) {
+        let start = Start {
+            take_over,
+            in_use: None,
+            caller: Caller::Stranger,
+        };
+        self.start_writer_as(host, start);
+    }
+
+    pub(super) fn start_writer_as(&mut self, host: usize, start: Start) {
         let clock = self.draw_clock();
         let number = self.writers.len();
-        let options = self.recovery_options(take_over);
+        let take_over = start.take_over;
+        let options = self.recovery_options(start);
         let machine = Recovery::new(options, clock.at(self.now));
         self.tell(|| {
             let how = if take_over { "takes over" } else { "opens" };
@@ -140,6 +166,7 @@ impl World {
             phase: None,
             refencing: None,
             attempts: BTreeSet::new(),
+            successor: None,
             recoveries: 0,
             streams: BTreeMap::new(),
             undrained: BTreeMap::new(),
@@ -151,7 +178,6 @@ impl World {
             pump_due: false,
         });
         self.pump_writer(number);
-        number
     }
 
     /// Ends a writer's process.
@@ -368,6 +394,8 @@ impl World {
             } => {
                 let node = self.node_of(node);
                 self.tell(|| format!("W{writer} -> {}: {}", node_name(node), brief(&message)));
+                self.check_loss(writer, &message);
+                self.check_successor(writer, &message);
                 let round = self.writers[writer].recoveries;
                 self.open_stream(
                     Party::Writer(writer),
@@ -396,6 +424,7 @@ impl World {
                     _ => {}
                 }
                 self.directed_phase(writer, phase);
+                self.trap_phase(writer, phase);
             }
             RecoveryAction::Done(result) => match *result {
                 Ok(opened) => self.opened(writer, opened),
@@ -410,6 +439,7 @@ impl World {
                         return self.fail(format!("W{writer} cannot open: {error}"));
                     }
                     self.end_writer(writer, &format!("gives up: {error}"));
+                    self.standby_failed(writer);
                 }
             },
         }
@@ -430,6 +460,7 @@ impl World {
         let result = self.oracle.opened(&opened);
         self.check(result);
         self.know_places(&opened.manifest);
+        self.opened_after_a_loss(&opened);
         if opened.refilled_batches > 0 {
             self.oracle.reached.hit(Reached::Refilled);
         }
@@ -463,6 +494,7 @@ impl World {
         state.doing = Doing::Open(Box::new(core));
         state.phase = None;
         self.directed_open(writer);
+        self.standby_opened(writer);
         self.start_clients(writer);
         self.start_watches(writer);
         self.want_pump(writer);
@@ -484,15 +516,51 @@ impl World {
     /// A writer left with a bare write quorum opens the volume again, in place (R8).
     fn refence(&mut self, writer: usize) {
         self.tell(|| format!("W{writer} opens the volume again in place"));
-        let mut options = self.recovery_options(true);
-        let now = self.local_now(writer);
-        let state = &mut self.writers[writer];
-        options.caller = Caller::Owner {
+        let state = &self.writers[writer];
+        let caller = Caller::Owner {
             volume_epoch: state.epoch,
             attempts: state.attempts.clone(),
         };
+        let start = Start {
+            take_over: true,
+            in_use: None,
+            caller,
+        };
+        let options = self.recovery_options(start);
+        let now = self.local_now(writer);
+        let state = &mut self.writers[writer];
         state.recoveries += 1;
+        state.successor = None;
         state.refencing = Some(Box::new(Recovery::new(options, now)));
+        self.trap_refence(writer);
+    }
+
+    /// A writer that opens again in place hears of histories.
+    pub(super) fn refencing_hears(&mut self, writer: usize, message: &Message) {
+        let Message::ProbeAnswer(answer) = message else {
+            return;
+        };
+        let state = &mut self.writers[writer];
+        let Some(machine) = state.refencing.as_ref().filter(|_| state.is_open()) else {
+            return;
+        };
+        let own = |epoch| state.attempts.contains(&epoch) || machine.attempts().contains(&epoch);
+        let histories = answer.segments.iter().map(|probe| probe.history_epoch);
+        let above = histories.filter(|epoch| *epoch > state.epoch && !own(*epoch));
+        state.successor = above.max().max(state.successor);
+    }
+
+    /// It does not end a successor that it has heard of (R8).
+    fn check_successor(&mut self, writer: usize, message: &Message) {
+        let state = &self.writers[writer];
+        if let (Message::Claim(claim), Some(successor)) = (message, state.successor)
+            && state.is_open()
+        {
+            self.fail(format!(
+                "W{writer} opens again in place and claims epoch {}, although it has heard of a history of epoch {successor} (R8)",
+                claim.volume_epoch
+            ));
+        }
     }
 
     fn refenced(&mut self, writer: usize, result: Result<Opened, RecoveryError>) {
@@ -509,11 +577,19 @@ impl World {
                     )
                 });
                 self.note(24, opened.cut.get());
+                self.oracle.reached.hit(Reached::RefencedInPlace);
                 let verdict = self.oracle.opened(opened);
                 self.check(verdict);
                 self.know_places(&opened.manifest);
             }
-            Err(error) => self.tell(|| format!("W{writer} cannot open again: {error}")),
+            Err(error) => {
+                if let (RecoveryError::Fenced { .. }, Some(_)) =
+                    (error, self.writers[writer].successor)
+                {
+                    self.oracle.reached.hit(Reached::GaveWayToSuccessor);
+                }
+                self.tell(|| format!("W{writer} cannot open again: {error}"));
+            }
         }
         let opened = result.as_ref().ok().cloned();
         let result = result.map(Box::new);
@@ -539,6 +615,7 @@ impl World {
             Ok(true) => {
                 self.tell(|| format!("W{writer} proposes manifest {}", manifest.version));
                 self.step_proposed(writer);
+                self.trap_proposed(writer);
             }
             Ok(false) => {}
             Err(bad) => self.fail(bad),
@@ -666,6 +743,9 @@ impl World {
 
     /// Sees to it that somebody writes.
     pub(super) fn supervise(&mut self) {
+        if self.somebody_stands_by() && !self.finish.is_healed() {
+            return;
+        }
         if !self.director.is_idle() || self.writers.iter().any(|writer| !writer.is_gone()) {
             return;
         }

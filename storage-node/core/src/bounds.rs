@@ -128,6 +128,8 @@ pub(crate) const GROUP_BYTES_LIMIT: usize = 4 << 20;
 pub(crate) const CONTROL_BYTES_MAX: usize = GROUP_BYTES_LIMIT / 2;
 /// What the scan reads at once.
 pub(crate) const SCAN_CHUNK_BYTES: usize = 1 << 20;
+/// What is read at once of files that a start passed over: acks wait while it is taken in.
+pub(crate) const OLDER_CHUNK_BYTES: usize = 64 << 10;
 /// Chunks that are read ahead of the scan: what the device may work on while a chunk is taken in.
 pub(crate) const SCAN_AHEAD_CHUNKS: usize = 8;
 /// Most bytes of batches in one piece of a log answer: one frame holds them.

@@ -10,18 +10,10 @@ use sixfold_log_format::{Batch, Lsn, VolumeEpoch};
 
 use crate::bounds::CENSUS_PIECE_COUNT;
 
-/// A durable batch that reaches above the highest VDL seen.
-#[derive(Debug)]
-struct Open {
-    last: Lsn,
-    runs: Vec<(Lsn, Lsn)>,
-    cpls: Vec<Lsn>,
-}
-
-/// Durable batches above the highest VDL seen, with their CPLs.
+/// Durable batches above the highest VDL seen. Where their CPLs are is looked up when a census is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
-    batches: BTreeMap<(Lsn, VolumeEpoch, u32), Open>,
+    batches: BTreeMap<(Lsn, VolumeEpoch, u32), Batch>,
 }
 
 impl Unsettled {
@@ -31,24 +23,14 @@ impl Unsettled {
         if header.last <= vdl_seen {
             return;
         }
-        let cpls = batch
-            .records()
-            .filter(|placed| placed.record.is_cpl())
-            .map(|placed| placed.record.lsn)
-            .collect();
-        let open = Open {
-            last: header.last,
-            runs: header.runs.clone(),
-            cpls,
-        };
-        self.batches
-            .insert((header.first, header.volume_epoch, header.checksum), open);
+        let key = (header.first, header.volume_epoch, header.checksum);
+        self.batches.insert(key, batch.clone());
     }
 
     /// The highest VDL seen rose.
     pub(crate) fn settle(&mut self, vdl_seen: Lsn) {
         while let Some(entry) = self.batches.first_entry() {
-            if entry.get().last > vdl_seen {
+            if entry.get().header().last > vdl_seen {
                 break;
             }
             entry.remove();
@@ -75,14 +57,9 @@ impl Unsettled {
 
     fn runs(&self, vdl_seen: Lsn) -> Vec<CensusRun> {
         let mut runs: Vec<CensusRun> = Vec::new();
-        for ((_, volume_epoch, _), open) in &self.batches {
-            let mut cpls = open
-                .cpls
-                .iter()
-                .copied()
-                .filter(|cpl| *cpl > vdl_seen)
-                .peekable();
-            for (start, end) in &open.runs {
+        for ((_, volume_epoch, _), batch) in &self.batches {
+            let mut cpls = batch.cpls().filter(|cpl| *cpl > vdl_seen).peekable();
+            for (start, end) in &batch.header().runs {
                 let first = (*start).max(vdl_seen.next());
                 let last = end.checked_minus(1).expect("runs are not empty");
                 if first > last {

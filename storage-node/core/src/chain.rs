@@ -75,9 +75,29 @@ pub(crate) struct Chain {
     base: Lsn,
     log_start: Lsn,
     highest: Lsn,
+    /// Batches that arrived before this one are folded, or gone.
+    folded_before: BatchId,
 }
 
 impl Held {
+    fn of(batch: &Batch) -> Held {
+        let header = batch.header();
+        Held {
+            first: header.first,
+            last: header.last,
+            prev: header.prev,
+            volume_epoch: header.volume_epoch,
+            checksum: header.checksum,
+            bytes: u32::try_from(batch.bytes().len()).expect("batches are bounded"),
+            unix_ms: header.unix_ms,
+            runs: header.runs.clone().into_boxed_slice(),
+            place: None,
+            resident: None,
+            bad: false,
+            moved: false,
+        }
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         (self.first, self.volume_epoch, self.checksum)
     }
@@ -219,27 +239,58 @@ impl Chain {
     /// # Panics
     /// When it is held already.
     pub(crate) fn insert(&mut self, batch: Batch) -> BatchId {
-        let header = batch.header();
         let count = u32::try_from(self.held.len()).expect("far fewer are held");
         let id = BatchId(self.front.0.wrapping_add(count));
-        let held = Held {
-            first: header.first,
-            last: header.last,
-            prev: header.prev,
-            volume_epoch: header.volume_epoch,
-            checksum: header.checksum,
-            bytes: u32::try_from(batch.bytes().len()).expect("batches are bounded"),
-            unix_ms: header.unix_ms,
-            runs: header.runs.clone().into_boxed_slice(),
-            place: None,
-            resident: Some(batch),
-            bad: false,
-            moved: false,
-        };
+        let mut held = Held::of(&batch);
+        held.resident = Some(batch);
         let before = self.by_first.insert(held.identity(), id);
         assert!(before.is_none(), "a batch is held once (R13)");
         self.held.push_back(Some(held));
         id
+    }
+
+    /// Takes a durable batch of a file before all others, that is in the layers already; one that was written again since, or
+    /// reaches above the layers, is passed over. The log starts where it did until [`Chain::lower_log_start`].
+    pub(crate) fn insert_older(&mut self, batch: &Batch, place: Place) {
+        let held = Held {
+            place: Some(place),
+            ..Held::of(batch)
+        };
+        if held.last > self.base || self.by_first.contains_key(&held.identity()) {
+            return;
+        }
+        self.front = BatchId(self.front.0.wrapping_sub(1));
+        self.by_first.insert(held.identity(), self.front);
+        self.held.push_front(Some(held));
+    }
+
+    /// The oldest file with a batch that is needed beside the layers, as `is_folded` says; `None` when there is none. What was folded
+    /// stays so, and is not looked at again.
+    pub(crate) fn first_needed(&mut self, is_folded: impl Fn(&Held) -> bool) -> Option<FileNumber> {
+        let mut slot = self.slot(self.folded_before);
+        assert!(slot <= self.held.len(), "what is held begins behind it");
+        while let Some(held) = self.held.get(slot)
+            && held
+                .as_ref()
+                .is_none_or(|held| held.place.is_some() && is_folded(held))
+        {
+            slot += 1;
+        }
+        let passed = u32::try_from(slot).expect("far fewer are held");
+        self.folded_before = BatchId(self.front.0.wrapping_add(passed));
+        // Arrival is the order of files, but for the few that were written again: those lie behind what came after them.
+        let mut needed: Option<FileNumber> = None;
+        for held in self.held.range(slot..).flatten() {
+            let Some(place) = held.place else { break };
+            if held.moved && is_folded(held) {
+                continue;
+            }
+            needed = Some(needed.map_or(place.file, |file| file.min(place.file)));
+            if !held.moved {
+                break;
+            }
+        }
+        needed
     }
 
     /// The batch of this identity.
@@ -314,8 +365,24 @@ impl Chain {
         }
         while let Some(None) = self.held.front() {
             self.held.pop_front();
+            if self.folded_before == self.front {
+                self.folded_before = BatchId(self.front.0.wrapping_add(1));
+            }
             self.front = BatchId(self.front.0.wrapping_add(1));
         }
+    }
+
+    /// Forgets a pending batch that will not be written. Its number is not used again. Returns its length.
+    ///
+    /// # Panics
+    /// When it is durable, or gone.
+    pub(crate) fn give_up(&mut self, id: BatchId) -> usize {
+        let slot = self.slot(id);
+        let held = self.held.get_mut(slot).and_then(Option::take);
+        let held = held.expect("a pending batch is held");
+        assert!(held.place.is_none(), "what is durable stays");
+        self.by_first.remove(&held.identity());
+        held.resident.map_or(0, |batch| batch.len_bytes())
     }
 
     /// Layers hold everything up to `base` now.
@@ -337,6 +404,22 @@ impl Chain {
         while let Some(held) = ids.next().map(|id| self.get(*id)) {
             if held.last_valid(Lsn::MAX, history) == Some(start) && held.prev < start {
                 start = held.prev;
+            }
+        }
+        self.log_start = start;
+    }
+
+    /// Older batches were added: how far down the log is whole now.
+    pub(crate) fn lower_log_start(&mut self, history: &History) {
+        let mut start = self.log_start;
+        let below = (start, VolumeEpoch::new(u64::MAX), u32::MAX);
+        for (_, id) in self.by_first.range(..=below).rev() {
+            let held = self.get(*id);
+            match held.last_valid(Lsn::MAX, history) {
+                Some(last) if last == start && held.prev < start => start = held.prev,
+                // Valid batches do not interleave: one is missing.
+                Some(last) if last < start => break,
+                _ => {}
             }
         }
         self.log_start = start;

@@ -3,6 +3,10 @@
 //! Every durable record that no layer holds is in it, valid or not: whoever folds filters by the history in force, so that a
 //! new history does not touch the index (R5). It holds no bytes of records. What went into a layer is swept out in small
 //! steps; until then readers pass over it.
+//!
+//! Records come in the order of LSNs, to pages all over the volume: a place in the map for each of them at once would wait for
+//! main memory several times a record. So the newest are *gathered* as they come and go into the map some thousands at
+//! a time, sorted by page. Who looks for one page looks through them, too.
 
 use std::collections::BTreeMap;
 
@@ -47,10 +51,18 @@ const PAGE_OVERHEAD_BYTES: usize = 80;
 /// What an entry of a list takes, bytes, about: lists grow ahead.
 const ENTRY_BYTES: usize = size_of::<IndexEntry>() * 3 / 2;
 
+/// Records gathered before they go into the map: looking through their pages takes some microseconds.
+const GATHERED_MAX: usize = 8_192;
+/// What a gathered record takes, bytes, and what sorting takes for each of them meanwhile.
+const GATHERED_BYTES: usize = 2 * size_of::<(PageId, IndexEntry)>();
+
 /// The index of one segment.
 #[derive(Debug, Default)]
 pub(crate) struct PageIndex {
     pages: BTreeMap<PageId, Vec<IndexEntry>>,
+    /// Records that are not in `pages` yet, in the order in which they came.
+    gathered: Vec<(PageId, IndexEntry)>,
+    /// Of `pages`.
     entry_count: usize,
     /// Length of the longest list since the last sweep.
     longest: usize,
@@ -67,17 +79,26 @@ impl PageIndex {
                 continue;
             }
             let entry = IndexEntry::new(record.lsn, id, ordinal, record.op.starts_chain());
-            let entries = self.pages.entry(record.page).or_default();
-            match entries.last() {
-                Some(last) if last.lsn >= entry.lsn => {
-                    let at = entries.partition_point(|known| known.lsn <= entry.lsn);
-                    entries.insert(at, entry);
-                }
-                _ => entries.push(entry),
+            self.gathered.push((record.page, entry));
+        }
+        if self.gathered.len() >= GATHERED_MAX {
+            self.settle();
+        }
+    }
+
+    /// Puts what was gathered into the map: before somebody walks over pages.
+    pub(crate) fn settle(&mut self) {
+        // Stable: the records of a page stay in the order of their LSNs, in which they mostly came.
+        self.gathered.sort_by_key(|(page, _)| *page);
+        for of_page in self.gathered.chunk_by(|one, other| one.0 == other.0) {
+            let entries = self.pages.entry(of_page[0].0).or_default();
+            for (_, entry) in of_page {
+                insert(entries, *entry);
             }
-            self.entry_count += 1;
             self.longest = self.longest.max(entries.len());
         }
+        self.entry_count += self.gathered.len();
+        self.gathered.clear();
     }
 
     /// The valid records of `page` in `(after, through]`, from the newest one on that its chain may begin with. The flag says
@@ -89,8 +110,18 @@ impl PageIndex {
         through: Lsn,
         history: &History,
     ) -> (Vec<IndexEntry>, bool) {
-        let Some(entries) = self.pages.get(&page) else {
-            return (Vec::new(), false);
+        let known = self.pages.get(&page).map_or(&[][..], Vec::as_slice);
+        let mut with_gathered = Vec::new();
+        for (_, entry) in self.gathered.iter().filter(|(of, _)| *of == page) {
+            if with_gathered.is_empty() {
+                with_gathered.extend_from_slice(known);
+            }
+            insert(&mut with_gathered, *entry);
+        }
+        let entries = if with_gathered.is_empty() {
+            known
+        } else {
+            &with_gathered
         };
         let end = entries.partition_point(|entry| entry.lsn <= through);
         let start = entries.partition_point(|entry| entry.lsn <= after);
@@ -108,14 +139,23 @@ impl PageIndex {
     }
 
     /// The first page at or behind `from` that has records.
+    ///
+    /// # Panics
+    /// When records were added since [`PageIndex::settle`].
     pub(crate) fn page_from(&self, from: PageId) -> Option<(PageId, &[IndexEntry])> {
+        assert!(
+            self.gathered.is_empty(),
+            "a walk begins with a settled index"
+        );
         let (page, entries) = self.pages.range(from..).next()?;
         Some((*page, entries))
     }
 
     /// Bytes of memory that it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.pages.len() * PAGE_OVERHEAD_BYTES + self.entry_count * ENTRY_BYTES
+        self.pages.len() * PAGE_OVERHEAD_BYTES
+            + self.entry_count * ENTRY_BYTES
+            + self.gathered.len() * GATHERED_BYTES
     }
 
     /// Records of the page that has most.
@@ -125,6 +165,7 @@ impl PageIndex {
 
     /// Layers hold more than before: what is in them is to be swept out.
     pub(crate) fn begin_sweep(&mut self) {
+        self.settle();
         self.sweep = (!self.pages.is_empty()).then_some(PageId::NONE);
         self.longest = 0;
     }
@@ -163,5 +204,16 @@ impl PageIndex {
         for page in empty {
             self.pages.remove(&page);
         }
+    }
+}
+
+/// Puts an entry in its place by LSN, nearly always the last one.
+fn insert(entries: &mut Vec<IndexEntry>, entry: IndexEntry) {
+    match entries.last() {
+        Some(last) if last.lsn >= entry.lsn => {
+            let at = entries.partition_point(|known| known.lsn <= entry.lsn);
+            entries.insert(at, entry);
+        }
+        _ => entries.push(entry),
     }
 }

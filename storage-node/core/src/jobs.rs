@@ -23,6 +23,7 @@ use crate::layers::compose::ComposeError;
 use crate::layers::freeze::FreezeWork;
 use crate::layers::gather::LayerDamage;
 use crate::layers::merge::MergeWork;
+use crate::layers::rate::Lanes;
 use crate::layers::trim::MoveWork;
 use crate::node::NodeCore;
 use crate::parts::{Damage, DiskRead, Fetched, Located, Part, reads_of, shown, verify};
@@ -122,7 +123,7 @@ pub(crate) struct Jobs {
     /// The node's own that keep the pace, by when they may go on.
     paced: BTreeMap<(Duration, u64), ()>,
     /// Until when the pace is used up by what they have done.
-    pub(crate) pace_used: Duration,
+    pub(crate) pace_used: Lanes<Duration>,
     in_flight: BTreeMap<DiskToken, DiskRead>,
     queue: VecDeque<DiskRead>,
     /// Writes and syncs of layers, by the job that waits.
@@ -140,7 +141,7 @@ impl Jobs {
             paused: VecDeque::new(),
             background: VecDeque::new(),
             paced: BTreeMap::new(),
-            pace_used: Duration::ZERO,
+            pace_used: Lanes::default(),
             in_flight: BTreeMap::new(),
             queue: VecDeque::new(),
             writes: BTreeMap::new(),
@@ -148,6 +149,11 @@ impl Jobs {
             last_token: 0,
             last_write: 0,
         }
+    }
+
+    /// Tokens go on behind those of a start that was broken off: its reads may end yet.
+    pub(crate) fn go_on_behind(&mut self, before: &Jobs) {
+        (self.last_token, self.last_write) = (before.last_token, before.last_write);
     }
 
     /// A token that no other operation has: reads are even, writes odd.
@@ -443,7 +449,7 @@ impl NodeCore {
     }
 
     fn go_on(&mut self, bytes: usize, job: Job, key: Option<u64>) {
-        let at = self.next_slice(bytes);
+        let at = self.next_slice(job.work.lane(), bytes);
         if at > self.now {
             self.reads.pause_until(at, job, key);
         } else {
@@ -569,7 +575,8 @@ impl NodeCore {
         let Some(segment) = self.segments.get(&job.segment) else {
             return self.run_job(job, Some(read.job));
         };
-        let copies = !matches!(job.work, Work::Merge(_) | Work::Scrub(_));
+        // Work that goes by page keeps for itself what it read ahead.
+        let copies = !matches!(job.work, Work::Merge(_) | Work::Scrub(_) | Work::Freeze(_));
         let verified = match result {
             Ok(bytes) => verify(&read, &bytes, segment, copies, &mut job.fetched),
             // What went with its file meanwhile is not damaged.
@@ -586,6 +593,10 @@ impl NodeCore {
             Err(damage) => job.damage = Some(damage),
         }
         if job.waiting > 0 {
+            if job.owner == Owner::Node {
+                // All that it read counts.
+                self.next_slice(job.work.lane(), read.bytes as usize);
+            }
             self.reads.jobs.insert(read.job, job);
             return;
         }

@@ -7,6 +7,7 @@
 //! its segment, then whoever waited for it is answered, then one ack per log stream goes out. The page index takes it last, when
 //! there is nothing else to do, or before anything reads the index.
 
+mod older;
 mod replay;
 
 use core::net::SocketAddr;
@@ -34,6 +35,8 @@ use crate::hot_log::{Place, Ticket};
 use crate::jobs::Jobs;
 use crate::layers::cache::LayerCache;
 use crate::layers::upkeep::Upkeep;
+use crate::node::older::Older;
+use crate::node::replay::Begin;
 use crate::pace::Pace;
 use crate::page_cache::PageCache;
 use crate::removed::Gone;
@@ -70,7 +73,10 @@ pub struct NodeCore {
     pub(crate) block_bytes: u32,
     pub(crate) bounds: Bounds,
     phase: Phase,
+    /// What the shell found, until the scan has ended.
+    begin: Option<Begin>,
     scan: Option<(Scan, Ahead)>,
+    pub(crate) older: Older,
     early: VecDeque<Early>,
     pub(crate) log: HotLog,
     pub(crate) segments: BTreeMap<SegmentId, Segment>,
@@ -138,20 +144,27 @@ impl NodeCore {
             "a hot-log file of {} bytes",
             found.file_bytes
         );
+        let mut core = NodeCore::blank(found, now);
+        core.look_at_newest(now);
+        core.pump(now);
+        core
+    }
+
+    /// A node that has read nothing yet.
+    fn blank(found: FoundDirectory, now: Duration) -> NodeCore {
         let log = HotLog::new(
             found.node,
             found.block_bytes,
             found.file_bytes,
             &found.bounds,
         );
-        let ahead = Ahead::new(found.files.clone());
-        let scan = Scan::new(found.node, found.block_bytes, found.file_bytes, found.files);
-        let mut core = NodeCore {
+        NodeCore {
             node: found.node,
-            az: found.az,
+            az: found.az.clone(),
             block_bytes: found.block_bytes,
             phase: Phase::Scanning,
-            scan: Some((scan, ahead)),
+            scan: None,
+            older: Older::default(),
             early: VecDeque::new(),
             log,
             segments: BTreeMap::new(),
@@ -167,7 +180,7 @@ impl NodeCore {
             upkeep: Upkeep::default(),
             scrub: Scrubbing::default(),
             copy_writes: BTreeMap::new(),
-            found_layers: found.layers,
+            found_layers: found.layers.clone(),
             heads: (FileNumber(0), BTreeSet::new()),
             gone: Gone::default(),
             wishes: Wishes::default(),
@@ -183,13 +196,9 @@ impl NodeCore {
             asking: Asking::new(found.seed, now + found.bounds.gossip_interval),
             counters: Counters::default(),
             actions: VecDeque::new(),
-            bounds: found.bounds,
-        };
-        let (scan, _) = core.scan.as_mut().expect("made above");
-        let next = scan.start();
-        core.scan_step(now, next);
-        core.pump(now);
-        core
+            bounds: found.bounds.clone(),
+            begin: Some(Begin::new(found)),
+        }
     }
 
     /// Takes an event.
@@ -215,7 +224,12 @@ impl NodeCore {
                         self.on_scan_read(now);
                     }
                 }
-                None => self.on_read(token, result),
+                None if self.begin.is_some() => self.on_newest_read(now, token, &result),
+                None => {
+                    if !self.on_older_read(token, &result) {
+                        self.on_read(token, result);
+                    }
+                }
             },
             Event::Prepared { file, result } => self.on_prepared(now, file, result),
             Event::PeerAnswer { token, answer } => self.on_peer_answer(now, token, answer),
@@ -258,6 +272,7 @@ impl NodeCore {
                 Some(self.asking.next_round()),
                 self.retries.first().map(|(at, _)| *at),
                 self.reads.next_turn(self.now),
+                self.older.poll_timeout(),
                 self.upkeep_timeout(),
             ]
             .into_iter()
@@ -505,6 +520,9 @@ impl NodeCore {
             Err(reason) => return self.stop(reason),
         }
         self.upkeep.look();
+        if self.log.is_full() {
+            self.give_up_batches();
+        }
         if self.log.is_full() != was_full {
             let text = if was_full {
                 "the disk has space again"
@@ -512,6 +530,36 @@ impl NodeCore {
                 "the disk is full"
             };
             self.log_line(Severity::Warning, text.to_string());
+        }
+    }
+
+    /// The disk is full: what waits and finds no room is refused at once, so that nobody waits for an ack that may never come, and
+    /// what is held of claims, histories and manifests is written.
+    fn give_up_batches(&mut self) {
+        let given_up = self.log.give_up();
+        let Some((oldest, _)) = given_up.last().copied() else {
+            return;
+        };
+        let mut of = BTreeSet::new();
+        for (ticket, id) in given_up {
+            if self.upkeep.take_moved(ticket).is_some() {
+                // A copy of what is durable: it is made when it has to be.
+                continue;
+            }
+            if let Some(segment) = self.segments.get_mut(&id) {
+                segment.give_up_newest();
+                of.insert(id);
+            }
+        }
+        for stream in of
+            .iter()
+            .flat_map(|id| self.streams_of(*id))
+            .collect::<Vec<_>>()
+        {
+            self.end_stream(stream, Refusal::DiskFull);
+        }
+        for stream in self.take_refills(oldest, &of) {
+            self.refuse(stream, Refusal::DiskFull);
         }
     }
 
@@ -524,6 +572,9 @@ impl NodeCore {
         self.ask_busy_again(now);
         self.upkeep.wake(now);
         self.sweep_step();
+        if self.is_ready() {
+            self.read_older(now);
+        }
         self.resume_paused(now);
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sixfold_log_format::hot_log::ENTRY_HEADER_BYTES;
 use sixfold_log_format::layer::{Block, BlockAt, CatalogLayer, LayerIndex, LayerNumber};
-use sixfold_log_format::{Batch, SegmentId};
+use sixfold_log_format::{Batch, PageId, SegmentId};
 
 use crate::action::FileName;
 use crate::bounds::{READ_BYTES_MAX, READ_GAP_BYTES};
@@ -124,6 +124,40 @@ impl Fetched {
         let batches = self.batches.values().map(Batch::len_bytes);
         let layers = self.layers.values().map(Decoded::bytes);
         batches.sum::<usize>() + layers.sum::<usize>()
+    }
+
+    /// Forgets parts of layers that end before `page`: whoever goes by page has passed them.
+    pub(crate) fn pass(&mut self, segment: &Segment, page: PageId, cache: &mut LayerCache) {
+        let mut sources = Sources {
+            segment: segment.id,
+            fetched: self,
+            cache,
+        };
+        let mut at: Option<(LayerNumber, Option<Arc<LayerIndex>>)> = None;
+        let mut passed = Vec::new();
+        for (layer, part) in sources.fetched.layers.keys() {
+            let held = segment.layers.layer(*layer);
+            let is_passed = match (held, part) {
+                (None, _) => true,
+                (Some(held), LayerPart::Index) => held.summary.page_last < page,
+                (Some(_), LayerPart::Block(number)) => {
+                    if at.as_ref().is_none_or(|(of, _)| of != layer) {
+                        at = Some((*layer, sources.index(*layer)));
+                    }
+                    let index = at.as_ref().and_then(|(_, index)| index.as_ref());
+                    index.is_some_and(|index| {
+                        let next = number + 1;
+                        next < index.block_count() && index.first_of(next).0 < page
+                    })
+                }
+            };
+            if is_passed {
+                passed.push((*layer, *part));
+            }
+        }
+        for key in passed {
+            self.layers.remove(&key);
+        }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -122,6 +122,7 @@ impl NodeCore {
             return self.refuse(stream, Refusal::Overloaded);
         }
         let mut served = 0;
+        let is_reading = self.older.is_pending();
         let bytes_max = (read.bytes_max as usize).min(LOG_ANSWER_BYTES_MAX);
         let owner = Owner::Stream(connection, stream);
         self.start_job(owner, read.segment, read.history_epoch, |segment| {
@@ -129,7 +130,13 @@ impl NodeCore {
             let log_start = segment.chain.log_start().max(segment.history.floor);
             if read.after < log_start && read.through > read.after {
                 let horizon = log_start.next();
-                return Err(Refusal::Forgotten { horizon });
+                // It may be in a file that is kept, and that this start has not read yet.
+                let is_coming = is_reading && read.after >= segment.history.floor;
+                return Err(if is_coming {
+                    Refusal::Overloaded
+                } else {
+                    Refusal::Forgotten { horizon }
+                });
             }
             let (batches, more) =
                 segment

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sixfold_log_format::hot_log::Entry;
+use sixfold_log_format::hot_log::{Entry, FileNumber};
 use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, LayerNumber};
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::mutant::{Mutant, planted};
@@ -22,7 +22,7 @@ use sixfold_recovery::quorum::read_count;
 
 use crate::catch_up::Copying;
 use crate::census::Unsettled;
-use crate::chain::{Arrival, BatchId, Chain};
+use crate::chain::{Arrival, BatchId, Chain, Held};
 use crate::event::StreamKey;
 use crate::gossip::GossipState;
 use crate::hot_log::{Place, Ticket};
@@ -232,15 +232,25 @@ impl Segment {
     }
 
     /// Whether nothing of a batch is needed beside the layers: what is valid of it is in them, and the rest is annulled for good.
-    pub(crate) fn is_folded(&self, held: &crate::chain::Held) -> bool {
-        let valid = held.last_valid(Lsn::MAX, &self.history);
-        let settled = held.last <= self.vdl_seen || valid == Some(held.last);
-        valid.unwrap_or(Lsn::NONE) <= self.layers.folded_through() && settled
+    pub(crate) fn is_folded(&self, held: &Held) -> bool {
+        is_folded(
+            held,
+            &self.history,
+            (self.vdl_seen, self.layers.folded_through()),
+        )
+    }
+
+    /// The oldest hot-log file with a batch that is needed beside the layers.
+    pub(crate) fn first_needed(&mut self) -> Option<FileNumber> {
+        let points = (self.vdl_seen, self.layers.folded_through());
+        let history = &self.history;
+        self.chain
+            .first_needed(|held| is_folded(held, history, points))
     }
 
     /// Whether a freeze takes a batch, now or when it comes to it: not one that the layers hold already, and not one whose annulled
     /// tail a higher history may bring back.
-    pub(crate) fn is_freezable(&self, held: &crate::chain::Held) -> bool {
+    pub(crate) fn is_freezable(&self, held: &Held) -> bool {
         let valid = held.last_valid(Lsn::MAX, &self.history);
         valid.is_some_and(|last| {
             let settled = held.last == last || held.last <= self.vdl_seen;
@@ -306,6 +316,13 @@ impl Segment {
         self.pending_bytes += batch.len_bytes();
         let id = self.chain.insert(batch);
         self.pending.push_back(id);
+    }
+
+    /// The newest pending batch is not written: its sender is told.
+    pub(crate) fn give_up_newest(&mut self) {
+        let id = self.pending.pop_back();
+        let id = id.expect("a batch is pending until its write is durable");
+        self.pending_bytes -= self.chain.give_up(id);
     }
 
     /// The oldest pending batch is durable.
@@ -533,6 +550,13 @@ impl Segment {
             .find(|hint| hint.node == member.node);
         hint.map(|hint| hint.address.clone())
     }
+}
+
+/// See [`Segment::is_folded`].
+fn is_folded(held: &Held, history: &History, (vdl_seen, folded): (Lsn, Lsn)) -> bool {
+    let valid = held.last_valid(Lsn::MAX, history);
+    let settled = held.last <= vdl_seen || valid == Some(held.last);
+    valid.unwrap_or(Lsn::NONE) <= folded && settled
 }
 
 /// What [`Mutant::HistoryMerged`] makes of two histories: every range of either.

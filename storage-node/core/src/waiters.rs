@@ -1,5 +1,6 @@
 //! Answers that wait for the hot log: each for a ticket, given in the order of tickets.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sixfold_log_format::wire::{Installed, Message, Refusal};
@@ -66,6 +67,25 @@ impl NodeCore {
         }
         self.next_waiter += 1;
         self.waiters.insert((ticket, self.next_waiter), waiter);
+    }
+
+    /// Batches of these segments, `oldest` and later, are not written: who waits for them, with an install or a refill, waits no more.
+    pub(crate) fn take_refills(
+        &mut self,
+        oldest: Ticket,
+        of: &BTreeSet<SegmentId>,
+    ) -> Vec<StreamKey> {
+        let mut taken = Vec::new();
+        self.waiters.retain(|(ticket, _), waiter| match waiter {
+            Waiter::Install {
+                stream, segment, ..
+            } if *ticket >= oldest && of.contains(segment) => {
+                taken.push(*stream);
+                false
+            }
+            _ => true,
+        });
+        taken
     }
 
     /// Everything up to `ticket` is durable and applied, and nothing behind it is.

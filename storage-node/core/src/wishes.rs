@@ -2,7 +2,8 @@
 //! which this node hosts a segment.
 //!
 //! An ack carries a wish once to each writer, and again after a while until the writer reports that it is at it. A report that a wish
-//! is done or refused ends it here; the last reports stay, for whoever asks.
+//! is done or refused ends it here; the last reports stay, for whoever asks. A wish of which nothing was heard for long is forgotten:
+//! its operator has given up, and would be surprised by a writer that does it much later. Whoever still waits leaves it again.
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +22,11 @@ use crate::bounds::{WISH_REPORTS_MAX, WISH_SAID_AGAIN};
 use crate::event::StreamKey;
 use crate::node::NodeCore;
 
+/// A wish that was neither left again nor reported on for so long is forgotten.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Where there is no room, one that was not for this long, and that nobody is at, makes room for another.
+const KEPT_WITHOUT_ROOM: Duration = Duration::from_secs(600);
+
 /// What was left about one volume.
 #[derive(Debug, Default)]
 struct Left {
@@ -34,6 +40,8 @@ struct Left {
 #[derive(Debug)]
 struct Open {
     wish: Wish,
+    /// When it was left or reported on last.
+    touched: Duration,
     /// To whom it was said last, and when.
     said: Option<(VolumeEpoch, WriterId, Duration)>,
     /// Who is at it.
@@ -57,20 +65,26 @@ pub(crate) struct Wishes {
 
 impl Wishes {
     /// A wish is left. One that is known is not taken twice.
-    fn leave(&mut self, wish: Wish) -> Result<(), Refusal> {
+    fn leave(&mut self, now: Duration, wish: Wish) -> Result<(), Refusal> {
         let left = self.volumes.entry(wish.volume).or_default();
+        left.expire(now);
         let is_over = |report: &WishReport| {
             report.id == wish.id && matches!(report.state, WishState::Done | WishState::Refused)
         };
-        let known = left.open.iter().any(|open| open.wish.id == wish.id);
-        if known || left.reports.iter().any(is_over) {
+        let known = left.open.iter_mut().find(|open| open.wish.id == wish.id);
+        if let Some(known) = known {
+            known.touched = now;
             return Ok(());
         }
-        if left.open.len() >= WISHES_OPEN_MAX {
+        if left.reports.iter().any(is_over) {
+            return Ok(());
+        }
+        if left.open.len() >= WISHES_OPEN_MAX && !left.make_room(now) {
             return Err(Refusal::Overloaded);
         }
         left.open.push(Open {
             wish,
+            touched: now,
             said: None,
             working: None,
         });
@@ -87,6 +101,7 @@ impl Wishes {
         let Some(left) = self.volumes.get_mut(&volume) else {
             return Vec::new();
         };
+        left.expire(now);
         let due = left.open.iter_mut().filter(|open| {
             let said = open.said.filter(|said| (said.0, said.1) == writer);
             let rests = said.is_some_and(|said| now.saturating_sub(said.2) < WISH_SAID_AGAIN);
@@ -99,13 +114,14 @@ impl Wishes {
         .collect()
     }
 
-    fn report(&mut self, report: WishReport) {
+    fn report(&mut self, now: Duration, report: WishReport) {
         let left = self.volumes.entry(report.volume).or_default();
         match report.state {
             WishState::Open => {}
             WishState::Working => {
                 let open = left.open.iter_mut().find(|open| open.wish.id == report.id);
                 if let Some(open) = open {
+                    open.touched = now;
                     open.working = Some((report.volume_epoch, report.writer));
                 }
             }
@@ -200,6 +216,30 @@ impl Wishes {
     }
 }
 
+impl Left {
+    fn expire(&mut self, now: Duration) {
+        self.open
+            .retain(|open| now.saturating_sub(open.touched) < KEPT);
+    }
+
+    /// Whether there is room for one more.
+    fn make_room(&mut self, now: Duration) -> bool {
+        let may_go = |open: &&Open| {
+            open.working.is_none() && now.saturating_sub(open.touched) >= KEPT_WITHOUT_ROOM
+        };
+        let oldest = self
+            .open
+            .iter()
+            .filter(may_go)
+            .min_by_key(|open| open.touched);
+        let Some(oldest) = oldest.map(|open| open.wish.id) else {
+            return false;
+        };
+        self.open.retain(|open| open.wish.id != oldest);
+        true
+    }
+}
+
 impl NodeCore {
     /// The highest claim of any segment of the volume, and whose it is.
     fn claim_of(&self, volume: VolumeId) -> Option<(VolumeEpoch, WriterId)> {
@@ -220,7 +260,7 @@ impl NodeCore {
         if self.claim_of(wish.volume).is_none() {
             return self.refuse(stream, Refusal::UnknownSegment);
         }
-        let left = self.wishes.leave(wish);
+        let left = self.wishes.leave(self.now, wish);
         self.done(stream, left);
     }
 
@@ -235,7 +275,7 @@ impl NodeCore {
             let volume_epoch = claim;
             return self.refuse(stream, Refusal::StaleEpoch { volume_epoch });
         }
-        self.wishes.report(report);
+        self.wishes.report(self.now, report);
         self.answer(stream, Message::Done);
     }
 
@@ -268,7 +308,8 @@ impl NodeCore {
             object: [0; 16],
         });
         let left = self.wishes.leave_hint(leave, held.as_ref());
-        let left = left.and_then(|()| wish.map_or(Ok(()), |wish| self.wishes.leave(wish)));
+        let left =
+            left.and_then(|()| wish.map_or(Ok(()), |wish| self.wishes.leave(self.now, wish)));
         self.done(stream, left);
     }
 

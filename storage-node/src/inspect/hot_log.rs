@@ -103,6 +103,9 @@ impl Inspection {
             node: self.superblock.node,
             file: number,
             block_bytes: self.superblock.block_bytes,
+            folded: header
+                .as_ref()
+                .map_or(FileNumber(0), |header| header.folded),
             // The first file may be one that a crash left without its header, on its way to be another.
             first_sequence: header.as_ref().map_or_else(
                 || {

@@ -45,6 +45,7 @@ fn header() -> FileHeader {
         file: FileNumber(1),
         block_bytes: 4096,
         first_sequence: 1,
+        folded: FileNumber(0),
     }
 }
 

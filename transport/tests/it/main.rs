@@ -7,4 +7,5 @@ mod handshake;
 mod hostile;
 mod identity;
 mod loss;
+mod renewal;
 mod streams;

@@ -1,11 +1,11 @@
-//! What is being done about the membership: replacements, a group that is appended, hints. Each goes through its phases on
+//! What is being done about the membership: replacements, groups that go back to six, a group that is appended, hints. Each goes through its phases on
 //! its own; steps are proposed one at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sixfold_log_format::manifest::NodeHint;
-use sixfold_log_format::{Lsn, Member, NodeId, PgId, SegmentId};
+use sixfold_log_format::{Lsn, Member, NodeId, PgId, QuorumModel, SegmentId};
 
 use super::ReplacePhase;
 use super::wishes::WishId;
@@ -55,6 +55,23 @@ pub(crate) struct Waiting {
     pub(crate) wishes: Vec<WishId>,
 }
 
+/// A group that lost copies for good gets more again (R19).
+#[derive(Debug)]
+pub(crate) struct Reshape {
+    pub(crate) pg: PgId,
+    /// What it goes to.
+    pub(crate) model: QuorumModel,
+    /// Those that join.
+    pub(crate) joining: Vec<Member>,
+    /// Those of them that are made.
+    pub(crate) made: BTreeSet<SegmentId>,
+    /// The one that is named `needed` is where all of them have to be.
+    pub(crate) phase: Phase,
+    pub(crate) since: Duration,
+    /// It is to be taken back, and why.
+    pub(crate) take_back: Option<String>,
+}
+
 /// A group that is appended.
 #[derive(Debug)]
 pub(crate) struct Grow {
@@ -64,6 +81,16 @@ pub(crate) struct Grow {
     pub(crate) phase: GrowPhase,
     pub(crate) since: Duration,
     pub(crate) wish: Option<WishId>,
+    /// How many groups the volume is to have.
+    pub(crate) groups: usize,
+}
+
+/// A group that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GrowWanted {
+    pub(crate) wish: Option<WishId>,
+    /// How many groups the volume is to have then: nothing is done when it has them (R24).
+    pub(crate) groups: usize,
 }
 
 /// Where it stands.
@@ -82,6 +109,7 @@ pub(crate) enum GrowPhase {
 pub(crate) struct HintEdit {
     pub(crate) edit: Edit,
     pub(crate) wish: WishId,
+    pub(crate) since: Duration,
 }
 
 #[derive(Debug)]
@@ -90,13 +118,14 @@ pub(crate) enum Edit {
     Drop(NodeId),
 }
 
-/// All of it. Invariant: a segment is replaced by one job at most, running or waiting.
+/// All of it. Invariants: a segment is replaced by one job at most, running or waiting; a group is reshaped by one at most.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     pub(crate) replaces: Vec<Replace>,
     pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) reshapes: Vec<Reshape>,
     pub(crate) grow: Option<Grow>,
-    pub(crate) grows_wanted: VecDeque<Option<WishId>>,
+    pub(crate) grows_wanted: VecDeque<GrowWanted>,
     pub(crate) hints: VecDeque<HintEdit>,
     /// Nodes that are to say which segments they hold: an earlier writer may have died before it dropped what it had removed, or
     /// had made in vain.
@@ -109,6 +138,7 @@ impl Jobs {
     pub(crate) fn is_empty(&self) -> bool {
         self.replaces.is_empty()
             && self.waiting.is_empty()
+            && self.reshapes.is_empty()
             && self.grow.is_none()
             && self.grows_wanted.is_empty()
             && self.hints.is_empty()
@@ -121,6 +151,12 @@ impl Jobs {
         let concerns =
             |job: &&mut Replace| job.out.segment == segment || job.into.segment == segment;
         self.replaces.iter_mut().find(concerns)
+    }
+
+    /// The reshape that brings this segment in.
+    pub(crate) fn reshape_of(&self, segment: SegmentId) -> Option<usize> {
+        let brings = |job: &Reshape| job.joining.iter().any(|into| into.segment == segment);
+        self.reshapes.iter().position(brings)
     }
 
     /// Whether this segment is being replaced, or is to be.
@@ -139,20 +175,33 @@ impl Jobs {
     pub(crate) fn coming(&self) -> impl Iterator<Item = (PgId, Member)> {
         let joins = |job: &&Replace| matches!(job.phase, Phase::Creating | Phase::Made);
         let replaces = self.replaces.iter().filter(joins);
+        let is_coming = |job: &&Reshape| matches!(job.phase, Phase::Creating | Phase::Made);
+        let reshapes = self.reshapes.iter().filter(is_coming);
         let grows = self
             .grow
             .iter()
             .filter(|job| job.phase == GrowPhase::Creating);
         replaces
             .map(|job| (job.pg, job.into))
+            .chain(reshapes.flat_map(|job| job.joining.iter().map(|&member| (job.pg, member))))
             .chain(grows.flat_map(|job| job.members.iter().map(|&member| (job.pg, member))))
     }
 }
 
-impl Replace {
+impl Reshape {
+    /// A node made one of its segments.
+    pub(crate) fn made(&mut self, segment: SegmentId) {
+        self.made.insert(segment);
+        if self.phase == Phase::Creating && self.made.len() == self.joining.len() {
+            self.phase = Phase::Made;
+        }
+    }
+}
+
+impl Phase {
     /// For status.
-    pub(crate) fn shown(&self) -> ReplacePhase {
-        match self.phase {
+    pub(crate) fn shown(self) -> ReplacePhase {
+        match self {
             Phase::Creating | Phase::Made => ReplacePhase::Creating,
             Phase::Beginning => ReplacePhase::Beginning,
             Phase::Joining { .. } => ReplacePhase::Joining,

@@ -13,6 +13,12 @@ pub(crate) enum Purpose {
     Finish { pg: PgId, into: SegmentId },
     /// It is taken back.
     RollBack { pg: PgId, into: SegmentId },
+    /// Segments begin to join a group that lost copies for good (R19).
+    BeginReshape { pg: PgId },
+    /// They are members like the others.
+    FinishReshape { pg: PgId },
+    /// They are taken back.
+    AbandonReshape { pg: PgId },
     /// A group is appended.
     Append { pg: PgId },
     /// The fleet changes.
@@ -29,6 +35,9 @@ impl Purpose {
             Purpose::Begin { pg, .. }
             | Purpose::Finish { pg, .. }
             | Purpose::RollBack { pg, .. }
+            | Purpose::BeginReshape { pg }
+            | Purpose::FinishReshape { pg }
+            | Purpose::AbandonReshape { pg }
             | Purpose::Append { pg } => Some(pg),
             Purpose::Hint | Purpose::Nothing => None,
         }

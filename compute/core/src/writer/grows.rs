@@ -12,8 +12,9 @@ use sixfold_recovery::membership::{append_pg, place_group};
 use super::WriterCore;
 use super::group::Group;
 use crate::link::Link;
-use crate::members::jobs::{Grow, GrowPhase};
+use crate::members::jobs::{Grow, GrowPhase, GrowWanted};
 use crate::members::step::Purpose;
+use crate::members::wishes::WishId;
 
 /// Before the volume tries again to grow by itself.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -32,7 +33,10 @@ impl WriterCore {
             return;
         }
         if self.free_pages().is_some_and(|free| free < free_min) {
-            self.members.jobs.grows_wanted.push_back(None);
+            let groups = self.groups.len() + 1;
+            let jobs = &mut self.members.jobs;
+            jobs.grows_wanted
+                .push_back(GrowWanted { wish: None, groups });
         }
     }
 
@@ -70,9 +74,19 @@ impl WriterCore {
         if self.members.jobs.grow.is_some() || self.closing {
             return false;
         }
-        let Some(wish) = self.members.jobs.grows_wanted.pop_front() else {
+        let Some(wanted) = self.members.jobs.grows_wanted.pop_front() else {
             return false;
         };
+        if self.groups.len() >= wanted.groups {
+            // By a wish of the same kind, or by itself.
+            if let Some(id) = wanted.wish {
+                let pgs = self.groups.len();
+                let text = format!("the volume has {pgs} protection groups");
+                self.members.wishes.done(id, text);
+            }
+            self.advance_line();
+            return true;
+        }
         let loads = self.loads();
         let placed = if self.groups.len() >= self.pgs_max() {
             let pgs = self.groups.len();
@@ -86,7 +100,7 @@ impl WriterCore {
             Ok(nodes) => nodes,
             Err(reason) => {
                 self.members.grow_not_before = self.now + PAUSE;
-                self.parts_failed(wish.as_slice(), &reason);
+                self.growth_ended(wanted.wish, reason);
                 self.advance_line();
                 return true;
             }
@@ -105,9 +119,18 @@ impl WriterCore {
             made: BTreeSet::new(),
             phase: GrowPhase::Creating,
             since: self.now,
-            wish,
+            wish: wanted.wish,
+            groups: wanted.groups,
         });
         true
+    }
+
+    /// No group is appended now, nor are those that were to follow it.
+    fn growth_ended(&mut self, wish: Option<WishId>, reason: String) {
+        match wish {
+            Some(id) => self.refuse_wish(id, reason),
+            None => self.members.refused(reason),
+        }
     }
 
     /// A node made no segment: the others go, and other nodes are tried.
@@ -126,8 +149,14 @@ impl WriterCore {
                     .refused(format!("node {node} makes no segment: {reason}"));
             }
         }
-        if grow.wish.is_some() {
-            self.members.jobs.grows_wanted.push_front(grow.wish);
+        if let Grow {
+            wish: wish @ Some(_),
+            groups,
+            ..
+        } = grow
+        {
+            let wanted = GrowWanted { wish, groups };
+            self.members.jobs.grows_wanted.push_front(wanted);
         }
     }
 
@@ -156,7 +185,7 @@ impl WriterCore {
                     leaving.orphaned(member.segment, member.node, said);
                 }
                 self.members.grow_not_before = self.now + PAUSE;
-                self.parts_failed(grow.wish.as_slice(), &error.to_string());
+                self.growth_ended(grow.wish, error.to_string());
             }
         }
         true
@@ -187,12 +216,20 @@ impl WriterCore {
         if !planted(Mutant::RecordBeforeRootEntry) {
             self.open_group(pg);
         }
-        self.parts_done(
-            grow.wish.as_slice(),
-            &format!("protection group {pg} was appended"),
-        );
+        self.appended(&grow);
         self.writable_moved();
         true
+    }
+
+    /// A group is there. More may be wanted.
+    pub(super) fn appended(&mut self, grow: &Grow) {
+        let text = format!("protection group {} was appended", grow.pg);
+        self.parts_done(grow.wish.as_slice(), &text);
+        let Grow { wish, groups, .. } = *grow;
+        if wish.is_some() && self.groups.len() < groups {
+            let wanted = GrowWanted { wish, groups };
+            self.members.jobs.grows_wanted.push_front(wanted);
+        }
     }
 
     fn open_group(&mut self, pg: PgId) {

@@ -281,6 +281,7 @@ impl WriterCore {
                 self.parts_done(&job.restores, "taken back");
             }
         }
+        self.settle_reshapes();
         let groups = self.groups.len();
         if let Some(grow) = &mut self.members.jobs.grow
             && grow.phase != GrowPhase::Creating
@@ -288,8 +289,7 @@ impl WriterCore {
             let is_there = (grow.pg.get() as usize) < groups;
             if is_there {
                 let grow = self.members.jobs.grow.take().expect("it was just there");
-                let text = format!("protection group {} was appended", grow.pg);
-                self.parts_done(grow.wish.as_slice(), &text);
+                self.appended(&grow);
             } else {
                 grow.phase = GrowPhase::Creating;
             }

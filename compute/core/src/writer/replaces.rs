@@ -17,11 +17,11 @@ use crate::members::jobs::{GrowPhase, Phase, Replace, Waiting};
 use crate::members::step::Purpose;
 
 /// A node has this long to make a segment.
-const CREATION_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const CREATION_PATIENCE: Duration = Duration::from_secs(10);
 /// Replacements of one group at the same time.
 const PER_GROUP_MAX: usize = 2;
 /// Before a place is looked for again for a segment that is silent.
-const REPAIR_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const REPAIR_PAUSE: Duration = Duration::from_secs(30);
 
 impl WriterCore {
     /// Goes on with what an earlier writer began: joining members say what that is, and nodes say what it left.
@@ -40,6 +40,9 @@ impl WriterCore {
                 let (out, into) = (member_of(replacement.out), member_of(replacement.into));
                 // The reopening has brought a write quorum of every set to the group's last LSN.
                 let needed = self.groups[number].last_sealed;
+                // What was declared lost while it joined never becomes whole (R19).
+                let is_lost = entry.removed.contains(&into.segment);
+                let take_back = is_lost.then(|| "it was declared lost".to_owned());
                 self.members.jobs.replaces.push(Replace {
                     pg: entry.pg,
                     out,
@@ -47,7 +50,7 @@ impl WriterCore {
                     phase: Phase::Joining { needed },
                     since: self.now,
                     object: None,
-                    take_back: None,
+                    take_back,
                     wishes: Vec::new(),
                     restores: Vec::new(),
                 });
@@ -145,6 +148,13 @@ impl WriterCore {
         let mut wanted: Vec<(Call, NodeId)> = replaces
             .map(|job| (Call::Create(job.into.segment), job.into.node))
             .collect();
+        for job in &jobs.reshapes {
+            if job.phase == Phase::Creating {
+                let lacks = |member: &&Member| !job.made.contains(&member.segment);
+                let members = job.joining.iter().filter(lacks);
+                wanted.extend(members.map(|member| (Call::Create(member.segment), member.node)));
+            }
+        }
         if let Some(grow) = &jobs.grow
             && grow.phase == GrowPhase::Creating
         {
@@ -163,6 +173,9 @@ impl WriterCore {
         let (pg, manifest) = if let Some(job) = replace {
             let made = begin_replace(&self.manifest, job.pg, job.out.segment, job.into);
             (job.pg, made)
+        } else if let Some(index) = jobs.reshape_of(segment) {
+            let job = &jobs.reshapes[index];
+            (job.pg, self.reshaped(job))
         } else {
             let grow = jobs.grow.as_ref()?;
             (grow.pg, append_pg(&self.manifest, grow.members.clone()))
@@ -235,8 +248,10 @@ impl WriterCore {
     fn creation_since(&self, segment: SegmentId) -> Option<Duration> {
         let jobs = &self.members.jobs;
         let replace = jobs.replaces.iter().find(|job| job.into.segment == segment);
+        let reshape = jobs.reshape_of(segment);
+        let reshape = reshape.map(|index| jobs.reshapes[index].since);
         let grow = jobs.grow.as_ref().map(|job| job.since);
-        replace.map(|job| job.since).or(grow)
+        replace.map(|job| job.since).or(reshape).or(grow)
     }
 
     fn made(&mut self, segment: SegmentId) {
@@ -245,6 +260,8 @@ impl WriterCore {
             if job.phase == Phase::Creating {
                 job.phase = Phase::Made;
             }
+        } else if let Some(index) = jobs.reshape_of(segment) {
+            jobs.reshapes[index].made(segment);
         } else if let Some(grow) = &mut jobs.grow {
             grow.made.insert(segment);
         }
@@ -258,7 +275,10 @@ impl WriterCore {
             .iter()
             .position(|job| job.into.segment == segment);
         let Some(index) = replace else {
-            return self.growth_failed(segment, reason);
+            return match jobs.reshape_of(segment) {
+                Some(index) => self.reshape_creation_failed(index, segment, reason),
+                None => self.growth_failed(segment, reason),
+            };
         };
         let job = jobs.replaces.remove(index);
         let node = job.into.node;
@@ -447,6 +467,8 @@ impl WriterCore {
             let jobs = &mut self.members.jobs;
             if joining {
                 self.members.fleet.shun(node, self.now);
+                self.reshape_silent(segment);
+                let jobs = &mut self.members.jobs;
                 if let Some(job) = jobs.replace_of(segment)
                     && job.into.segment == segment
                 {
@@ -478,7 +500,8 @@ impl WriterCore {
             .filter(|entry| !entry.removed.is_empty())
         {
             let members = entry.members().into_iter();
-            let is_lost = |member: &Member| entry.removed.contains(&member.segment);
+            let is_lost =
+                |member: &Member| !member.joining && entry.removed.contains(&member.segment);
             let of_group = members.filter(is_lost);
             lost.extend(of_group.map(|member| (entry.pg, member.segment, member.node, false)));
         }
@@ -498,7 +521,7 @@ impl WriterCore {
                 out: job.out.segment,
                 into: job.into.segment,
                 node: job.into.node,
-                phase: job.shown(),
+                phase: job.phase.shown(),
                 scl: self.scl_of(job.pg, job.into.segment),
                 needed,
             }

@@ -66,15 +66,6 @@ impl WriterCore {
             .ship(index, retained, envelope, &mut self.actions);
     }
 
-    /// The root's sets as if nobody were joining them.
-    fn joined_root(&self) -> sixfold_log_format::PgEntry {
-        let mut entry = self.groups[0].entry.clone();
-        for member in entry.sets.iter_mut().flat_map(|set| &mut set.members) {
-            member.joining = false;
-        }
-        entry
-    }
-
     fn envelope(&self, pg: PgId) -> Envelope {
         Envelope {
             now: self.now,
@@ -149,8 +140,7 @@ impl WriterCore {
         let link = &self.shipper.links()[ack.link];
         let (pg, segment) = (link.pg, link.segment);
         if let (PgId::ROOT, Some(sent)) = (pg, ack.sent) {
-            let whole = planted(Mutant::JoiningCountsInLease).then(|| self.joined_root());
-            let entry = whole.as_ref().unwrap_or(&self.groups[0].entry);
+            let entry = &self.groups[0].entry;
             let leased = self.lease.answered(segment, sent, entry, self.now);
             self.shared.publish_lease(self.lease.until());
             let held = |ticket| WriterAction::Leased { ticket, held: true };

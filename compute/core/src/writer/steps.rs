@@ -27,6 +27,7 @@ impl WriterCore {
         }
         if let Some(patience) = self.members.take_look(self.now) {
             self.look_for_silence(patience);
+            self.look_for_losses();
         }
         self.grow_if_low();
         self.refence_if_bare();
@@ -60,6 +61,7 @@ impl WriterCore {
     fn propose_next(&mut self) -> bool {
         self.propose_hint()
             || self.propose_replace()
+            || self.propose_reshape()
             || self.propose_append()
             || self.propose_nothing()
     }

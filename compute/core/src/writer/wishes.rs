@@ -1,18 +1,22 @@
 //! Wishes: what operators, and this process, want done about the membership (R24).
 
+use std::time::Duration;
+
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Wish, WishVerb};
-use sixfold_log_format::{NodeId, PgId, SegmentId};
+use sixfold_log_format::{Manifest, NodeId, PgId, SegmentId};
 use sixfold_recovery::membership::{EditError, drop_hint, set_hint};
 
 use super::WriterCore;
 use crate::event::{AttachKey, WriterAction};
 use crate::members::MembershipStats;
 use crate::members::fleet::find;
-use crate::members::jobs::{Edit, HintEdit, Phase, Waiting};
+use crate::members::jobs::{Edit, GrowWanted, HintEdit, Phase, Waiting};
 use crate::members::step::{Purpose, Step};
 use crate::members::wishes::{Taken, WishId};
 
+/// A node that is to be forgotten has this long to say what it holds, and to drop it.
+const FORGET_PATIENCE: Duration = Duration::from_secs(10);
 /// Nodes that are asked where another one is.
 const HINT_ASKS_MAX: usize = 6;
 
@@ -55,26 +59,68 @@ impl WriterCore {
             _ if !is_alive => self.refuse_wish(id, "the writer is closing".to_owned()),
             WishVerb::Replace | WishVerb::Drain => self.wish_move(wish),
             WishVerb::Restore => self.wish_restore(wish),
-            WishVerb::Grow => {
-                self.members
-                    .wishes
-                    .begun(id, 1, "appending a protection group".to_owned());
-                self.members.jobs.grows_wanted.push_back(Some(id));
-            }
+            WishVerb::Grow => self.wish_grow(wish),
             WishVerb::Add => self.wish_add(wish, hint),
-            WishVerb::Forget => {
-                let node = NodeId::from_bytes(wish.subject);
-                if self.is_coming_to(node) {
-                    let text = format!("node {node} is about to get a segment");
-                    return self.refuse_wish(id, text);
-                }
-                let edit = Edit::Drop(node);
-                self.members
-                    .jobs
-                    .hints
-                    .push_back(HintEdit { edit, wish: id });
-            }
+            WishVerb::Forget => self.wish_forget(wish),
         }
+    }
+
+    /// Append groups. The object says how many the volume is to have then, so that the wish is done once however often it is brought,
+    /// to whichever writer; all zero, by a tool that does not say: one more than there are.
+    fn wish_grow(&mut self, wish: &Wish) {
+        let id = wish.id;
+        let (pgs, pgs_max) = (self.groups.len(), self.pgs_max());
+        let groups = match wish.object {
+            [0, ..] if wish.object == [0; 16] => pgs + 1,
+            [a, b, c, d, e, f, g, h, ..] => {
+                let wanted = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                usize::try_from(wanted).unwrap_or(usize::MAX)
+            }
+        };
+        if groups <= pgs {
+            let text = format!("the volume has {pgs} protection groups");
+            return self.members.wishes.done(id, text);
+        }
+        if groups > pgs_max {
+            let text = format!("the volume has {pgs} protection groups, no more are allowed");
+            return self.refuse_wish(id, text);
+        }
+        let count = (groups - pgs) as u64;
+        let text = format!("{count} protection groups to be appended");
+        self.members.wishes.begun(id, count, text);
+        let wish = Some(id);
+        let jobs = &mut self.members.jobs;
+        jobs.grows_wanted.push_back(GrowWanted { wish, groups });
+    }
+
+    /// Take a node out of the fleet. It is asked first what it holds: what an earlier writer made there or removed is dropped before
+    /// nobody asks it any more.
+    fn wish_forget(&mut self, wish: &Wish) {
+        let (id, node) = (wish.id, NodeId::from_bytes(wish.subject));
+        if self.is_coming_to(node) {
+            let text = format!("node {node} is about to get a segment");
+            return self.refuse_wish(id, text);
+        }
+        if self.manifest.hints.iter().any(|hint| hint.node == node) {
+            self.members.jobs.probes.insert(node);
+        }
+        self.want_edit(Edit::Drop(node), id);
+    }
+
+    fn want_edit(&mut self, edit: Edit, wish: WishId) {
+        let since = self.now;
+        let hints = &mut self.members.jobs.hints;
+        hints.push_back(HintEdit { edit, wish, since });
+    }
+
+    /// Whether a node has to be heard before it is forgotten, and may be yet.
+    fn holds_segments(&self, edit: &HintEdit) -> bool {
+        let Edit::Drop(node) = edit.edit else {
+            return false;
+        };
+        let holds = self.members.jobs.probes.contains(&node)
+            || self.members.leaving.iter_removed().any(|(_, held)| held.node == node);
+        holds && self.now < edit.since + FORGET_PATIENCE
     }
 
     /// Whether a segment is being made there.
@@ -83,7 +129,7 @@ impl WriterCore {
         coming.any(|(_, member)| member.node == node)
     }
 
-    fn refuse_wish(&mut self, id: WishId, text: String) {
+    pub(super) fn refuse_wish(&mut self, id: WishId, text: String) {
         self.members.refused(text.clone());
         self.members.wishes.refuse(id, text);
     }
@@ -234,10 +280,7 @@ impl WriterCore {
             .begun(id, 1, format!("adding node {node}"));
         let jobs = &mut self.members.jobs;
         match hint {
-            Some(hint) if hint.node == node => {
-                let edit = Edit::Set(hint);
-                jobs.hints.push_back(HintEdit { edit, wish: id });
-            }
+            Some(hint) if hint.node == node => self.want_edit(Edit::Set(hint), id),
             Some(hint) => {
                 let text = format!("node {} is not the one that is to be added", hint.node);
                 self.refuse_wish(id, text);
@@ -275,13 +318,7 @@ impl WriterCore {
                 .hint_asks
                 .retain(|(other, ..)| *other != id);
             match hint {
-                Ok(hint) => {
-                    let edit = Edit::Set(hint);
-                    self.members
-                        .jobs
-                        .hints
-                        .push_back(HintEdit { edit, wish: id });
-                }
+                Ok(hint) => self.want_edit(Edit::Set(hint), id),
                 Err(node) => {
                     let text = format!("nobody said where node {node} is");
                     self.refuse_wish(id, text);
@@ -303,6 +340,10 @@ impl WriterCore {
             self.members.jobs.hints.pop_front();
             self.refuse_wish(id, format!("node {node} is about to get a segment"));
             return true;
+        }
+        // A node that holds none of the volume is forgotten at once; one that does not answer, after a while.
+        if self.holds_segments(next) && drop_hint_is_possible(&self.manifest, next) {
+            return false;
         }
         let edited = match &next.edit {
             Edit::Set(hint) => set_hint(&self.manifest, hint.clone()),
@@ -329,6 +370,9 @@ impl WriterCore {
             Purpose::Begin { .. } | Purpose::Finish { .. } | Purpose::RollBack { .. } => {
                 self.replace_in_force(purpose);
             }
+            Purpose::BeginReshape { .. }
+            | Purpose::FinishReshape { .. }
+            | Purpose::AbandonReshape { .. } => self.reshape_in_force(purpose),
             Purpose::Append { .. } => {
                 let grow = self.members.jobs.grow.as_mut();
                 let grow = grow.expect("a job stays until its group is open");
@@ -336,6 +380,9 @@ impl WriterCore {
             }
             Purpose::Nothing => {}
             Purpose::Hint => {
+                // There may be a place now for what found none.
+                self.members.repair_pauses.clear();
+                self.members.reshape_pauses.clear();
                 let edit = self.members.jobs.hints.pop_front();
                 let edit = edit.expect("an edit stays until its step is in force");
                 self.parts_done(&[edit.wish], "done");
@@ -354,6 +401,8 @@ impl WriterCore {
             sets: entries.map(|entry| (entry.pg, entry.sets.len())).collect(),
             replacements: self.replacement_stats(),
             waiting: members.jobs.waiting.len(),
+            short: self.short_groups(),
+            reshapes: self.reshape_stats(),
             growing: members.jobs.grow.is_some(),
             stragglers,
             leaving,
@@ -361,5 +410,13 @@ impl WriterCore {
             wishes: members.wishes.reports(),
             refences: self.refences,
         }
+    }
+}
+
+/// Whether the edit is possible: what would be refused is refused at once.
+fn drop_hint_is_possible(manifest: &Manifest, edit: &HintEdit) -> bool {
+    match edit.edit {
+        Edit::Drop(node) => drop_hint(manifest, node).is_ok(),
+        Edit::Set(_) => true,
     }
 }

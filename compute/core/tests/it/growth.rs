@@ -4,7 +4,7 @@ use sixfold_compute_core::{MemberBounds, WriterBounds};
 use sixfold_log_format::wire::{WishState, WishVerb};
 use sixfold_log_format::{PageId, PgId};
 
-use crate::cluster::fleet::{fleet_node, names};
+use crate::cluster::fleet::{fleet_node, grown_to, names};
 use crate::cluster::{Cluster, bounds, put};
 
 const STEPS: usize = 400;
@@ -263,4 +263,38 @@ fn a_watcher_sees_what_is_committed_to_a_group_that_came_later() {
     }
     assert_eq!(seen, 100);
     assert!(cluster.is_cached(PageId::META));
+}
+
+/// The writer dies before every node that holds the wish has its report: the next one is brought the wish again.
+#[test]
+fn a_growth_that_names_its_result_is_done_once_by_whichever_writer() {
+    use sixfold_log_format::wire::Wish;
+    let mut cluster = Cluster::of_fleet(6, 1);
+    cluster.commit(put("a key", "x")).unwrap();
+    let wish = Wish {
+        id: [3; 16],
+        volume: crate::cluster::VOLUME,
+        verb: WishVerb::Grow,
+        subject: [0; 16],
+        object: grown_to(2),
+    };
+    for _ in 0..2 {
+        cluster.wishes.push(wish.clone());
+        assert!(cluster.under_load(STEPS, |cluster| cluster.wishes.is_empty()));
+        assert_eq!(cluster.state([3; 16]), WishState::Done);
+        assert_eq!(groups(&cluster), 2);
+        cluster.reports.clear();
+        cluster.take_over();
+    }
+    // More than one at a time, and one that comes while another one is on its way to the same end.
+    let first = cluster.grow_to(4);
+    let second = cluster.grow_to(3);
+    let is_over = |cluster: &Cluster| {
+        cluster.state(first) == WishState::Done && cluster.state(second) == WishState::Done
+    };
+    assert!(cluster.under_load(STEPS, is_over));
+    assert_eq!(groups(&cluster), 4);
+    assert_eq!(cluster.report(first).done, 2);
+    let refused = cluster.grow_to(1 << 40);
+    assert!(cluster.report(refused).text.contains("no more are allowed"));
 }

@@ -672,3 +672,58 @@ fn a_node_that_is_to_be_forgotten_gets_no_segment_meanwhile() {
         assert!(hints.any(|hint| hint.node == member.node), "{member:?}");
     }
 }
+
+#[test]
+fn a_node_drops_what_it_holds_before_it_is_forgotten() {
+    let mut cluster = Cluster::of_fleet(9, 1);
+    cluster.under_load(20, |_| false);
+    // Its segment was replaced and does not hear of it.
+    cluster.segments[1].deaf = true;
+    let drain = cluster.wish(WishVerb::Drain, *fleet_node(1).as_bytes(), [0; 16]);
+    assert!(cluster.under_load(STEPS, |cluster| is_joining(cluster, segment_id(1))));
+    cluster.heal();
+    assert!(cluster.under_load(STEPS, |cluster| cluster.state(drain) == WishState::Done));
+    // Nor does another one that an earlier writer made there in vain.
+    cluster.take_over();
+    let forget = cluster.wish(WishVerb::Forget, *fleet_node(1).as_bytes(), [0; 16]);
+    let is_done = |cluster: &Cluster| {
+        let mut reports = cluster.reports.iter();
+        reports.any(|report| report.id == forget && report.state == WishState::Done)
+    };
+    assert!(!cluster.under_load(200, is_done));
+    assert!(!cluster.segments[1].dropped);
+    cluster.segments[1].deaf = false;
+    assert!(cluster.under_load(400, |cluster| is_done(cluster) || cluster.segments[1].dropped));
+    assert!(cluster.segments[1].dropped, "forgotten with what it holds");
+    assert!(cluster.under_load(40, is_done));
+    assert!(!cluster.fleet.contains(&hint(1)));
+}
+
+/// It may be gone for good: that is what most nodes are forgotten for.
+#[test]
+fn a_node_that_does_not_answer_is_forgotten_after_a_while() {
+    let mut cluster = Cluster::of_fleet(9, 1);
+    cluster.dead_nodes.insert(fleet_node(7));
+    let forget = cluster.wish(WishVerb::Forget, *fleet_node(7).as_bytes(), [0; 16]);
+    let is_done = |cluster: &Cluster| {
+        let mut reports = cluster.reports.iter();
+        reports.any(|report| report.id == forget && report.state == WishState::Done)
+    };
+    assert!(!cluster.under_load(200, is_done));
+    assert!(cluster.under_load(400, is_done));
+}
+
+/// The set keeps its write quorum, so that the lost one stays in it until a step takes it out: it never becomes whole.
+#[test]
+fn a_joining_segment_that_is_declared_lost_is_taken_back() {
+    let mut cluster = Cluster::of_fleet(9, 1);
+    cluster.under_load(20, |_| false);
+    let out = segment_id(5);
+    cluster.replace(out);
+    assert!(cluster.under_load(STEPS, |cluster| is_joining(cluster, out)));
+    let new = into(&cluster, out);
+    cluster.declare_lost(&[new]);
+    assert!(cluster.under_load(STEPS, is_idle));
+    assert!(members(&cluster).contains(&out) && !members(&cluster).contains(&new));
+    assert_eq!(cluster.core.stats().membership.sets, [(PgId::ROOT, 1)]);
+}

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sixfold_compute_core::{CommitTicket, MemberBounds, WriterBounds, WriterEvent};
+use sixfold_compute_core::{
+    CommitTicket, MemberBounds, MembershipStats, WriterBounds, WriterEvent,
+};
 use sixfold_log_format::wire::{Refusal, WishVerb};
 use sixfold_log_format::{Manifest, NodeId, PgEntry, PgId, SegmentId, VolumeEpoch};
 use sixfold_recovery::machine::RecoveryError;
-use sixfold_recovery::quorum;
+use sixfold_recovery::{membership, quorum};
 
 use crate::cluster::fleet::{fleet_node, hint};
 use crate::cluster::{Cluster, bounds, put};
@@ -40,6 +42,8 @@ struct Written {
     refenced: usize,
     /// How many of them opened.
     in_place: u64,
+    /// How often copies were declared lost.
+    losses: usize,
 }
 
 impl Written {
@@ -152,7 +156,23 @@ fn refence(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
     cluster.event(WriterEvent::Refenced { result });
 }
 
-/// A rival claims two segments of a group and dies: the writer keeps just a write quorum.
+/// Whether every group has a write quorum without this segment, those that are claimed, and those that were declared lost.
+fn spares(cluster: &Cluster, index: usize) -> bool {
+    let found = cluster.segments[index].id;
+    let is_free = |entry: &PgEntry, segment: SegmentId| {
+        let mut held = cluster.segments.iter();
+        let held = held.find(|held| held.id == segment);
+        segment != found
+            && !entry.removed.contains(&segment)
+            && held.is_some_and(|held| held.refuses.is_none())
+    };
+    let has_quorum = |entry: &PgEntry| {
+        quorum::is_write_quorum_of_all(entry, &|segment| is_free(entry, segment))
+    };
+    cluster.newest_manifest().pgs.iter().all(has_quorum)
+}
+
+/// A rival claims as many segments of a group as it can spare, and dies: the writer keeps just a write quorum.
 fn claim(cluster: &mut Cluster, chance: &mut Chance) {
     if cluster.segments.iter().any(|held| held.refuses.is_some()) {
         return;
@@ -167,9 +187,34 @@ fn claim(cluster: &mut Cluster, chance: &mut Chance) {
             return;
         }
         let index = heard[chance.below(heard.len())];
+        if !spares(cluster, index) {
+            return;
+        }
         cluster.segments[index].refuses = Some(Refusal::StaleEpoch { volume_epoch });
         cluster.lose(index);
     }
+}
+
+/// Three nodes are destroyed, or are said to be, and an operator declares them lost (R19); everybody else answers.
+fn declare_lost(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
+    let nodes: Vec<NodeId> = (0..3).map(|_| any_member(cluster, chance).2).collect();
+    let manifest = cluster.newest_manifest();
+    let members = manifest.pgs.iter().flat_map(PgEntry::members);
+    let on_them = members.filter(|member| nodes.contains(&member.node));
+    let lost: Vec<SegmentId> = on_them.map(|member| member.segment).collect();
+    let answers = |node: NodeId| !nodes.contains(&node);
+    let is_open = |manifest: &Manifest| opens_without(cluster, manifest, &|node| !answers(node));
+    // What is not in force yet may not be found by the one who declares.
+    let declared = membership::declare_lost(&manifest, &lost);
+    if written.losses >= 2 || !declared.as_ref().is_ok_and(is_open) {
+        return;
+    }
+    written.losses += 1;
+    written.lost(cluster);
+    written.refenced = cluster.refences;
+    cluster.dead_nodes.clear();
+    cluster.each(|segment| segment.refuses = None);
+    cluster.declare_lost(&lost);
 }
 
 fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
@@ -232,7 +277,8 @@ fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
             }
         }
         77..=79 => claim(cluster, chance),
-        80..=84 => {
+        80 => declare_lost(cluster, written, chance),
+        81..=84 => {
             for _ in 0..chance.below(30) {
                 cluster.step();
             }
@@ -246,7 +292,7 @@ fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
     cluster.check_held(cluster.core.shared().vdl());
 }
 
-fn run(seed: u64) -> (u64, usize, u64) {
+fn run(seed: u64) -> (u64, usize, u64, bool) {
     let mut cluster = Cluster::of_fleet_with(bounds_of(seed), NODES, 1);
     cluster.left_hints = (0..NODES).map(hint).collect();
     let mut written = Written::default();
@@ -254,7 +300,12 @@ fn run(seed: u64) -> (u64, usize, u64) {
     for _ in 0..STEPS {
         refence(&mut cluster, &mut written, &mut chance);
         one_step(&mut cluster, &mut written, &mut chance);
-        assert_eq!(cluster.fenced, None, "seed {seed}");
+        assert_eq!(
+            cluster.fenced,
+            None,
+            "seed {seed}: {:?}",
+            cluster.core.stats().membership
+        );
     }
     // Everybody comes back: whatever was begun comes to its end.
     cluster.dead_nodes.clear();
@@ -262,9 +313,18 @@ fn run(seed: u64) -> (u64, usize, u64) {
         segment.deaf = false;
         segment.refuses = None;
     });
+    // Where nothing is repaired, or no node is left for it, a group stays with what survived.
+    let may_be_short = |stats: &MembershipStats| {
+        let lacks_nodes = |text: &String| text.contains("nodes are usable");
+        !seed.is_multiple_of(2) || stats.refusals.iter().any(lacks_nodes)
+    };
     let is_idle = |cluster: &Cluster| {
         let stats = cluster.core.stats().membership;
-        stats.replacements.is_empty() && stats.waiting == 0 && !stats.growing
+        stats.replacements.is_empty()
+            && stats.reshapes.is_empty()
+            && (stats.short.is_empty() || may_be_short(&stats))
+            && stats.waiting == 0
+            && !stats.growing
     };
     for _ in 0..4_000 {
         if is_idle(&cluster) && cluster.core.stats().membership.leaving == 0 {
@@ -300,20 +360,25 @@ fn run(seed: u64) -> (u64, usize, u64) {
         );
     }
     let steps = manifest.version.membership_epoch.get();
-    (steps, written.known.len(), written.in_place)
+    let regrown = written.losses > 0 && stats.short.is_empty();
+    (steps, written.known.len(), written.in_place, regrown)
 }
 
 #[test]
 fn whatever_happens_nothing_answered_is_missing_and_every_change_ends() {
-    let (mut steps, mut keys, mut in_place) = (0, 0, 0);
+    let (mut steps, mut keys, mut in_place, mut whole_again) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
-        let (made, known, refenced) = run(seed);
+        let (made, known, refenced, regrown) = run(seed);
+        whole_again += u64::from(regrown);
         steps += made;
         keys += known;
         in_place += refenced;
     }
     assert!(
-        steps > 5 * SEEDS && keys > 5 * SEEDS as usize && in_place > SEEDS / 2,
-        "{steps} steps, {keys} keys, {in_place} times opened in place"
+        steps > 5 * SEEDS
+            && keys > 5 * SEEDS as usize
+            && in_place > SEEDS / 2
+            && whole_again > SEEDS / 8,
+        "{steps} steps, {keys} keys, {in_place} times opened in place, {whole_again} times whole again"
     );
 }

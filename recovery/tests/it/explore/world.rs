@@ -14,7 +14,7 @@ use super::judge::Oracle;
 use super::writer::{Send, Task, Writer};
 use super::{Chooser, Weak};
 use crate::cluster::FakeSegment;
-use crate::common::{entry, manifest_of, ms, node, segment, set, six};
+use crate::common::{entry, manifest_of, ms, node, segment, set, six, with_fleet};
 use crate::model_world::merged;
 
 /// Segments 0..6 are group 0, 6..12 group 1, the rest spare. Segment `n` is on node `n`; it is reached when its host is.
@@ -106,7 +106,7 @@ impl World {
             let second = set(QuorumModel::FourOfSix, &[6, 7, 8, 9, 10, 11]);
             pgs.push(entry(1, vec![second]));
         }
-        let manifest = manifest_of(pgs);
+        let manifest = with_fleet(manifest_of(pgs));
         let segments = (0..SEGMENTS).map(|number| {
             let mut made = FakeSegment::new(number, manifest.clone());
             made.exists = number < 6 * bounds.groups;

@@ -58,6 +58,8 @@ pub(crate) struct Tail {
     pub(crate) begun: Vec<FileNumber>,
     /// Where something durable could not be read.
     pub(crate) damage: Vec<String>,
+    /// Files that were passed over, the oldest first, and the sequence number that the one behind them begins with.
+    pub(crate) older: (Vec<FileNumber>, u64),
 }
 
 impl Tail {
@@ -73,7 +75,20 @@ impl Tail {
             torn: None,
             begun: Vec::new(),
             damage: Vec::new(),
+            older: (Vec::new(), 0),
         }
+    }
+
+    /// Whether everything that was read was what it had to be, its end apart: what was passed over need not be read then.
+    pub(crate) fn is_sound(&self) -> bool {
+        let begins = self.begun.first()
+            == self
+                .older
+                .0
+                .last()
+                .map(|last| FileNumber(last.0 + 1))
+                .as_ref();
+        begins && self.damage.is_empty() && self.headers.is_empty()
     }
 }
 
@@ -115,6 +130,8 @@ pub(crate) struct Scan {
     block_bytes: u32,
     file_bytes: u64,
     files: Vec<(FileNumber, u64)>,
+    /// Files that are passed over: a start needs nothing of them.
+    passed: usize,
     at: usize,
     step: Step,
     header: FileHeader,
@@ -126,25 +143,28 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A scan of `files`; [`Scan::start`] gives the first step.
+    /// A scan of `files` but for the first `passed`; [`Scan::start`] gives the first step.
     pub(crate) fn new(
         node: NodeId,
         block_bytes: u32,
         file_bytes: u64,
         files: Vec<(FileNumber, u64)>,
+        passed: usize,
     ) -> Scan {
         let header = FileHeader {
             node,
             file: FileNumber(1),
             block_bytes,
             first_sequence: 1,
+            folded: FileNumber(0),
         };
         Scan {
             node,
             block_bytes,
             file_bytes,
             files,
-            at: 0,
+            passed,
+            at: passed,
             step: Step::Head(SCAN_CHUNK_BYTES),
             header,
             begun: false,
@@ -153,6 +173,11 @@ impl Scan {
             wanted: SCAN_CHUNK_BYTES,
             tail: Tail::empty(),
         }
+    }
+
+    /// How many of the oldest files it passes over.
+    pub(crate) fn passed(&self) -> usize {
+        self.passed
     }
 
     /// The first step.
@@ -220,6 +245,8 @@ impl Scan {
     fn done(&mut self) -> Next {
         let mut tail = std::mem::replace(&mut self.tail, Tail::empty());
         tail.sequence = self.expected;
+        let older = self.files[..self.passed].iter();
+        tail.older.0 = older.map(|(file, _)| *file).collect();
         let last = tail
             .ready
             .last()
@@ -244,6 +271,7 @@ impl Scan {
             file,
             block_bytes: self.block_bytes,
             first_sequence: self.expected,
+            folded: FileNumber(0),
         };
         let rest = bytes.slice(block..);
         // What came before the first file that is there is not known.
@@ -251,7 +279,7 @@ impl Scan {
         let begun = match FileHeader::decode(&bytes[..block]) {
             Ok(header) => match self.check_header(&header) {
                 Ok(()) => {
-                    predicted.first_sequence = self.expected;
+                    predicted = header;
                     true
                 }
                 Err(reason) => return Next::Corrupt(reason),
@@ -280,6 +308,9 @@ impl Scan {
             self.tail.zeros.clear();
             self.tail.torn = None;
             self.tail.begun.append(&mut self.tail.ready);
+            if self.tail.begun.is_empty() {
+                self.tail.older.1 = self.expected;
+            }
             self.tail.begun.push(file);
             self.step = Step::Groups;
             self.wanted = rest.len();

@@ -11,10 +11,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::{
     Entry, FileHeader, FileNumber, GROUP_HEADER_BYTES, encode_group,
 };
+use sixfold_log_format::{NodeId, SegmentId};
 
 use super::scan::Tail;
 use super::{Place, Ticket, whole_blocks};
@@ -96,6 +96,8 @@ pub(crate) struct HotLog {
     begun: VecDeque<FileNumber>,
     /// States at the head of the current file that are not durable yet.
     heads_missing: usize,
+    /// Nothing up to this file is needed for a start, as far as is known: all redo in them is in layers.
+    folded: FileNumber,
     ready: VecDeque<FileNumber>,
     /// The file in the making, and what it is made of.
     preparing: Option<(FileNumber, Option<FileNumber>)>,
@@ -131,6 +133,7 @@ impl HotLog {
             sequence: 1,
             begun: VecDeque::new(),
             heads_missing: 0,
+            folded: FileNumber(0),
             ready: VecDeque::new(),
             preparing: None,
             spares: VecDeque::new(),
@@ -154,7 +157,8 @@ impl HotLog {
     ///
     /// `heads` are states that are missing at the head of the last file: a crash cut them short, and nothing else stands there yet.
     pub(crate) fn resume(&mut self, tail: Tail, heads: Vec<Entry>) {
-        self.begun = tail.begun.into();
+        self.begun = tail.older.0.into();
+        self.begun.extend(tail.begun);
         self.heads_missing = heads.len();
         for entry in heads {
             let bytes = entry.encoded_bytes();
@@ -195,6 +199,36 @@ impl HotLog {
     pub(crate) fn takes_batches(&self) -> bool {
         let taken = self.offset + self.queued_bytes as u64;
         !self.full || (self.current.is_some() && taken < self.file_bytes / 2)
+    }
+
+    /// No next file could be made: batches that wait, and that would take more than batches may of the file at hand, are given up, the
+    /// newest first. They would wait until somebody makes room, and claims behind them. Their tickets and segments, the newest first.
+    pub(crate) fn give_up(&mut self) -> Vec<(Ticket, SegmentId)> {
+        let room = match self.current {
+            Some(_) => (self.file_bytes / 2).saturating_sub(self.offset),
+            None => 0,
+        };
+        let (mut kept, mut given_up) = (0, Vec::new());
+        for queued in std::mem::take(&mut self.queue) {
+            let batch = match &queued.entry {
+                Entry::Batch { segment, .. } => queued.ticket.map(|ticket| (ticket, *segment)),
+                _ => None,
+            };
+            match batch {
+                // Once one was given up all behind it are: a segment's batches become durable in order.
+                Some(batch) if !given_up.is_empty() || kept + queued.bytes as u64 > room => {
+                    self.queued_bytes -= queued.bytes;
+                    given_up.push(batch);
+                }
+                _ => {
+                    kept += queued.bytes as u64;
+                    self.queue.push_back(queued);
+                }
+            }
+        }
+        self.left_count = self.left_count.min(self.queue.len());
+        given_up.reverse();
+        given_up
     }
 
     /// Whether no next file could be made.
@@ -268,6 +302,25 @@ impl HotLog {
         let is_written = self.in_flight.as_ref().map(|write| write.file) == Some(oldest);
         // All states were found or written again behind it: the next file may have nothing but its header.
         (behind && !is_written && self.heads_missing == 0).then_some(oldest)
+    }
+
+    /// All redo that is durable in files before `needed` is in layers; in all but the current file for `None`.
+    pub(crate) fn set_needed(&mut self, needed: Option<FileNumber>) {
+        let Some(current) = &self.current else { return };
+        // What comes yet goes into the current file or a later one.
+        let needed = needed.unwrap_or(current.file).min(current.file);
+        self.folded = FileNumber(needed.0.saturating_sub(1));
+    }
+
+    /// Of the files behind the next one's begin those that no start needs: the states at the head of the file behind them, and of the
+    /// current one, are durable.
+    fn unneeded(&self) -> FileNumber {
+        match &self.current {
+            Some(current) if self.heads_missing == 0 => self
+                .folded
+                .min(FileNumber(current.file.0.saturating_sub(1))),
+            _ => FileNumber(0),
+        }
     }
 
     /// The oldest file is not needed any more: it is recycled, or deleted where there are enough.
@@ -354,6 +407,13 @@ impl HotLog {
         self.write_group(now, actions);
     }
 
+    /// Whether so many bytes of entries, a batch at their end, may go into the current file: past its half only when there is a next one.
+    /// What is left keeps claims, histories and manifests writable should the disk turn out to be full.
+    fn takes_now(&self, entries_bytes: usize) -> bool {
+        let end = self.offset + self.group_bytes(entries_bytes);
+        self.full || !self.ready.is_empty() || end <= self.file_bytes / 2
+    }
+
     fn group_bytes(&self, entries_bytes: usize) -> u64 {
         whole_blocks(
             (GROUP_HEADER_BYTES + entries_bytes) as u64,
@@ -371,7 +431,8 @@ impl HotLog {
                 .expect("checked by the caller: the queue is not empty");
             let fits = self.offset + self.group_bytes(first.bytes) <= self.file_bytes;
             if self.current.is_some() && fits {
-                return true;
+                let is_batch = matches!(first.entry, Entry::Batch { .. });
+                return !is_batch || self.takes_now(first.bytes);
             }
             assert!(
                 self.current.is_none() || self.offset > block_bytes,
@@ -386,6 +447,7 @@ impl HotLog {
                 file,
                 block_bytes: self.block_bytes,
                 first_sequence: self.sequence,
+                folded: self.unneeded(),
             });
             self.offset = block_bytes;
             self.begun.push_back(file);
@@ -444,8 +506,10 @@ impl HotLog {
         let mut taken: Vec<Queued> = Vec::new();
         while let Some(next) = self.queue.front() {
             let total = bytes + next.bytes;
-            let over =
-                total + GROUP_HEADER_BYTES > self.group_bytes_max || self.group_bytes(total) > room;
+            let is_batch = matches!(next.entry, Entry::Batch { .. });
+            let over = total + GROUP_HEADER_BYTES > self.group_bytes_max
+                || self.group_bytes(total) > room
+                || is_batch && !self.takes_now(total);
             if over && !taken.is_empty() {
                 break;
             }

@@ -71,6 +71,8 @@ struct Composing {
     page: Option<Page>,
     /// The page as it is known is not in the layer yet.
     held: bool,
+    /// It was asked for so that an image cuts its chain here.
+    cut: bool,
     last: Lsn,
     records: usize,
     bytes: usize,
@@ -133,6 +135,7 @@ impl Composer {
             id,
             page: fresh,
             held: false,
+            cut: false,
             last: Lsn::NONE,
             records: depth.records as usize,
             bytes: depth.bytes as usize,
@@ -212,6 +215,7 @@ impl Composer {
         let is_full = is_full(at, self.bound);
         let Some(page) = &mut at.page else {
             if cuts {
+                at.cut = true;
                 return Ok(Composed::NeedsBase(at.id, at.last));
             }
             builder.push_record(record);
@@ -226,12 +230,13 @@ impl Composer {
         }
         if at.held {
             at.put_held(builder);
-        } else if is_full && at.records > 0 {
+        } else if is_full || at.cut {
             // At the same LSN the image stands behind the record.
             let page = at.page.as_ref().expect("looked at just now");
             builder.push_image(at.id, page.lsn(), &page.pack());
             (at.records, at.bytes) = (0, 0);
         }
+        at.cut = false;
         let page = at.page.as_mut().expect("looked at just now");
         apply(page, record)?;
         builder.push_record(record);

@@ -158,7 +158,7 @@ impl FreezeWork {
         let runs = segment.layers.runs();
         let now = segment.layers.generation();
         if generation != now {
-            gather = Gather::new(self.page, self.after, None, runs);
+            gather = Gather::by_page(self.page, self.after, runs);
         }
         let mut sources = Sources {
             segment: segment.id,
@@ -168,9 +168,10 @@ impl FreezeWork {
         match gather.advance(runs, &mut sources)? {
             Gathering::Needs(parts) => {
                 self.base = Some((now, gather));
+                fetched.pass(segment, self.page, cache);
                 return Ok(Some(parts));
             }
-            Gathering::Done => fetched.layers.clear(),
+            Gathering::Done => {}
         }
         *budget = budget.saturating_sub(BASE_COST);
         let page_bytes = segment.manifest.parameters.page_bytes as usize;
@@ -198,6 +199,7 @@ impl FreezeWork {
             depths,
             ..
         } = segment;
+        index.settle();
         while let Some((page, entries)) = index.page_from(self.page) {
             if page != self.page {
                 (self.page, self.taken) = (page, Lsn::NONE);
@@ -243,7 +245,7 @@ impl FreezeWork {
                 match composed {
                     Composed::Taken => self.taken = entry.lsn(),
                     Composed::NeedsBase(..) => {
-                        let gather = Gather::new(page, self.after, None, layers.runs());
+                        let gather = Gather::by_page(page, self.after, layers.runs());
                         self.base = Some((layers.generation(), gather));
                         return Ok(());
                     }

@@ -45,6 +45,8 @@ pub(crate) struct Gather {
     blocks: Vec<(LayerNumber, Block)>,
     /// LSN of the entry that the page begins with, and whether that is an image.
     start: Option<(Lsn, bool)>,
+    /// Blocks that are read along, behind those of the page: whoever goes by page wants them next.
+    ahead: u32,
 }
 
 /// Blocks of one page that are asked for at once.
@@ -62,7 +64,15 @@ impl Gather {
             block_end: None,
             blocks: Vec::new(),
             start: None,
+            ahead: 0,
         }
+    }
+
+    /// The same for somebody who will ask for the pages behind this one.
+    pub(crate) fn by_page(page: PageId, through: Lsn, runs: &[Run]) -> Gather {
+        let ahead = BLOCKS_AT_ONCE;
+        let gather = Gather::new(page, through, None, runs);
+        Gather { ahead, ..gather }
     }
 
     fn floor_lsn(&self) -> Lsn {
@@ -108,7 +118,8 @@ impl Gather {
             }
             let Some(block) = sources.block(layer.number, end - 1) else {
                 let first = range.start.max(end.saturating_sub(BLOCKS_AT_ONCE));
-                let missing = (first..end)
+                let behind = (end + self.ahead).min(index.block_count());
+                let missing = (first..behind)
                     .map(|number| index.block(number))
                     .map(|at| Located::block(sources.segment, layer.number, &at));
                 return Ok(Gathering::Needs(missing.collect()));

@@ -16,7 +16,7 @@ use super::output::{Output, Wanted};
 use super::set::Run;
 use crate::bounds::BASE_COST;
 use crate::jobs::{BackgroundStep, JobError};
-use crate::layers::cache::{LayerCache, LayerPart};
+use crate::layers::cache::LayerCache;
 use crate::parts::{Fetched, Located, Sources};
 use crate::segment::Segment;
 
@@ -172,19 +172,19 @@ impl MergeWork {
                 fetched,
                 cache,
             };
-            if let Some(needs) = self.find_base(segment, &mut sources, budget)? {
-                return Ok(BackgroundStep::Fetch(needs));
-            }
-            let mut needs = Vec::new();
-            for cursor in &mut self.cursors {
-                cursor.fill(&mut sources, &mut needs);
+            let mut needs = self
+                .find_base(segment, &mut sources, budget)?
+                .unwrap_or_default();
+            if needs.is_empty() {
+                for cursor in &mut self.cursors {
+                    cursor.fill(&mut sources, &mut needs);
+                }
             }
             if !needs.is_empty() {
+                let page = self.last.map_or(PageId::NONE, |(page, ..)| page);
+                fetched.pass(segment, page, cache);
                 return Ok(BackgroundStep::Fetch(needs));
             }
-            fetched
-                .layers
-                .retain(|(_, part), _| *part == LayerPart::Index);
             self.merge(segment, budget)?;
         }
     }
@@ -203,7 +203,7 @@ impl MergeWork {
         let now = segment.layers.generation();
         let page = self.composer.page().expect("it asked for this page");
         if generation != now {
-            gather = Gather::new(page, through, None, runs);
+            gather = Gather::by_page(page, through, runs);
         }
         match gather.advance(runs, sources)? {
             Gathering::Needs(parts) => {
@@ -290,7 +290,7 @@ impl MergeWork {
                     *last = Some(key);
                 }
                 Ok(Composed::NeedsBase(page, lsn)) => {
-                    let gather = Gather::new(page, lsn, None, layers.runs());
+                    let gather = Gather::by_page(page, lsn, layers.runs());
                     *base = Some((layers.generation(), gather, lsn));
                     break Ok(false);
                 }

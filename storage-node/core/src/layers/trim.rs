@@ -20,11 +20,20 @@ use crate::segment::Segment;
 impl NodeCore {
     /// Frees the oldest files of the hot log that nobody needs.
     pub(crate) fn trim(&mut self) {
+        let needed = self.segments.values_mut().filter_map(Segment::first_needed);
+        self.log.set_needed(needed.min());
         while let Some(file) = self.log.oldest_spare() {
             let is_tight = self.log.is_full()
                 || self.log.files_bytes() > self.bounds.log_bytes_max / 2
                 || self.chain_bytes() > self.bounds.index_bytes_max;
             let window = self.log.files_bytes() > self.bounds.log_window_bytes;
+            if self.older.holds(file) {
+                // Nobody knows yet which batches it holds.
+                if !is_tight && !window {
+                    return;
+                }
+                self.older.forget(file);
+            }
             let Some(pinned) = self.pinned(file, is_tight || window) else {
                 return;
             };

@@ -21,6 +21,7 @@ use super::compose::{ChainBound, Depth};
 use super::freeze::FreezeWork;
 use super::merge::{MergeWork, choose};
 use super::output::Output;
+use super::rate::Lanes;
 use crate::action::{Action, FileName, Severity};
 use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, SWEEP_ENTRIES};
 use crate::chain::BatchId;
@@ -39,6 +40,9 @@ const DAMAGE_RETRY: Duration = Duration::from_secs(1);
 /// How much longer the layers of a segment become that has nearly as many as it may.
 const LONG_LAYERS: u64 = 16;
 
+/// Freezes that what may wait is taken in, at least.
+const FREEZES_IN_BOUND: u64 = 4;
+
 /// What a remembered chain takes in memory, bytes, about.
 const DEPTH_BYTES: usize = 32;
 
@@ -51,7 +55,7 @@ pub(crate) struct Upkeep {
     due: bool,
     redo_since: usize,
     /// How much waits for the node's own work, in 64ths of what stops batches or freezes.
-    pub(super) waiting: u64,
+    pub(super) waiting: Lanes<u64>,
     no_space_until: Option<Duration>,
     /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
@@ -72,6 +76,11 @@ impl Upkeep {
     /// Something changed that may make something due.
     pub(crate) fn look(&mut self) {
         self.due = true;
+    }
+
+    /// Whether a freeze is under way.
+    pub(super) fn is_freezing(&self) -> bool {
+        self.freezing.is_some()
     }
 
     /// Redo came in.
@@ -243,10 +252,11 @@ impl NodeCore {
     /// Whether a batch of this segment is refused so that no bound breaks: any at a bound, and near one those of a segment that takes
     /// more than half of it, so that there is room left for others.
     pub(crate) fn is_crowded(&self, segment: &Segment) -> bool {
+        let is_alone = self.segments.len() == 1;
         let hogs = segment.unfolded_bytes > self.bounds.unfolded_bytes_max / 2
             || segment.index.memory_bytes() > self.bounds.index_bytes_max / 2;
         let waits = segment.pending_bytes > self.bounds.queued_bytes_max / 4 * 3;
-        self.at_bound || self.pressed && hogs || waits
+        self.at_bound || self.pressed && hogs && !is_alone || waits
     }
 
     /// Whether its batches are refused because the disk is full: for the hot log, or for layers that would move a bound away.
@@ -288,6 +298,9 @@ impl NodeCore {
             || self.unfolded_bytes() > self.bounds.unfolded_bytes_max / 2
             || self.log.files_bytes() > self.bounds.log_bytes_max / 2;
         let layers_max = self.layers_max();
+        // One makes room before what comes meanwhile needs it.
+        let shares = self.bounds.unfolded_bytes_max / FREEZES_IN_BOUND;
+        let freeze_bytes_max = self.bounds.freeze_bytes_max.min(shares);
         let has_room = self.has_room_for_layers(1);
         // A page of redo that is neither in a layer nor in memory is read from the disk record by record.
         let cold = self.unfolded_bytes() > self.bounds.resident_redo_bytes_max as u64;
@@ -317,7 +330,7 @@ impl NodeCore {
         let begun = due.iter().rev().find_map(|segment| {
             let found = segment.chain.foldable(
                 (segment.foldable_through(), segment.vdl_seen),
-                self.bounds.freeze_bytes_max,
+                freeze_bytes_max,
                 &segment.history,
             );
             let found = segment.whole_of(found);

@@ -6,19 +6,131 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sixfold_log_format::hot_log::{Entry, FileNumber};
+use bytes::Bytes;
+use sixfold_log_format::hot_log::{Entry, FileHeader, FileNumber};
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Batch, SegmentId};
 use sixfold_recovery::lease::GrantedLease;
 
+use super::older::Older;
 use super::{NodeCore, Phase};
 use crate::action::{Action, FileName, Severity};
 use crate::admin::Counters;
+use crate::bounds::READY_FILES_MAX;
+use crate::event::{DiskError, DiskToken, FoundDirectory};
 use crate::hot_log::Place;
-use crate::hot_log::scan::{Next, Tail};
+use crate::hot_log::ahead::Ahead;
+use crate::hot_log::scan::{Next, Scan, Tail};
 use crate::segment::{Applied, READ_LEASE, Segment};
 
+/// The begin of a start: which files have to be read.
+///
+/// ```text
+///   the newest file that was begun says: nothing up to file k is needed  ->  the scan begins behind k
+///   anything behind k is not what it must be                             ->  the scan begins again, with the first file
+/// ```
+#[derive(Debug)]
+pub(super) struct Begin {
+    found: FoundDirectory,
+    /// The file whose header is read, by its place among those that are there, and the read.
+    at: usize,
+    token: Option<DiskToken>,
+}
+
+impl Begin {
+    pub(super) fn new(found: FoundDirectory) -> Begin {
+        Begin {
+            at: found.files.len(),
+            token: None,
+            found,
+        }
+    }
+
+    /// How many of the oldest files a header says that no start needs; `None` when it is no header of that file.
+    fn passed_by(&self, bytes: &[u8]) -> Option<usize> {
+        let (file, _) = self.found.files[self.at];
+        let header = FileHeader::decode(bytes).ok()?;
+        let expected = (self.found.node, file, self.found.block_bytes);
+        if (header.node, header.file, header.block_bytes) != expected {
+            return None;
+        }
+        let files = &self.found.files;
+        let passed = files.partition_point(|(file, _)| *file <= header.folded);
+        let length = self.found.file_bytes;
+        let is_whole = files[..passed].iter().all(|(_, bytes)| *bytes == length);
+        let goes_on = files.get(passed).map(|(file, _)| file.0) == Some(header.folded.0 + 1);
+        Some(if is_whole && goes_on { passed } else { 0 })
+    }
+}
+
 impl NodeCore {
+    /// Reads the header of the newest file that may have been begun: those behind it are few.
+    pub(super) fn look_at_newest(&mut self, now: Duration) {
+        let begin = self.begin.as_mut().expect("the start goes on");
+        let count = begin.found.files.len();
+        let is_worth = count > 2 && begin.at > 0 && count - begin.at <= READY_FILES_MAX + 1;
+        if !is_worth {
+            return self.begin_scan(now, 0);
+        }
+        begin.at -= 1;
+        let token = self.reads.next_token();
+        begin.token = Some(token);
+        self.actions.push_back(Action::Read {
+            token,
+            file: FileName::HotLog(begin.found.files[begin.at].0),
+            offset: 0,
+            bytes: self.block_bytes,
+        });
+    }
+
+    /// A header came.
+    pub(super) fn on_newest_read(
+        &mut self,
+        now: Duration,
+        token: DiskToken,
+        result: &Result<Bytes, DiskError>,
+    ) {
+        let begin = self.begin.as_ref().expect("the start goes on");
+        if begin.token != Some(token) {
+            return;
+        }
+        match result.as_ref().map(|bytes| begin.passed_by(bytes)) {
+            Ok(Some(passed)) => self.begin_scan(now, passed),
+            // It was not begun. Whatever else it is, the scan meets it.
+            Ok(None) => self.look_at_newest(now),
+            Err(_) => self.begin_scan(now, 0),
+        }
+    }
+
+    fn begin_scan(&mut self, now: Duration, passed: usize) {
+        let found = &self.begin.as_ref().expect("the start goes on").found;
+        let files = found.files.clone();
+        let ahead = Ahead::new(files.clone());
+        let mut scan = Scan::new(self.node, self.block_bytes, found.file_bytes, files, passed);
+        let next = scan.start();
+        self.scan = Some((scan, ahead));
+        self.scan_step(now, next);
+    }
+
+    /// Something behind the files that were passed over is damaged: what they hold is not needed only while all behind them is
+    /// sound. The scan begins again, with all of them.
+    fn start_over(&mut self, now: Duration) {
+        let begin = self.begin.take().expect("the start goes on");
+        let mut fresh = NodeCore::blank(begin.found, self.now);
+        fresh.early = std::mem::take(&mut self.early);
+        fresh.actions = std::mem::take(&mut self.actions);
+        fresh.address = self.address;
+        fresh.reads.go_on_behind(&self.reads);
+        *self = fresh;
+        self.begin_scan(now, 0);
+    }
+
+    fn has_passed_over(&self) -> bool {
+        self.scan
+            .as_ref()
+            .is_some_and(|(scan, _)| scan.passed() > 0)
+    }
+
     pub(super) fn scan_step(&mut self, now: Duration, next: Next) {
         match next {
             Next::Read {
@@ -39,6 +151,8 @@ impl NodeCore {
                     });
                 }
             }
+            Next::Corrupt(_) if self.has_passed_over() => self.start_over(now),
+            Next::Done(tail) if self.has_passed_over() && !tail.is_sound() => self.start_over(now),
             Next::Corrupt(line) => {
                 self.log_line(Severity::Error, line.clone());
                 self.stop(line);
@@ -154,7 +268,9 @@ impl NodeCore {
         }
         let is_damaged = !tail.damage.is_empty();
         self.scrub.damage_found += tail.damage.len() as u64;
-        self.scan = None;
+        (self.scan, self.begin) = (None, None);
+        let (older, next_sequence) = tail.older.clone();
+        self.older = Older::new(older, next_sequence, now);
         let (file, missing) = std::mem::replace(&mut self.heads, (FileNumber(0), BTreeSet::new()));
         let last = tail.current.as_ref().map(|header| header.file);
         let is_missing = |id: &SegmentId| match last {

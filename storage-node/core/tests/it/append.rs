@@ -1,7 +1,8 @@
 //! The write path: group gather, acks, duplicates, conflicts.
 
-use sixfold_log_format::wire::{Message, Refusal, Role};
-use sixfold_log_format::{Lsn, MembershipEpoch};
+use sixfold_log_format::wire::{Claim, Message, Refusal, Role};
+use sixfold_log_format::{Lsn, MembershipEpoch, VolumeEpoch, WriterId};
+use sixfold_storage_node_core::StreamKey;
 
 use crate::shell::Shell;
 use crate::writer::{Writer, last_ack, lsn, node, refusal, segment_id};
@@ -337,6 +338,85 @@ fn a_full_disk_refuses_batches_serves_reads_and_takes_claims() {
         writer.ship(&mut shell, stream, &batch).scl,
         batch.header().last
     );
+}
+
+/// A node whose next file does not come, with batches that wait for it. How far it acknowledged.
+fn waiting_for_a_file(writer: &mut Writer) -> (Shell, StreamKey, Lsn) {
+    let mut shell = node(0);
+    shell.hold_making = true;
+    let stream = writer.attach(&mut shell, 0);
+    let mut acked = Lsn::NONE;
+    for _ in 0..2_000 {
+        let batch = writer.batch(&[2]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.settle();
+        match shell.take(stream).pop() {
+            Some(Message::Ack(ack)) => acked = ack.scl,
+            Some(other) => panic!("{other:?}"),
+            None => break,
+        }
+    }
+    for _ in 0..5 {
+        let batch = writer.batch(&[3]);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+    }
+    shell.settle();
+    assert!(shell.making.is_some() && shell.take(stream).is_empty());
+    assert!(Lsn::NONE < acked && acked < writer.prev);
+    (shell, stream, acked)
+}
+
+#[test]
+fn what_waits_when_the_disk_turns_out_to_be_full_is_refused() {
+    let mut writer = Writer::first();
+    let (mut shell, stream, acked) = waiting_for_a_file(&mut writer);
+    shell.disk_full = true;
+    shell.complete_making();
+    shell.settle();
+    shell.event(sixfold_storage_node_core::Event::Timeout);
+    let said = shell.take(stream);
+    assert_eq!(said, [Message::Refused(Refusal::DiskFull)]);
+    let status = shell.status();
+    assert_eq!(status.segments[0].scl, acked);
+    assert_eq!(status.upkeep.memory.queued_bytes, 0);
+    // What was not written is new when it comes again.
+    shell.disk_full = false;
+    shell.hold_making = false;
+    shell.pass(std::time::Duration::from_secs(3));
+    let stream = writer.attach(&mut shell, 0);
+    for batch in writer.batches.clone() {
+        if batch.header().last > acked {
+            writer.ship(&mut shell, stream, &batch);
+        }
+    }
+    let mut shell = shell.crash(&|_| false);
+    assert_eq!(shell.status().segments[0].scl, writer.prev);
+    writer.check_pages(&mut shell, 0, &[2, 3], writer.prev);
+}
+
+#[test]
+fn a_claim_behind_batches_that_wait_is_taken_on_a_disk_that_turns_out_to_be_full() {
+    let mut writer = Writer::first();
+    let (mut shell, _, acked) = waiting_for_a_file(&mut writer);
+    let next = Claim {
+        segment: segment_id(0),
+        volume_epoch: VolumeEpoch::new(9),
+        writer: WriterId::from_bytes([9; 16]),
+    };
+    let claim = shell.open_stream();
+    shell.say(claim, Message::Claim(next));
+    shell.settle();
+    assert!(shell.take(claim).is_empty());
+    shell.disk_full = true;
+    shell.complete_making();
+    shell.event(sixfold_storage_node_core::Event::Timeout);
+    shell.settle();
+    let Some(Message::Census(census)) = shell.take(claim).pop() else {
+        panic!("the claim is not taken");
+    };
+    assert_eq!(census.scl, acked);
 }
 
 #[test]

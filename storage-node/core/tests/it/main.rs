@@ -23,6 +23,7 @@ mod layers;
 mod layers_model;
 mod members;
 mod model;
+mod older;
 mod planted;
 mod reads;
 mod recycle;

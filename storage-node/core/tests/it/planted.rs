@@ -49,10 +49,9 @@ fn story() {
 fn rot(shell: &Shell, writer: &Writer) {
     let folded = writer.prev;
     for key in shell.layers.keys() {
-        for at in [140, 700, 1_500] {
+        for at in (140..shell.layers[key].bytes.len()).step_by(211) {
             let mut layers = shell.layers.clone();
             let bytes = &mut layers.get_mut(key).unwrap().bytes;
-            let at = at.min(bytes.len() - 1);
             bytes[at] ^= 0x10;
             let mut shell = Shell::start(
                 shell.found.clone(),

@@ -67,10 +67,15 @@ pub struct Shell {
     pub disconnected: Vec<ConnectionKey>,
     pub now: Duration,
     pub disk_full: bool,
+    /// A new file is not made before [`Shell::complete_making`].
+    pub hold_making: bool,
+    pub making: Option<(FileNumber, usize)>,
     /// Reads wait here when they are held back.
     pub reads: VecDeque<(DiskToken, FileName, u64, u32)>,
     pub hold_reads: bool,
     pub reads_done: usize,
+    /// The file of each read of the hot log.
+    pub log_reads: Vec<FileNumber>,
     pub writes_done: usize,
     /// Files that become others: the new one, the old one.
     pub recycles: VecDeque<(FileNumber, FileNumber)>,
@@ -159,9 +164,12 @@ impl Shell {
             disconnected: Vec::new(),
             now,
             disk_full: false,
+            hold_making: false,
+            making: None,
             reads: VecDeque::new(),
             hold_reads: false,
             reads_done: 0,
+            log_reads: Vec::new(),
             writes_done: 0,
             recycles: VecDeque::new(),
             hold_recycles: false,
@@ -286,14 +294,10 @@ impl Shell {
                     bytes,
                     from: None,
                 } => {
-                    let result = if self.disk_full {
-                        Err(DiskError::Full)
-                    } else {
-                        self.made += 1;
-                        self.files.insert(file, vec![0; bytes as usize]);
-                        Ok(())
-                    };
-                    self.core.handle(self.now, Event::Prepared { file, result });
+                    self.making = Some((file, bytes as usize));
+                    if !self.hold_making {
+                        self.complete_making();
+                    }
                 }
                 Action::AskPeer {
                     token,
@@ -314,9 +318,27 @@ impl Shell {
         }
     }
 
+    /// The file that was asked for is there, or the disk is full.
+    pub fn complete_making(&mut self) {
+        let Some((file, bytes)) = self.making.take() else {
+            return;
+        };
+        let result = if self.disk_full {
+            Err(DiskError::Full)
+        } else {
+            self.made += 1;
+            self.files.insert(file, vec![0; bytes]);
+            Ok(())
+        };
+        self.core.handle(self.now, Event::Prepared { file, result });
+    }
+
     pub fn complete_reads(&mut self) {
         while let Some((token, file, offset, bytes)) = self.reads.pop_front() {
             self.reads_done += 1;
+            if let FileName::HotLog(file) = file {
+                self.log_reads.push(file);
+            }
             let content = match file {
                 FileName::HotLog(file) => self.files.get(&file),
                 FileName::Layer(segment, layer) => {

@@ -312,3 +312,39 @@ fn a_node_on_another_host_than_the_manifest_says_keeps_quiet() {
         }
     }
 }
+
+#[test]
+fn wishes_that_nobody_cares_for_any_more_are_forgotten() {
+    let day = Duration::from_secs(24 * 3_600);
+    let minutes = Duration::from_secs(660);
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    leave(&mut shell, wish(0));
+    leave(&mut shell, wish(1));
+    assert_eq!(carried(&mut shell, &mut writer, stream), [0, 1]);
+    shell.ask(report(&writer, 0, WishState::Working));
+    shell.now += day / 2;
+    assert_eq!(carried(&mut shell, &mut writer, stream), [1]);
+    leave(&mut shell, wish(1));
+    shell.now += day / 2;
+    // One was left again since, the other one was last heard of a day ago.
+    let mut next = writer.reopen(writer.vdl, 3);
+    let stream = next.attach(&mut shell, 0);
+    assert_eq!(carried(&mut shell, &mut next, stream), [1]);
+    shell.now += day;
+    assert!(carried(&mut shell, &mut next, stream).is_empty());
+    // Where there is no room, the oldest that nobody is at goes.
+    for number in 0..WISHES_OPEN_MAX as u8 {
+        assert_eq!(leave(&mut shell, wish(number)), Message::Done);
+    }
+    shell.ask(report(&next, 0, WishState::Working));
+    assert_eq!(refusal(leave(&mut shell, wish(100))), Refusal::Overloaded);
+    shell.now += minutes;
+    leave(&mut shell, wish(2));
+    assert_eq!(leave(&mut shell, wish(100)), Message::Done);
+    let held = carried(&mut shell, &mut next, stream);
+    assert!(held.contains(&2) && held.contains(&100) && !held.contains(&1));
+    assert_eq!(held.len(), WISHES_OPEN_MAX - 1);
+    assert_eq!(state(ask(&mut shell, 0)), WishState::Working);
+}

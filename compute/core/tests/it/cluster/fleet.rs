@@ -11,6 +11,7 @@ use sixfold_log_format::{
     WriterId,
 };
 use sixfold_recovery::machine::Opened;
+use sixfold_recovery::membership::declare_lost;
 use sixfold_recovery::quorum;
 
 use super::{Cluster, Segment, UNIX_MS, VOLUME, bounds, opened_with_pgs};
@@ -40,6 +41,13 @@ pub fn opened_with_fleet(nodes: usize, pgs: u32) -> Opened {
 pub fn names(manifest: &Manifest, segment: SegmentId) -> bool {
     let members = manifest.pgs.iter().flat_map(PgEntry::members);
     members.into_iter().any(|member| member.segment == segment)
+}
+
+/// The object of a wish to grow.
+pub fn grown_to(groups: u64) -> [u8; 16] {
+    let mut object = [0; 16];
+    object[..8].copy_from_slice(&groups.to_le_bytes());
+    object
 }
 
 impl Segment {
@@ -304,8 +312,8 @@ impl Cluster {
                 let is_safe = |set: &SegmentSet| {
                     let whole = set.members.iter().filter(|member| !member.joining);
                     let lacking = whole.filter(|member| !holds(member.segment));
-                    // Three of the whole ones meet a holder.
-                    lacking.count() < 3
+                    // A read quorum of the whole ones, three of six, meets a holder.
+                    lacking.count() < quorum::read_count(set.model)
                 };
                 assert!(
                     entry.sets.iter().any(is_safe),
@@ -331,7 +339,23 @@ impl Cluster {
     /// The process dies. Another one opens the volume with what it finds at nodes that live: what a write quorum of every set of the
     /// newest manifest held is brought to all of them.
     pub fn take_over(&mut self) {
-        let opened = self.reopened([100 + self.volume_epoch.get() as u8; 16]);
+        self.take_over_without(&[]);
+    }
+
+    /// The nodes of these segments are destroyed with all that they hold, and an operator says so (R19): another process opens the
+    /// volume on the others.
+    pub fn declare_lost(&mut self, lost: &[SegmentId]) {
+        for &segment in lost {
+            let index = self.index_of(segment);
+            let node = self.segments[index].node;
+            self.dead_nodes.insert(node);
+            self.lose(index);
+        }
+        self.take_over_without(lost);
+    }
+
+    fn take_over_without(&mut self, lost: &[SegmentId]) {
+        let opened = self.reopened_without([100 + self.volume_epoch.get() as u8; 16], lost);
         self.events.clear();
         self.held_reads.clear();
         // Its streams end with it.
@@ -342,7 +366,15 @@ impl Cluster {
 
     /// What a reopening finds and installs.
     pub fn reopened(&mut self, writer: [u8; 16]) -> Opened {
-        let root = self.newest_manifest();
+        self.reopened_without(writer, &[])
+    }
+
+    fn reopened_without(&mut self, writer: [u8; 16], lost: &[SegmentId]) -> Opened {
+        let found = self.newest_manifest();
+        let root = match lost {
+            [] => found,
+            lost => declare_lost(&found, lost).unwrap(),
+        };
         let is_up = |cluster: &Cluster, segment: SegmentId| {
             let found = cluster.segments.iter().find(|held| held.id == segment);
             found.is_some_and(|held| {
@@ -414,6 +446,11 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// Wants that the volume has so many groups.
+    pub fn grow_to(&mut self, groups: u64) -> [u8; 16] {
+        self.wish(WishVerb::Grow, [0; 16], grown_to(groups))
+    }
+
     /// Wants something without running.
     pub fn submit_wish(&mut self, verb: WishVerb, subject: [u8; 16]) {
         let wish = Wish {

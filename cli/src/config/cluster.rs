@@ -1,0 +1,331 @@
+//! `cluster.toml`: which volume, which nodes, where the certificates are. The library reads it (`sixfold::Cluster`); this writes one
+//! with comments, and says where one is wrong.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::Result;
+use sixfold::{READER_IDENTITY, WRITER_IDENTITY};
+use sixfold_log_format::wire::Role;
+use sixfold_log_format::{NodeId, VolumeId};
+use sixfold_transport::Identity;
+use toml::de::{DeTable, DeValue};
+
+use super::place::Document;
+use crate::cluster_dir::{NODE_COUNT, az_of, random_bytes};
+
+const KEYS: [&str; 3] = ["volume", "tls_dir", "nodes"];
+const NODE_KEYS: [&str; 3] = ["node", "az", "address"];
+/// Zones of a volume, and nodes in each of them.
+const ZONES: usize = 3;
+const NODES_PER_ZONE: usize = 2;
+
+/// Whether a file looks like a cluster's rather than a node's.
+pub(crate) fn is_one(text: &str) -> bool {
+    let document = Document::parse(text);
+    document.is_ok_and(|document| {
+        let mut keys = document.table.iter().map(|(key, _)| key.get_ref().as_ref());
+        keys.any(|key| key == "volume" || key == "nodes")
+    })
+}
+
+/// A file with new ids and addresses to be filled in.
+pub(crate) fn template(tls_dir: &Path) -> Result<String> {
+    let mut text = format!(
+        "# A Sixfold cluster, for whoever opens its volume: applications, and the verbs of `sixfold` (--dir names the directory of this\n\
+         # file, which must be called cluster.toml). `sixfold config check FILE` says what is wrong with it.\n\
+         # `sixfold node add` and `node forget` write it anew, without comments.\n\
+         \n\
+         # The volume's id, 32 hexadecimal digits. Drawn at random when this file was written; `sixfold volume create` makes the volume.\n\
+         volume = \"{}\"\n\
+         \n\
+         # Directory with ca.pem and, for whoever uses this file, writer.pem, reader.pem or operator.pem with their keys\n\
+         # (`sixfold cert issue`). Relative to this file.\n\
+         tls_dir = {}\n\
+         \n\
+         # The storage nodes: two in each of three availability zones at least; more are spares. `node` is the id in the node's\n\
+         # certificate and in its settings; `address` is where it listens, an IP address with a port.\n",
+        VolumeId::from_bytes(random_bytes()?),
+        toml::Value::String(tls_dir.to_string_lossy().into_owned()),
+    );
+    for index in 0..NODE_COUNT {
+        let node = NodeId::from_bytes(random_bytes()?);
+        text.push_str(&format!(
+            "\n[[nodes]]\nnode = \"{node}\"\naz = \"{}\"\naddress = \"10.0.{}.{}:7070\"\n",
+            az_of(index),
+            index / NODES_PER_ZONE + 1,
+            index % NODES_PER_ZONE + 11,
+        ));
+    }
+    Ok(text)
+}
+
+/// All that is wrong with a file, with its places.
+pub(crate) fn check(path: &Path, text: &str, file_only: bool) -> Vec<String> {
+    let mut wrong = match Document::parse(text) {
+        Ok(document) => check_document(&document),
+        Err(line) => vec![line],
+    };
+    if wrong.is_empty() && !file_only {
+        wrong.extend(check_certificates(path));
+    }
+    wrong
+        .into_iter()
+        .map(|line| match line.starts_with("line ") {
+            true => format!("{}: {line}", path.display()),
+            false => line,
+        })
+        .collect()
+}
+
+fn check_document(document: &Document<'_>) -> Vec<String> {
+    let mut wrong = document.unknown_keys(&document.table, &KEYS);
+    if !wrong.is_empty() {
+        // A key that is misspelled lacks under its right name, too: said once.
+        return wrong;
+    }
+    let top = 0..0;
+    match document.text_of(&document.table, &top, "volume") {
+        Ok((id, place)) if VolumeId::from_hex(id).is_none() => {
+            wrong.push(format!(
+                "{place}: volume: {id:?} is not 32 hexadecimal digits"
+            ));
+        }
+        found => wrong.extend(found.err()),
+    }
+    wrong.extend(document.text_of(&document.table, &top, "tls_dir").err());
+    let nodes = document
+        .table
+        .iter()
+        .find(|(key, _)| key.get_ref() == "nodes");
+    let Some((_, nodes)) = nodes else {
+        wrong.push("line 1, column 1: nodes is not set".to_owned());
+        return wrong;
+    };
+    let DeValue::Array(list) = nodes.get_ref() else {
+        let place = document.place(&nodes.span());
+        wrong.push(format!("{place}: nodes: [[nodes]] begins each of them"));
+        return wrong;
+    };
+    let mut seen = Seen::default();
+    for node in list.iter() {
+        match node.get_ref() {
+            DeValue::Table(table) => match document.unknown_keys(table, &NODE_KEYS) {
+                unknown if unknown.is_empty() => {
+                    seen.check_node(document, table, &node.span(), &mut wrong);
+                }
+                unknown => wrong.extend(unknown),
+            },
+            _ => wrong.push(format!("{}: nodes: no table", document.place(&node.span()))),
+        }
+    }
+    if wrong.is_empty() {
+        wrong.extend(seen.check_zones());
+    }
+    wrong
+}
+
+/// What the nodes of a file say, with their places.
+#[derive(Default)]
+struct Seen {
+    nodes: BTreeMap<String, String>,
+    addresses: BTreeMap<SocketAddr, String>,
+    zones: BTreeMap<String, usize>,
+}
+
+impl Seen {
+    fn check_node(
+        &mut self,
+        document: &Document<'_>,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+        wrong: &mut Vec<String>,
+    ) {
+        match document.text_of(table, span, "node") {
+            Ok((id, place)) if NodeId::from_hex(id).is_none() => {
+                wrong.push(format!(
+                    "{place}: node: {id:?} is not 32 hexadecimal digits"
+                ));
+            }
+            Ok((id, place)) => match self.nodes.get(id) {
+                Some(first) => wrong.push(format!("{place}: node: {id} stands at {first} already")),
+                None => {
+                    self.nodes.insert(id.to_owned(), place);
+                }
+            },
+            Err(line) => wrong.push(line),
+        }
+        match document.text_of(table, span, "az") {
+            Ok(("", place)) => wrong.push(format!("{place}: az: it is empty")),
+            Ok((az, _)) => *self.zones.entry(az.to_owned()).or_default() += 1,
+            Err(line) => wrong.push(line),
+        }
+        match document.text_of(table, span, "address") {
+            Ok((text, place)) => match text.parse::<SocketAddr>() {
+                Err(_) => wrong.push(format!(
+                    "{place}: address: {text:?} is not an IP address with a port"
+                )),
+                Ok(address) => match self.addresses.get(&address) {
+                    Some(first) => {
+                        wrong.push(format!(
+                            "{place}: address: {address} stands at {first} already"
+                        ));
+                    }
+                    None => {
+                        self.addresses.insert(address, place);
+                    }
+                },
+            },
+            Err(line) => wrong.push(line),
+        }
+    }
+
+    fn check_zones(&self) -> Option<String> {
+        let wide = self
+            .zones
+            .values()
+            .filter(|&&count| count >= NODES_PER_ZONE);
+        if wide.count() >= ZONES {
+            return None;
+        }
+        let found: Vec<String> = self
+            .zones
+            .iter()
+            .map(|(az, count)| format!("{count} in {az:?}"))
+            .collect();
+        Some(format!(
+            "line 1, column 1: nodes: a volume needs two in each of three availability zones, here are {}",
+            if found.is_empty() {
+                "none".to_owned()
+            } else {
+                found.join(", ")
+            }
+        ))
+    }
+}
+
+/// The certificates beside the file: at least one party's, and none of another role than its name says.
+fn check_certificates(path: &Path) -> Vec<String> {
+    let cluster = match sixfold::Cluster::load(path) {
+        Ok(cluster) => cluster,
+        Err(error) => return vec![error.to_string()],
+    };
+    let dir = &cluster.tls_dir;
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for (name, role) in [
+        (WRITER_IDENTITY, Role::Writer),
+        (READER_IDENTITY, Role::Reader),
+        ("operator", Role::Operator),
+    ] {
+        if !dir.join(format!("{name}.pem")).exists() {
+            continue;
+        }
+        found += 1;
+        match Identity::load(dir, name) {
+            Err(error) => wrong.push(error.to_string()),
+            Ok(identity) if identity.role() != role => {
+                wrong.push(format!("{}/{name}.pem is of another role", dir.display()));
+            }
+            Ok(_) => {}
+        }
+    }
+    if found == 0 {
+        wrong.push(format!(
+            "{} holds none of writer.pem, reader.pem and operator.pem",
+            dir.display()
+        ));
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_file_is_right_and_the_library_reads_it() {
+        let text = template(Path::new("tls")).unwrap();
+        assert!(is_one(&text));
+        assert_eq!(
+            check(Path::new("cluster.toml"), &text, true),
+            Vec::<String>::new()
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.toml");
+        std::fs::write(&path, &text).unwrap();
+        let cluster = sixfold::Cluster::load(&path).unwrap();
+        assert_eq!(cluster.nodes.len(), NODE_COUNT);
+        assert_eq!(cluster.tls_dir, dir.path().join("tls"));
+        let wrong = check(&path, &text, false);
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(wrong[0].ends_with("holds none of writer.pem, reader.pem and operator.pem"));
+    }
+
+    #[test]
+    fn each_kind_of_wrong_cluster_file_gives_one_line_with_its_place() {
+        let good: String = (0..6)
+            .map(|index| {
+                format!(
+                    "[[nodes]]\nnode = \"{index:032}\"\naz = \"{}\"\naddress = \"10.0.0.{index}:1\"\n",
+                    az_of(index)
+                )
+            })
+            .collect();
+        let good = format!("volume = \"{:032}\"\ntls_dir = \"tls\"\n{good}", 7);
+        for (from, to, expected) in [
+            (
+                "volume = ",
+                "volune = ",
+                "f: line 1, column 1: unknown key `volune`, did you mean `volume`?",
+            ),
+            (
+                "tls_dir = \"tls\"\n",
+                "",
+                "f: line 1, column 1: tls_dir is not set",
+            ),
+            (
+                "00000000000000000000000000000007",
+                "7",
+                "f: line 1, column 10: volume: \"7\" is not 32 hexadecimal digits",
+            ),
+            (
+                "address = \"10.0.0.3:1\"",
+                "adress = \"10.0.0.3:1\"",
+                "f: line 18, column 1: unknown key `adress`, did you mean `address`?",
+            ),
+            (
+                "10.0.0.3:1",
+                "10.0.0.3",
+                "f: line 18, column 11: address: \"10.0.0.3\" is not an IP address with a port",
+            ),
+            (
+                "10.0.0.3:1",
+                "10.0.0.2:1",
+                "f: line 18, column 11: address: 10.0.0.2:1 stands at line 14, column 11 already",
+            ),
+            (
+                "00000000000000000000000000000003",
+                "00000000000000000000000000000002",
+                "f: line 16, column 8: node: 00000000000000000000000000000002 stands at line 12, column 8 already",
+            ),
+            (
+                "az = \"az1\"\naddress = \"10.0.0.1:1\"",
+                "az = 1\naddress = \"10.0.0.1:1\"",
+                "f: line 9, column 6: az: a text is needed, this is of type integer",
+            ),
+            (
+                "az = \"az1\"\naddress = \"10.0.0.1:1\"",
+                "az = \"az2\"\naddress = \"10.0.0.1:1\"",
+                "f: line 1, column 1: nodes: a volume needs two in each of three availability zones, here are 1 in \"az1\", 3 in \"az2\", 2 in \"az3\"",
+            ),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from}");
+            assert_eq!(check(Path::new("f"), &bad, true), [expected], "{from}");
+        }
+        assert_eq!(check(Path::new("f"), &good, true), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,374 @@
+//! Groups that lost copies for good get others, until they have six again (R19, R20): three survivors go to four, four go to six.
+//!
+//! By way of four, so that no commit waits meanwhile: in each of these steps the members that are whole make a write quorum of the set
+//! entered by themselves. That holds as long as all of them are heard; when one falls silent, the step is taken back, and the silent
+//! one is replaced first like any other.
+//!
+//! ```text
+//! lost copies --nodes are there, all members heard--> Creating -> Made -> Beginning -> Joining --all whole--> Finishing -> done
+//!                                                                                         \--a member silent--> RollingBack -> again
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sixfold_log_format::{
+    Lsn, Manifest, Member, MemberKind, PgEntry, PgId, QuorumModel, SegmentId, SegmentSet,
+};
+use sixfold_recovery::membership::{
+    EditError, abandon_reshape, begin_reshape, finish_reshape, place_more, regrown, reshape_of,
+};
+
+use super::WriterCore;
+use super::replaces::{CREATION_PATIENCE, REPAIR_PAUSE};
+use crate::link::Link;
+use crate::members::ReshapeStats;
+use crate::members::jobs::{Phase, Reshape};
+use crate::members::step::Purpose;
+
+/// While segments join, every whole member is needed for a commit: one that was not heard for this long ends the joining.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(5);
+
+impl WriterCore {
+    /// Goes on with what an earlier writer began.
+    pub(super) fn take_up_reshapes(&mut self) {
+        for (number, entry) in self.manifest.pgs.iter().enumerate() {
+            let Some(target) = reshape_of(entry) else {
+                continue;
+            };
+            // The reopening has brought a write quorum of every set to the group's last LSN.
+            let needed = self.groups[number].last_sealed;
+            let joining: Vec<Member> = joining_of(target);
+            let mut members = entry.members().into_iter();
+            // One that was declared lost never becomes whole, and without a whole one commits may have to wait.
+            let is_lost = members.any(|member| entry.removed.contains(&member.segment));
+            let take_back = is_lost.then(|| "one of them was declared lost".to_owned());
+            self.members.jobs.reshapes.push(Reshape {
+                pg: entry.pg,
+                model: target.model,
+                made: joining.iter().map(|member| member.segment).collect(),
+                joining,
+                phase: Phase::Joining { needed },
+                since: self.now,
+                take_back,
+            });
+        }
+    }
+
+    /// Groups that lack copies are given some, and those that are being given some are looked after.
+    pub(super) fn look_for_losses(&mut self) {
+        for number in 0..self.manifest.pgs.len() {
+            let entry = &self.manifest.pgs[number];
+            let pg = entry.pg;
+            let reshapes = &self.members.jobs.reshapes;
+            if reshapes.iter().any(|job| job.pg == pg) {
+                self.look_after(pg);
+            } else if let [set] = &entry.sets[..]
+                && let Some(model) = regrown(set.model)
+                && !self.closing
+            {
+                let needed = model.member_count() - set.members.len();
+                self.start_reshape(number, model, needed);
+            }
+        }
+    }
+
+    /// Begins, where there are nodes for it.
+    fn start_reshape(&mut self, number: usize, model: QuorumModel, needed: usize) {
+        let group = &self.groups[number];
+        let pg = group.entry.pg;
+        let pauses = &self.members.reshape_pauses;
+        let is_paused = pauses.get(&pg).is_some_and(|&until| self.now < until);
+        // A member that is down is replaced, or comes back; until then no commit could do without the ones that join.
+        if is_paused || !self.all_up(number) {
+            return;
+        }
+        let mut members = group.entry.members();
+        let held = members.len();
+        let jobs = &self.members.jobs;
+        let of_group = jobs.coming().filter(|(other, _)| *other == pg);
+        members.extend(of_group.map(|(_, member)| member));
+        match place_more(&self.loads(), &members, needed) {
+            Ok(nodes) => {
+                let draw = &mut self.members.draw;
+                let joining: Vec<Member> = nodes
+                    .into_iter()
+                    .map(|node| Member {
+                        segment: draw.segment(),
+                        node,
+                        kind: MemberKind::Full,
+                        joining: true,
+                    })
+                    .collect();
+                self.members.jobs.reshapes.push(Reshape {
+                    pg,
+                    model,
+                    joining,
+                    made: BTreeSet::new(),
+                    phase: Phase::Creating,
+                    since: self.now,
+                    take_back: None,
+                });
+            }
+            Err(error) => {
+                self.members
+                    .reshape_pauses
+                    .insert(pg, self.now + REPAIR_PAUSE);
+                let text = format!("protection group {pg} has {held} copies: {error}");
+                self.members.refused(text);
+            }
+        }
+    }
+
+    /// Whether every member of the set in force is attached.
+    fn all_up(&self, number: usize) -> bool {
+        let (group, links) = (&self.groups[number], self.shipper.links());
+        let mut members = group.entry.sets.iter().flat_map(|set| &set.members);
+        members.all(|member| group.link(links, member.segment).is_some_and(Link::is_up))
+    }
+
+    /// Takes it back when a whole member is silent: what joins may be far from whole, and commits wait.
+    fn look_after(&mut self, pg: PgId) {
+        let links = self.shipper.links();
+        let now = self.now;
+        let is_silent = |link: &&Link| {
+            link.pg == pg
+                && !link.is_gone()
+                && !link.joining
+                && now.saturating_sub(link.heard_at) >= MEMBER_PATIENCE
+        };
+        let Some(silent) = links.iter().find(is_silent) else {
+            return;
+        };
+        let reason = format!("segment {} was not heard, which has to be", silent.segment);
+        let jobs = self.members.jobs.reshapes.iter_mut();
+        for job in jobs.filter(|job| job.pg == pg) {
+            job.take_back.get_or_insert_with(|| reason.clone());
+        }
+    }
+
+    /// One of those that join was not heard for too long.
+    pub(super) fn reshape_silent(&mut self, segment: SegmentId) {
+        if let Some(index) = self.members.jobs.reshape_of(segment) {
+            let job = &mut self.members.jobs.reshapes[index];
+            let reason = || format!("segment {segment} was not heard for too long");
+            job.take_back.get_or_insert_with(reason);
+        }
+    }
+
+    /// The step that lets them join.
+    pub(super) fn reshaped(&self, job: &Reshape) -> Result<Manifest, EditError> {
+        let pg = job.pg;
+        let entry = self.manifest.pg(pg).ok_or(EditError::UnknownPg { pg })?;
+        let [set] = &entry.sets[..] else {
+            let sets = entry.sets.len();
+            return Err(EditError::Busy { pg, sets });
+        };
+        let joining = job.joining.iter();
+        let target = SegmentSet {
+            model: job.model,
+            members: set.members.iter().chain(joining).copied().collect(),
+        };
+        begin_reshape(&self.manifest, pg, target)
+    }
+
+    /// A node made none: other nodes are tried.
+    pub(super) fn reshape_creation_failed(
+        &mut self,
+        index: usize,
+        segment: SegmentId,
+        reason: &str,
+    ) {
+        let members = self.members.jobs.reshapes[index].joining.iter();
+        let failed = members.copied().find(|member| member.segment == segment);
+        if let Some(Member { node, .. }) = failed {
+            self.members.fleet.shun(node, self.now);
+            self.drop_reshape(index, &format!("node {node} makes no segment: {reason}"));
+        }
+    }
+
+    /// It never began: what was made for it goes.
+    fn drop_reshape(&mut self, index: usize, reason: &str) {
+        let job = self.members.jobs.reshapes.remove(index);
+        let said = self.said();
+        for member in &job.joining {
+            let leaving = &mut self.members.leaving;
+            leaving.orphaned(member.segment, member.node, said);
+        }
+        self.members.refused(reason.to_owned());
+    }
+
+    /// The next step of one, if it may follow.
+    pub(super) fn propose_reshape(&mut self) -> bool {
+        for index in 0..self.members.jobs.reshapes.len() {
+            let job = &self.members.jobs.reshapes[index];
+            let is_old = job.since + CREATION_PATIENCE <= self.now;
+            let moved = match (job.phase, &job.take_back) {
+                (Phase::Creating | Phase::Made, Some(reason)) => {
+                    let reason = reason.clone();
+                    self.drop_reshape(index, &reason);
+                    true
+                }
+                (Phase::Creating, None) => is_old && self.drop_impossible(index),
+                (Phase::Made, None) => self.propose_joining(index),
+                (Phase::Joining { .. }, Some(_)) => self.propose_end(index, true),
+                (Phase::Joining { needed }, None) => {
+                    let mut joining = job.joining.iter();
+                    let is_whole =
+                        |member: &Member| self.scl_of(job.pg, member.segment) >= needed;
+                    joining.all(is_whole) && self.propose_end(index, false)
+                }
+                (Phase::Beginning | Phase::Finishing | Phase::RollingBack, _) => false,
+            };
+            if moved {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What no manifest can name any more is never made, and not waited for.
+    fn drop_impossible(&mut self, index: usize) -> bool {
+        match self.reshaped(&self.members.jobs.reshapes[index]) {
+            Ok(_) | Err(EditError::Busy { .. }) => false,
+            Err(error) => {
+                self.drop_reshape(index, &error.to_string());
+                true
+            }
+        }
+    }
+
+    fn propose_joining(&mut self, index: usize) -> bool {
+        let job = &self.members.jobs.reshapes[index];
+        let pg = job.pg;
+        match self.reshaped(job) {
+            Ok(to) => {
+                let number = pg.get() as usize;
+                let group = &self.groups[number];
+                let is_complete = group.is_complete(&group.entry, self.shipper.links());
+                if !is_complete || !self.all_up(number) {
+                    return false;
+                }
+                self.members.jobs.reshapes[index].phase = Phase::Beginning;
+                self.propose(to, Purpose::BeginReshape { pg });
+                true
+            }
+            Err(_) => self.drop_impossible(index),
+        }
+    }
+
+    /// They are whole, or are taken back; and a write quorum of the set that remains holds all that an acceptance of the last step
+    /// named.
+    fn propose_end(&mut self, index: usize, back: bool) -> bool {
+        let pg = self.members.jobs.reshapes[index].pg;
+        let to = match back {
+            true => abandon_reshape(&self.manifest, pg),
+            false => finish_reshape(&self.manifest, pg),
+        };
+        let to = to.expect("it was found in the manifest or put there");
+        let remaining = to.pg(pg).expect("no group goes");
+        let group = &self.groups[pg.get() as usize];
+        if !group.is_complete(remaining, self.shipper.links()) {
+            return false;
+        }
+        let (phase, purpose) = match back {
+            true => (Phase::RollingBack, Purpose::AbandonReshape { pg }),
+            false => (Phase::Finishing, Purpose::FinishReshape { pg }),
+        };
+        self.members.jobs.reshapes[index].phase = phase;
+        self.propose(to, purpose);
+        true
+    }
+
+    /// A step of one came into force.
+    pub(super) fn reshape_in_force(&mut self, purpose: &Purpose) {
+        let pg = purpose.pg().expect("a step of one group");
+        let reshapes = &mut self.members.jobs.reshapes;
+        let index = reshapes.iter().position(|job| job.pg == pg);
+        let index = index.expect("a job stays until its last step is in force");
+        if let Purpose::BeginReshape { .. } = purpose {
+            let group = &self.groups[pg.get() as usize];
+            let needed = group.floor.max(group.last_sealed);
+            reshapes[index].phase = Phase::Joining { needed };
+            return;
+        }
+        let job = reshapes.remove(index);
+        if let Some(reason) = job.take_back {
+            self.members.refused(format!(
+                "protection group {pg} gets no more copies for now: {reason}"
+            ));
+        }
+    }
+
+    /// After a reopening in place they go on from what the manifest says.
+    pub(super) fn settle_reshapes(&mut self) {
+        let (manifest, groups) = (&self.manifest, &self.groups);
+        let leaving = &mut self.members.leaving;
+        self.members.jobs.reshapes.retain_mut(|job| {
+            let entry = manifest.pg(job.pg).expect("no group goes");
+            let members = entry.members();
+            let names = |joins: &Member| members.iter().any(|held| held.segment == joins.segment);
+            let is_removed = |joins: &Member| entry.removed.contains(&joins.segment);
+            match job.phase {
+                Phase::Creating | Phase::Made => true,
+                _ if reshape_of(entry).is_some() => {
+                    let needed = groups[job.pg.get() as usize].last_sealed;
+                    job.phase = Phase::Joining { needed };
+                    true
+                }
+                _ if job.joining.iter().all(names) => false,
+                _ if job.joining.iter().any(is_removed) => {
+                    for member in &job.joining {
+                        leaving.removed(member.segment, member.node, false);
+                    }
+                    false
+                }
+                // The step that would have let them join was not found.
+                _ => {
+                    job.phase = Phase::Made;
+                    true
+                }
+            }
+        });
+    }
+
+    /// For status.
+    pub(super) fn reshape_stats(&self) -> Vec<ReshapeStats> {
+        let show = |job: &Reshape| {
+            let group = &self.groups[job.pg.get() as usize];
+            let needed = match job.phase {
+                Phase::Joining { needed } => needed,
+                _ => group.last_sealed,
+            };
+            let members = job.joining.iter();
+            let scls = members.map(|member| self.scl_of(job.pg, member.segment));
+            ReshapeStats {
+                pg: job.pg,
+                joining: job.joining.len(),
+                phase: job.phase.shown(),
+                scl: scls.min().unwrap_or(Lsn::NONE),
+                needed,
+            }
+        };
+        self.members.jobs.reshapes.iter().map(show).collect()
+    }
+
+    /// Groups with fewer segments than six.
+    pub(super) fn short_groups(&self) -> Vec<(PgId, usize)> {
+        let is_short = |entry: &&PgEntry| {
+            let mut sets = entry.sets.iter();
+            sets.any(|set| regrown(set.model).is_some())
+        };
+        let short = self.manifest.pgs.iter().filter(is_short);
+        let whole = |entry: &PgEntry| {
+            let members = entry.members();
+            members.iter().filter(|member| !member.joining).count()
+        };
+        short.map(|entry| (entry.pg, whole(entry))).collect()
+    }
+}
+
+fn joining_of(target: &SegmentSet) -> Vec<Member> {
+    let members = target.members.iter().copied();
+    members.filter(|member| member.joining).collect()
+}
