@@ -69,7 +69,7 @@ impl Phase {
 }
 
 /// One phase in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PhaseCounts {
     /// Commits answered.
     pub answered: u64,
@@ -77,6 +77,10 @@ pub struct PhaseCounts {
     pub p50_us: u64,
     /// 99th percentile.
     pub p99_us: u64,
+    /// 99.9th percentile.
+    pub p999_us: u64,
+    /// The whole of it, as [`Latencies::distribution`] gives it.
+    pub distribution_us: Vec<(f64, u64)>,
     /// Commits refused: certainly not done.
     pub refused: u64,
     /// Commits of which nobody knows.
@@ -90,7 +94,7 @@ pub struct PhaseCounts {
 }
 
 /// The phases that are counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
     /// Before it.
     pub before: PhaseCounts,
@@ -115,6 +119,8 @@ impl Tally {
             answered: self.commits.count(),
             p50_us: self.commits.p50_us(),
             p99_us: self.commits.p99_us(),
+            p999_us: self.commits.p999_us(),
+            distribution_us: self.commits.distribution(),
             refused: self.refused,
             unknown: self.unknown,
             reads: self.reads.count(),

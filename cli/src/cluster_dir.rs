@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sixfold::{Cluster, ClusterNode};
+use sixfold_benches::crash::relay::Relay;
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{NodeId, VolumeId};
 use sixfold_transport::ClusterCa;
@@ -148,6 +149,17 @@ impl ClusterDir {
             az: az.to_owned(),
             address,
         })
+    }
+
+    /// Stands a relay before the nodes of a cluster that nobody has used yet, and has clients find them there.
+    pub(crate) fn put_behind_relay(&self) -> Result<Relay> {
+        let mut cluster = self.cluster()?;
+        let relay = Relay::start(cluster.nodes.iter().map(|node| node.address).collect())?;
+        for (node, address) in cluster.nodes.iter_mut().zip(relay.addresses()) {
+            node.address = *address;
+        }
+        cluster.save(self.cluster_file())?;
+        Ok(relay)
     }
 
     /// Lays one more node out, beside the cluster: it is in no list yet. Returns it with its settings file.

@@ -98,6 +98,8 @@ pub enum Reached {
     StandbyTookOver,
     StandbyStoodBack,
     SilenceRolled,
+    SurveyOfTwoMoments,
+    SixAfterALoss,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -290,6 +292,11 @@ const NAMES: &[(Reached, &str)] = &[
         Reached::SilenceRolled,
         "three nodes silent one after the other beside a standby",
     ),
+    (
+        Reached::SurveyOfTwoMoments,
+        "survey with answers of two moments",
+    ),
+    (Reached::SixAfterALoss, "six copies again after a loss"),
 ];
 
 /// How often each situation was met.

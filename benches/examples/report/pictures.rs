@@ -45,6 +45,7 @@ pub(crate) fn draw_all(
     let latency = "latency, us";
     let closed = distributions(runs.rows("commit"));
     let open = distributions(runs.rows("rate"));
+    let broken = outage_distributions(runs);
     let all_curves = [
         (
             "Throughput against clients",
@@ -66,6 +67,13 @@ pub(crate) fn draw_all(
             open,
             "rate",
             "latency-rate.svg",
+        ),
+        (
+            "Latency distribution, healthy and in outages",
+            [SHARE, latency],
+            broken,
+            "outage",
+            "latency-outage.svg",
         ),
         (
             "Reopening against redo outside of layers",
@@ -150,14 +158,32 @@ fn distributions(rows: &[Value]) -> Vec<Line> {
             Some(rate) => format!("{} clients, {rate}/s due", row["clients"]),
             None => format!("{} clients", row["clients"]),
         };
-        let points = row["distribution_us"].as_array().into_iter().flatten();
-        let points = points.filter_map(|point| {
-            let share = point.get(0)?.as_f64()?;
-            Some((1.0 / (1.0 - share), point.get(1)?.as_f64()?))
-        });
-        (name, points.collect())
+        (name, distribution(&row["distribution_us"]))
     };
     rows.iter().map(line).collect()
+}
+
+fn distribution(points: &Value) -> Vec<(f64, f64)> {
+    let points = points.as_array().into_iter().flatten();
+    let points = points.filter_map(|point| {
+        let share = point.get(0)?.as_f64()?;
+        Some((1.0 / (1.0 - share), point.get(1)?.as_f64()?))
+    });
+    points.collect()
+}
+
+/// Healthy once, as before the first outage; then each outage in which commits are answered.
+fn outage_distributions(runs: &Runs) -> Vec<Line> {
+    let rows = runs.rows("outage");
+    let healthy = rows.first().map(|row| &row["distribution_before_us"]);
+    let healthy = healthy.map(|points| ("healthy".to_owned(), distribution(points)));
+    let drawn = ["slow-node", "stopped-node", "node-killed", "az-gone"];
+    let during = rows.iter().filter(|row| drawn.contains(&word(row, "case")));
+    let during = during.map(|row| {
+        let points = distribution(&row["distribution_during_us"]);
+        (word(row, "case").to_owned(), points)
+    });
+    healthy.into_iter().chain(during).collect()
 }
 
 fn reopenings(runs: &Runs) -> Vec<Line> {

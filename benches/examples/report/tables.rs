@@ -77,9 +77,13 @@ const REOPEN: Columns = &[
 const OUTAGE: Columns = &[
     ("case", "case"),
     ("failed", "failed"),
+    ("p50_before_us", "p50 before us"),
+    ("p50_during_us", "p50 during us"),
     ("p99_before_us", "p99 before us"),
     ("p99_during_us", "p99 during us"),
     ("p99_after_us", "p99 after us"),
+    ("p999_before_us", "p99.9 before us"),
+    ("p999_during_us", "p99.9 during us"),
     ("takeover_ms", "takeover ms"),
 ];
 

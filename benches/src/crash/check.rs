@@ -137,7 +137,9 @@ pub(crate) fn compare(seen: &Seen, record: &Record, cycle: u32, findings: &mut F
             });
         }
         // A kill keeps one outcome from being said: the next one's.
-        let sayable = said.get(&client).map_or(0, |outcomes| outcomes.len() as u64);
+        let sayable = said
+            .get(&client)
+            .map_or(0, |outcomes| outcomes.len() as u64);
         if number > sayable {
             findings.torn(|| {
                 format!("cycle {cycle}, client {client}, commit {number} was never tried")

@@ -326,9 +326,7 @@ impl Witness for Disk {
         state.is_failing |= self.graves.is_some() && write.is_none();
         state.numbers += 1;
         let number = state.numbers;
-        state
-            .writes
-            .extend(write.map(|write| (number, write)));
+        state.writes.extend(write.map(|write| (number, write)));
         number
     }
 

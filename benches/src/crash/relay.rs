@@ -100,9 +100,7 @@ impl Shared {
         cut.loses(from, to)
     }
 
-    fn links(
-        &self,
-    ) -> std::sync::MutexGuard<'_, BTreeMap<(usize, SocketAddr), Arc<UdpSocket>>> {
+    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<(usize, SocketAddr), Arc<UdpSocket>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,7 +168,11 @@ impl Relay {
 
     /// Cuts from now on; the default cuts nothing.
     pub fn set(&self, cut: Cut) {
-        let mut current = self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self
+            .shared
+            .cut
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *current = cut;
     }
 }
@@ -256,7 +258,11 @@ pub fn ports_of(process: u32) -> io::Result<BTreeSet<u16>> {
     let mut ports = BTreeSet::new();
     for table in ["udp", "udp6"] {
         let text = std::fs::read_to_string(root.join("net").join(table)).unwrap_or_default();
-        ports.extend(text.lines().skip(1).filter_map(|line| port_in(line, &inodes)));
+        ports.extend(
+            text.lines()
+                .skip(1)
+                .filter_map(|line| port_in(line, &inodes)),
+        );
     }
     Ok(ports)
 }

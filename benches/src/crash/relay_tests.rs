@@ -17,7 +17,10 @@ fn receive(socket: &std::net::UdpSocket) -> (Vec<u8>, SocketAddr) {
 #[test]
 fn what_is_sent_arrives_and_so_does_the_answer_but_not_through_a_cut() {
     let (nodes, client) = ([socket(), socket()], socket());
-    let listen: Vec<_> = nodes.iter().map(|node| node.local_addr().unwrap()).collect();
+    let listen: Vec<_> = nodes
+        .iter()
+        .map(|node| node.local_addr().unwrap())
+        .collect();
     let relay = Relay::start(listen).unwrap();
     let front = relay.addresses()[0];
     client.send_to(b"one", front).unwrap();

@@ -239,7 +239,12 @@ impl Tally {
     /// Never, as text goes.
     pub fn markdown(&self, seed: u64, time: Duration) -> Result<String> {
         let mut text = String::from("# Crash suite\n\n");
-        writeln!(text, "Seed {seed}, {:.0} s. {}.\n", time.as_secs_f64(), self.summary())?;
+        writeln!(
+            text,
+            "Seed {seed}, {:.0} s. {}.\n",
+            time.as_secs_f64(),
+            self.summary()
+        )?;
         if let Some(wrong) = self.wrong() {
             writeln!(text, "**Wrong first: {wrong}**\n")?;
         }
@@ -305,7 +310,11 @@ mod tests {
             ..Findings::default()
         };
         tally.played(played(cases[0], findings.clone(), Verdict::Sound));
-        tally.played(played(cases[0], findings, Verdict::Undecided(String::new())));
+        tally.played(played(
+            cases[0],
+            findings,
+            Verdict::Undecided(String::new()),
+        ));
         tally.skip(cases[1], "no such thing");
         assert_eq!(tally.wrong(), None);
         let text = tally.json(1, Duration::from_secs(2)).unwrap();

@@ -30,6 +30,13 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How long to wait for the moment that a case names.
 const MOMENT_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a node whose disk fails may find nothing to write.
+const FAIL_LIMIT: Duration = Duration::from_secs(5);
+/// A writer opens within about so long, counted from the start of its process.
+const OPENING_MS: u64 = 80;
+/// And so long after its claim was seen.
+const CLAIMED_MS: u64 = 6;
+
 /// What is to be known of a cycle that came to its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
@@ -55,6 +62,8 @@ pub(super) struct Cycle<'a> {
     throttle: Option<Throttle>,
     struck: Instant,
     mended: Instant,
+    /// Clients from this number on are of the writer that commits when it was mended.
+    heirs: u32,
     on_time: bool,
 }
 
@@ -78,6 +87,7 @@ impl<'a> Cycle<'a> {
             throttle: None,
             struck: Instant::now(),
             mended: Instant::now(),
+            heirs: 0,
             on_time: true,
         };
         cycle.choose();
@@ -109,6 +119,13 @@ impl<'a> Cycle<'a> {
             }
             (Who::All, _) => (0..FLEET).collect(),
         };
+        if self.case.how == How::IoError {
+            // A spare writes nothing.
+            let into = self.replaced.map(|(_, into)| into);
+            let hosts = &self.site.hosts;
+            self.victims
+                .retain(|index| hosts.contains(index) || into == Some(*index));
+        }
     }
 
     fn below(&mut self, count: usize) -> usize {
@@ -135,7 +152,8 @@ impl<'a> Cycle<'a> {
         let flag = self.create.then_some("--create");
         let mut first = self.site.start_process(CLIENTS, self.begun_ns, flag)?;
         self.until_opened(&mut first).await?;
-        self.until_answers(WARM_ANSWERS, Some(&mut first)).await?;
+        self.until_answered(&mut first, |answers| answers.len() >= WARM_ANSWERS)
+            .await?;
         if self.case.who.is_client() {
             self.client_case(first).await?;
         } else {
@@ -154,18 +172,18 @@ impl<'a> Cycle<'a> {
 
     fn course(&self) -> Course {
         let log = self.site.log.borrow();
-        let (mut last, mut stall, mut recovery) = (self.struck, Duration::ZERO, None);
-        for answer in log.answers.iter().filter(|answer| **answer >= self.struck) {
-            stall = stall.max(*answer - last);
-            last = *answer;
-            if *answer >= self.mended {
-                recovery = Some(*answer - self.mended);
+        let (mut last, mut stall, mut recovery) = (self.struck, Duration::ZERO, Duration::ZERO);
+        for &(at, client) in log.answers.iter().filter(|(at, _)| *at >= self.struck) {
+            stall = stall.max(at - last);
+            last = at;
+            if at >= self.mended && client >= self.heirs {
+                recovery = at - self.mended;
                 break;
             }
         }
         Course {
             stall,
-            recovery: recovery.unwrap_or_default(),
+            recovery,
             on_time: self.on_time,
         }
     }
@@ -219,6 +237,7 @@ impl<'a> Cycle<'a> {
         }
         self.mended = Instant::now();
         let mut next = self.start(None)?;
+        self.heirs = next.first_client();
         while next.stage() != Stage::Opened {
             self.look(&mut next)?;
             if let Some(victim) = &left {
@@ -303,14 +322,21 @@ impl<'a> Cycle<'a> {
         self.strike().await?;
         let hold = self.hold();
         self.watch_some(writer.as_mut(), hold).await?;
+        self.mended = Instant::now();
         self.mend().await?;
         self.site.note("mended");
-        self.mended = Instant::now();
         let mut writer = match writer {
             Some(writer) => writer,
             None => self.start(None)?,
         };
+        if self.case.when != When::Recovery && !site_goes {
+            self.heirs = 0;
+        } else {
+            self.heirs = writer.first_client();
+        }
         if self.case.when == When::Idle {
+            // Nobody asked before.
+            self.mended = Instant::now();
             self.struck = self.mended;
             writer.child.tell("go")?;
         }
@@ -384,12 +410,12 @@ impl<'a> Cycle<'a> {
         }
         for &index in victims {
             let mut node = self.site.take_node(index)?;
-            match node.ended(MOMENT_LIMIT).await {
+            match node.ended(FAIL_LIMIT).await {
                 Ok(Some(why)) => self.site.note(&format!("{why:#}")),
                 Ok(None) => bail!("node {} ended well after a failed write", index + 1),
-                // A spare writes nothing.
+                // It had nothing to write, as one that does not hold its segment yet.
                 Err(_) => {
-                    self.on_time &= !self.site.hosts.contains(&index);
+                    self.on_time = false;
                     node.kill()?;
                 }
             }
@@ -523,7 +549,7 @@ impl<'a> Cycle<'a> {
         patience_ms: u64,
     ) -> Result<()> {
         if self.draw.one_in(2) {
-            let time = Duration::from_millis(patience_ms) + self.millis(150);
+            let time = Duration::from_millis(patience_ms) + self.millis(OPENING_MS);
             tokio::time::sleep(time).await;
             return Ok(());
         }
@@ -532,7 +558,7 @@ impl<'a> Cycle<'a> {
             process.check_alive()?;
             ensure!(Instant::now() < until, "nobody takes over");
         }
-        let time = self.millis(20);
+        let time = self.millis(CLAIMED_MS);
         tokio::time::sleep(time).await;
         Ok(())
     }
@@ -556,21 +582,22 @@ impl<'a> Cycle<'a> {
     }
 
     async fn until_answers_again(&mut self, writer: &mut Process) -> Result<()> {
-        let count = {
-            let log = self.site.log.borrow();
-            let before = log.answers.iter().filter(|at| **at < self.mended);
-            before.count() + 1
-        };
-        self.until_answers(count, Some(writer)).await
+        let (mended, heirs) = (self.mended, self.heirs);
+        self.until_answered(writer, |answers| {
+            let mut newest = answers.iter().rev();
+            newest.any(|(at, client)| *at >= mended && *client >= heirs)
+        })
+        .await
     }
 
-    async fn until_answers(&mut self, count: usize, writer: Option<&mut Process>) -> Result<()> {
+    async fn until_answered(
+        &mut self,
+        writer: &mut Process,
+        enough: impl Fn(&[(Instant, u32)]) -> bool,
+    ) -> Result<()> {
         let until = Instant::now() + AGAIN_LIMIT;
-        let mut writer = writer;
-        while self.site.log.borrow().answers.len() < count {
-            if let Some(writer) = &mut writer {
-                self.look(writer)?;
-            }
+        while !enough(&self.site.log.borrow().answers) {
+            self.look(writer)?;
             ensure!(
                 Instant::now() < until,
                 "no commit is answered within {AGAIN_LIMIT:?}"

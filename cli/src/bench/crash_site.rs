@@ -66,8 +66,8 @@ pub(super) struct Log {
     pub(super) cycle: u32,
     /// Its history.
     pub(super) events: Collector,
-    /// When its answered commits were heard of.
-    pub(super) answers: Vec<Instant>,
+    /// When its answered commits were heard of, and of which clients they are.
+    pub(super) answers: Vec<(Instant, u32)>,
 }
 
 /// How far a process that uses the volume is.
@@ -87,9 +87,15 @@ pub(super) struct Process {
     /// Ends with the process's output, however it ended.
     reader: JoinHandle<Result<()>>,
     stage: Rc<Cell<Stage>>,
+    first_client: u32,
 }
 
 impl Process {
+    /// The number of its first client: earlier processes have lower ones.
+    pub(super) fn first_client(&self) -> u32 {
+        self.first_client
+    }
+
     pub(super) fn stage(&self) -> Stage {
         self.stage.get()
     }
@@ -137,12 +143,8 @@ impl Site {
         let dir = ClusterDir::at(&root)?;
         ensure!(!dir.exists(), "{} holds a cluster already", root.display());
         dir.lay_out_fleet(FLEET, HOT_LOG_FILE_MIB)?;
-        let mut cluster = dir.cluster()?;
-        let relay = Relay::start(cluster.nodes.iter().map(|node| node.address).collect())?;
-        for (node, address) in cluster.nodes.iter_mut().zip(relay.addresses()) {
-            node.address = *address;
-        }
-        cluster.save(dir.cluster_file())?;
+        let relay = dir.put_behind_relay()?;
+        let cluster = dir.cluster()?;
         let log = Log {
             record: Record::default(),
             cycle: 0,
@@ -211,7 +213,13 @@ impl Site {
             std::fs::create_dir_all(&graves)?;
             args.push(format!("--graves={}", path_text(&graves)?));
         }
-        quiet(&mut args);
+        // A disk that fails is what is asked for.
+        let loud = if disk == DiskKind::Plain {
+            "error"
+        } else {
+            "off"
+        };
+        quiet(&mut args, loud);
         let child = OwnedChild::start(&format!("node {}", index + 1), &args)?;
         self.nodes.insert(index, Node { child, disk });
         Ok(())
@@ -294,7 +302,8 @@ impl Site {
             format!("--begun-ns={begun_ns}"),
         ];
         args.extend(flag.map(str::to_owned));
-        quiet(&mut args);
+        quiet(&mut args, "error");
+        let first_client = self.next_client;
         self.next_client += clients + history_clients;
         let mut child = OwnedChild::start("a writer", &args)?;
         let stage = Rc::new(Cell::new(Stage::Started));
@@ -304,6 +313,7 @@ impl Site {
             child,
             reader: tokio::task::spawn_local(collecting),
             stage,
+            first_client,
         })
     }
 
@@ -320,7 +330,7 @@ impl Site {
                 .map(|(name, value)| format!("--{name}={value}")),
         );
         args.push(format!("--dir={}", path_text(&self.root)?));
-        quiet(&mut args);
+        quiet(&mut args, "error");
         OwnedChild::start(words.last().unwrap_or(&"a verb"), &args)
     }
 
@@ -379,9 +389,9 @@ impl Site {
 }
 
 /// Faults are what is asked for, and warnings of them say nothing.
-fn quiet(args: &mut Vec<String>) {
+fn quiet(args: &mut Vec<String>, level: &str) {
     if std::env::var_os("SIXFOLD_LOG").is_none() {
-        args.push("--log=error".to_owned());
+        args.push(format!("--log={level}"));
     }
 }
 
@@ -408,7 +418,7 @@ async fn collect(
                 let log = &mut *log.borrow_mut();
                 log.record.note(log.cycle, said)?;
                 if matches!(said.outcome, Outcome::Answered(_)) {
-                    log.answers.push(Instant::now());
+                    log.answers.push((Instant::now(), said.client));
                 }
                 Ok(())
             }),

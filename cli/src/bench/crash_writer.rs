@@ -12,7 +12,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -154,13 +154,20 @@ async fn open(
     told: &mut mpsc::Receiver<String>,
 ) -> Result<Option<Database>> {
     let options = options(Cluster::load(&args.cluster)?);
+    if args.create {
+        return Ok(Some(Database::create(options).await?));
+    }
     if !args.standby {
-        let opened = if args.create {
-            Database::create(options).await
-        } else {
-            Database::take_over(options).await
-        };
-        return Ok(Some(opened?));
+        let until = Instant::now() + OPEN_DEADLINE;
+        loop {
+            match Database::take_over(options.clone()).await {
+                // All nodes may go in the middle of it.
+                Err(error) if error.is_retryable() && Instant::now() < until => {
+                    tokio::time::sleep(POLL).await;
+                }
+                opened => return Ok(Some(opened?)),
+            }
+        }
     }
     let watch = StandbyOptions::new().patience(PATIENCE).poll(POLL);
     let mut standby = Database::standby(options, watch);

@@ -1,6 +1,7 @@
 //! `sixfold bench outage`: real processes, something breaks, and what the clients saw of it: commits and reads before, during and after.
 //!
-//! One cluster for all cases; between two of them every segment holds everything again.
+//! One cluster for all cases; between two of them every segment holds everything again. Only what cuts the network has a cluster of its own,
+//! behind a relay, which costs latency before, during and after alike.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use serde::Serialize;
+use sixfold_benches::crash::relay::{Cut, Relay};
 use sixfold_benches::history::event::now_ns;
 use sixfold_benches::outage::{Counts, Phase};
 
@@ -46,6 +48,8 @@ enum Case {
     AzPlusOne,
     /// The writer is killed; another process takes the volume over
     WriterFailover,
+    /// The network splits, the writer with one zone: no quorum, no read lease
+    WriterCutOff,
 }
 
 impl Case {
@@ -57,6 +61,7 @@ impl Case {
             Case::AzGone => "az-gone",
             Case::AzPlusOne => "az-plus-one",
             Case::WriterFailover => "writer-failover",
+            Case::WriterCutOff => "writer-cut-off",
         }
     }
 
@@ -67,6 +72,7 @@ impl Case {
             Case::AzGone => &[2, 3],
             Case::AzPlusOne => &[2, 3, 5],
             Case::WriterFailover => &[],
+            Case::WriterCutOff => &[2, 3, 4, 5],
         }
     }
 }
@@ -109,9 +115,18 @@ struct Row {
     answered_before: u64,
     answered_during: u64,
     answered_after: u64,
+    p50_before_us: u64,
+    p50_during_us: u64,
+    p50_after_us: u64,
     p99_before_us: u64,
     p99_during_us: u64,
     p99_after_us: u64,
+    p999_before_us: u64,
+    p999_during_us: u64,
+    p999_after_us: u64,
+    /// For pictures: shares of the answered commits, and the latency that each stays within.
+    distribution_before_us: Vec<(f64, u64)>,
+    distribution_during_us: Vec<(f64, u64)>,
     reads_before: u64,
     reads_during: u64,
     reads_after: u64,
@@ -142,9 +157,17 @@ impl Row {
             answered_before: before.answered,
             answered_during: during.answered,
             answered_after: after.answered,
+            p50_before_us: before.p50_us,
+            p50_during_us: during.p50_us,
+            p50_after_us: after.p50_us,
             p99_before_us: before.p99_us,
             p99_during_us: during.p99_us,
             p99_after_us: after.p99_us,
+            p999_before_us: before.p999_us,
+            p999_during_us: during.p999_us,
+            p999_after_us: after.p999_us,
+            distribution_before_us: before.distribution_us.clone(),
+            distribution_during_us: during.distribution_us.clone(),
             reads_before: before.reads,
             reads_during: during.reads,
             reads_after: after.reads,
@@ -197,15 +220,25 @@ pub(super) fn run(args: &OutageArgs) -> Result<()> {
 }
 
 async fn outages(args: &OutageArgs, root: &Path) -> Result<Vec<Row>> {
-    let mut bench = Bench::start(args, root).await?;
+    let mut bench = Bench::start(args, root, false).await?;
+    let mut created = false;
     let cases = match args.cases.as_slice() {
         [] => Case::value_variants(),
         some => some,
     };
     let mut rows = Vec::with_capacity(cases.len());
-    for (index, &case) in cases.iter().enumerate() {
+    for &case in cases {
         tell(case.name());
-        let mut writer = bench.start_writer(index == 0, None)?;
+        if bench.relay.is_some() != (case == Case::WriterCutOff) {
+            // The cluster before ends first.
+            let of_case = root.join(case.name());
+            bench.operator.close().await;
+            drop(std::mem::take(&mut bench.nodes));
+            bench = Bench::start(args, &of_case, case == Case::WriterCutOff).await?;
+            created = false;
+        }
+        let mut writer = bench.start_writer(!created, None)?;
+        created = true;
         writer.wait_for("opened", OPEN_LIMIT).await?;
         bench
             .watch(&mut writer, Duration::from_secs(args.warm_up_seconds))
@@ -228,13 +261,17 @@ struct Bench<'a> {
     dir: ClusterDir,
     nodes: Vec<(usize, OwnedChild)>,
     operator: Operator,
+    /// Stands before the nodes where the network is to be cut.
+    relay: Option<Relay>,
 }
 
 impl Bench<'_> {
-    async fn start<'a>(args: &'a OutageArgs, root: &Path) -> Result<Bench<'a>> {
+    async fn start<'a>(args: &'a OutageArgs, root: &Path, relayed: bool) -> Result<Bench<'a>> {
+        std::fs::create_dir_all(root)?;
         let dir = ClusterDir::at(root)?;
         ensure!(!dir.exists(), "{} holds a cluster already", root.display());
         dir.lay_out(64)?;
+        let relay = relayed.then(|| dir.put_behind_relay()).transpose()?;
         let indexes: Vec<usize> = (0..NODE_COUNT).collect();
         let nodes = dir.start_nodes(&indexes).await?;
         let operator = Operator::new(&dir.cluster()?, "operator")?;
@@ -243,6 +280,7 @@ impl Bench<'_> {
             dir,
             nodes,
             operator,
+            relay,
         })
     }
 
@@ -293,6 +331,16 @@ impl Bench<'_> {
                 self.signal(case.nodes(), Signal::STOP)?;
                 self.watch(&mut writer, self.time()).await?;
                 self.signal(case.nodes(), Signal::CONT)?;
+            }
+            Case::WriterCutOff => {
+                let relay = self.relay.as_ref().context("no relay")?;
+                relay.set(Cut {
+                    nodes: case.nodes().iter().copied().collect(),
+                    ..Cut::default()
+                });
+                self.watch(&mut writer, self.time()).await?;
+                let relay = self.relay.as_ref().context("no relay")?;
+                relay.set(Cut::default());
             }
             _ => {
                 self.kill(case.nodes())?;

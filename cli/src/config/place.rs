@@ -112,6 +112,10 @@ fn place(text: &str, offset: usize) -> String {
 
 /// The name that was meant, if one is near.
 fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    let mut longer = names.iter().filter(|other| other.starts_with(name));
+    if let (Some(&meant), None) = (longer.next(), longer.next()) {
+        return Some(meant);
+    }
     let letters_max = LETTERS_WRONG_MAX.max(name.len() / 3);
     let distances = names
         .iter()
@@ -135,8 +139,8 @@ mod tests {
 
     #[test]
     fn places_count_lines_and_letters_from_one() {
-        let document = Document::parse("a = 1\n  bö = 2\n").unwrap();
-        assert_eq!(document.place_of("bö").unwrap(), "line 2, column 8");
+        let document = Document::parse("a = 1\n  \"bö\" = 2\n").unwrap();
+        assert_eq!(document.place_of("bö").unwrap(), "line 2, column 10");
         let line = Document::parse("a = 1\nb =\n").unwrap_err();
         assert!(line.starts_with("line 2, column "), "{line}");
     }

@@ -120,7 +120,7 @@ fn wrong_settings_are_named_with_their_line() {
             "me",
             "node: \"me\" is not 32 hexadecimal digits",
         ),
-        (&good, "\u{0}", "node.toml: line 1, column 1: "),
+        (&good, "\u{0}", "node.toml: line 1, column "),
     ] {
         edit_config(&cluster, from, to);
         assert_node_refused(&cluster, 0, expected);

@@ -93,7 +93,7 @@ fn ranges_conflict_the_same_way_with_few_and_with_many_changes() {
         for number in 0..change_count {
             recent.changed(key(2 * number), Lsn::new(101 + u64::from(number)));
         }
-        let conflicts = |request: CommitRequest| {
+        let mut conflicts = |request: CommitRequest| {
             matches!(recent.validate(&request), Err(CommitError::Conflict { .. }))
         };
         assert!(conflicts(reads_range(100, 4, Some(5), false)));
@@ -238,4 +238,51 @@ fn ranges_that_meet_overlap_or_come_unsorted_are_checked_as_each_alone_would_be(
     assert_eq!(recent.validate(&request), Ok(()));
     recent.range_cleared(key(69), Some(key(91)), Lsn::new(120));
     assert!(recent.validate(&request).is_err());
+}
+
+#[test]
+fn changes_that_nobody_asked_about_are_judged_and_forgotten_as_others_are() {
+    // Every change and its LSN, and what was forgotten of them: the plain way to say it.
+    for seed in 1..200_u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut draw = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut recent = RecentCommits::new(Lsn::new(100), 12, usize::MAX);
+        let mut plain: VecDeque<(u64, u32)> = VecDeque::new();
+        let (mut lsn, mut floor) = (100, 100);
+        for _ in 0..100 {
+            match draw(8) {
+                0 => {
+                    let through = floor + draw(lsn - floor + 1);
+                    recent.trim(Lsn::new(through));
+                    while plain.front().is_some_and(|(lsn, _)| *lsn <= through) {
+                        floor = plain.pop_front().unwrap().0;
+                    }
+                }
+                1 | 2 => {
+                    let read_point = floor + draw(lsn - floor + 1);
+                    let number = u32::try_from(draw(6)).unwrap();
+                    let conflicts = plain
+                        .iter()
+                        .any(|(lsn, key)| *key == number && *lsn > read_point);
+                    let judged = recent.validate(&reads(read_point, &[number]));
+                    assert_eq!(judged.is_err(), conflicts, "seed {seed}: {judged:?}");
+                }
+                _ => {
+                    lsn += 1 + draw(3);
+                    let number = u32::try_from(draw(6)).unwrap();
+                    recent.changed(key(number), Lsn::new(lsn));
+                    plain.push_back((lsn, number));
+                    if plain.len() > 12 {
+                        floor = plain.pop_front().unwrap().0;
+                    }
+                }
+            }
+            assert_eq!((recent.len(), recent.floor().get()), (plain.len(), floor));
+        }
+    }
 }

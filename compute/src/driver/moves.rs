@@ -69,7 +69,9 @@ mod tests {
     #[test]
     fn what_was_reached_elsewhere_is_said_and_nothing_else() {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let nodes: Vec<ClusterNode> = (1..=4).map(|port| ClusterNode::new("az1", at(port))).collect();
+        let nodes: Vec<ClusterNode> = (1..=4)
+            .map(|port| ClusterNode::new("az1", at(port)))
+            .collect();
         let hint = |index: usize, port: u16| NodeHint {
             node: nodes[index].node,
             az: "az1".to_owned(),

@@ -302,7 +302,11 @@ fn pages_of_all_shapes() -> Vec<Page> {
         let mut page = Page::new(PageId::new(9), PAGE_BYTES);
         let bytes = std::borrow::Cow::Borrowed(&[0xEE; 200][..]);
         apply(&mut page, &init(10, 9, kind)).unwrap();
-        apply(&mut page, &record(11, 9, 10, Op::WriteBytes { offset: 40, bytes })).unwrap();
+        apply(
+            &mut page,
+            &record(11, 9, 10, Op::WriteBytes { offset: 40, bytes }),
+        )
+        .unwrap();
         pages.push(page);
     }
     for count in [0, 1, 3, 9] {

@@ -62,8 +62,7 @@ impl Loss {
     /// Whether a group is re-formed from its survivors, every one of which counts then.
     pub(super) fn reforms(&self, entry: &PgEntry) -> bool {
         let lost = self.segments_of(entry);
-        let survives =
-            |segment| !lost.contains(&segment) && !entry.removed.contains(&segment);
+        let survives = |segment| !lost.contains(&segment) && !entry.removed.contains(&segment);
         !lost.is_empty() && !is_write_quorum_of_all(entry, &survives)
     }
 

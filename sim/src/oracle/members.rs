@@ -148,6 +148,11 @@ impl Members {
         self.lost.extend(nodes);
     }
 
+    /// The word is withdrawn.
+    pub(crate) fn nothing_lost(&mut self) {
+        self.lost.clear();
+    }
+
     /// Whether the word was given and no opening has heard it yet.
     pub(crate) fn awaits_loss(&self) -> bool {
         let members = self.in_force.pgs.iter().flat_map(PgEntry::members);

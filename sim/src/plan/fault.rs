@@ -92,6 +92,8 @@ pub enum Fault {
     GiveWord { host: usize },
     /// A process watches the writer, to take its place.
     StandBy { host: usize, patience_ms: u64 },
+    /// Somebody opens the volume for reading, and the answers about one group take so much longer.
+    SlowSurvey { host: usize, pg: u32, hold_ms: u64 },
     /// Three nodes, one after the other, do not hear the writer for longer than a standby's patience, tell the standby so, and are
     /// not heard by it any more when they hear the writer again.
     RollSilence { nodes: u16 },

@@ -10,7 +10,7 @@ use crate::rng::Rng;
 /// One of so many runs is about one of them.
 const ONE_IN: u64 = 4;
 /// How many there are.
-const PIECES: u64 = 8;
+const PIECES: u64 = 9;
 
 impl Plan {
     /// Makes it a run about one situation, or leaves it as it is.
@@ -24,6 +24,7 @@ impl Plan {
             5 => self.destroy(rng, true),
             6 => self.stand_by(rng),
             7 => self.roll_silence(rng),
+            8 => self.slow_surveys(rng),
             _ => {}
         }
         self.faults.sort_by_key(|(at, _)| *at);
@@ -135,13 +136,19 @@ impl Plan {
         self.shape.members.repair_ms = word.then_some(700);
         let zone = rng.below(3);
         let other = (2 * zone + 2 + rng.below(4)) % 6;
-        let nodes = (0b11 << (2 * zone)) | (1 << other);
+        let mut nodes = (0b11 << (2 * zone)) | (1 << other);
+        if word && rng.chance(1, 2) {
+            // One of each zone: the spare nodes are enough for six again.
+            nodes = (0..3).fold(0, |nodes, zone| nodes | 1 << (2 * zone + rng.below(2)));
+        }
         let at = rng.range(700, 1_300);
         if rng.chance(2, 3) {
             // What the writer sent last is not everywhere.
-            let survivor = 1_u16 << ((other + rng.range(1, 6)) % 6);
+            let first = rng.below(6);
+            let lives = |node: &u64| nodes & (1 << *node) == 0;
+            let survivor = (first..first + 6).map(|node| node % 6).find(lives);
             let cut = Fault::CutWriter {
-                nodes: survivor & !nodes,
+                nodes: survivor.map_or(0, |node| 1 << node),
                 one_way: 1,
                 length: 400,
             };
@@ -218,6 +225,20 @@ impl Plan {
             let nodes = rng.nodes(3);
             let at = 300 + 2_600 * turn + rng.below(200);
             self.add(at, Fault::RollSilence { nodes });
+        }
+    }
+
+    /// Answers to a reader are of different moments (R23).
+    fn slow_surveys(&mut self, rng: &mut Rng) {
+        self.calm(3_000);
+        self.shape.spread_out();
+        for turn in 0..12 {
+            let slow = Fault::SlowSurvey {
+                host: rng.index(3),
+                pg: u32::try_from(rng.below(4)).expect("small"),
+                hold_ms: rng.pick(&[3, 10, 40]),
+            };
+            self.add(150 + 220 * turn + rng.below(100), slow);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::clock::{MS, Time, US};
 use crate::plan::{Fault, members, node_name};
 use crate::reached::Reached;
 use sixfold_compute_core::WriterEvent;
+use sixfold_log_format::PgId;
 
 impl World {
     pub(super) fn fault(&mut self, index: usize) {
@@ -185,6 +186,11 @@ impl World {
             Fault::StandBy { host, patience_ms } => {
                 self.start_standby(NODE_COUNT + host, patience_ms * MS);
             }
+            Fault::SlowSurvey { host, pg, hold_ms } => {
+                self.net.holds_surveys = Some(PgId::new(pg % self.plan.shape.pg_count));
+                self.start_reader(host);
+                self.heal_later(hold_ms * MS, Heal::Surveys);
+            }
             Fault::RollSilence { nodes } => self.roll_silence(nodes),
         }
     }
@@ -248,6 +254,11 @@ impl World {
             }
             Heal::Slow(nodes) => members(nodes).for_each(|node| self.net.slow[node] = 1),
             Heal::Loss => self.net.loss = false,
+            Heal::Surveys => {
+                self.net.holds_surveys = None;
+                self.release_held();
+                self.oracle.reached.hit(Reached::SurveyOfTwoMoments);
+            }
             Heal::DiskFull(nodes) => {
                 members(nodes).for_each(|node| self.nodes[node].disk.full = false);
             }

@@ -358,6 +358,7 @@ impl World {
             return self.supervise();
         };
         self.finish.point = Some(point);
+        self.whole_again();
         self.finish.stage = Stage::Auditing { since: self.now };
         self.finish.questions.clear();
         let newest = self.oracle.newest();

@@ -22,7 +22,8 @@ const READ_BOUND: Time = 20_000 * MS;
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     destroyed: Vec<NodeId>,
-    /// The word that they are lost was given.
+    /// The word that they are lost was given, and stands.
+    given: bool,
     word: bool,
     /// Somebody has told a survivor so: whoever opens from now on may find that.
     left_out: bool,
@@ -60,13 +61,13 @@ impl World {
         if self.losses.destroyed.is_empty() || self.finish.is_over() {
             return;
         }
-        if !self.losses.word {
-            self.losses.word = true;
+        if !self.losses.given {
+            (self.losses.given, self.losses.word) = (true, true);
             self.tell(|| "an operator gives the word that the destroyed nodes are lost".to_owned());
             let lost = self.losses.destroyed.clone();
             self.oracle.members.declare_lost(lost);
         }
-        if !self.oracle.members.awaits_loss() {
+        if !self.losses.word || !self.oracle.members.awaits_loss() {
             return;
         }
         let busy = self.writers.iter().filter(|w| w.is_recovering()).count();
@@ -75,6 +76,12 @@ impl World {
             self.start_writer(host, true);
         }
         self.queue.push(self.now + AGAIN, Event::Fault { index });
+    }
+
+    /// Every group has its write quorum without the nodes that were destroyed: the operator lets the volume repair itself.
+    pub(super) fn word_was_needless(&mut self) {
+        self.losses.word = false;
+        self.oracle.members.nothing_lost();
     }
 
     /// A segment told somebody who opens the volume what it holds under its history.
@@ -130,6 +137,14 @@ impl World {
             .any(|set| set.model == QuorumModel::TwoOfThree)
         {
             self.oracle.reached.hit(Reached::OpenedAfterALoss);
+        }
+    }
+
+    /// All copies are there at the end of a run.
+    pub(super) fn whole_again(&mut self) {
+        let pgs = &self.oracle.members.in_force().pgs;
+        if self.losses.left_out && pgs.iter().all(|entry| entry.members().len() == 6) {
+            self.oracle.reached.hit(Reached::SixAfterALoss);
         }
     }
 

@@ -100,7 +100,15 @@ impl World {
             }
             Wanted::Restore { node } => (WishVerb::Restore, id(node), none, None),
             Wanted::Drain { node } => (WishVerb::Drain, id(node), none, None),
-            Wanted::Grow => (WishVerb::Grow, none, none, None),
+            Wanted::Grow => {
+                // One more, or as many as there are and one: then it is done once, whoever hears of it.
+                let wanted = self.manifest.pgs.len() as u64 + 1;
+                let mut object = none;
+                if self.wishes.len() % 2 == 1 {
+                    object[..8].copy_from_slice(&wanted.to_le_bytes());
+                }
+                (WishVerb::Grow, none, object, None)
+            }
             Wanted::Add { node } => (WishVerb::Add, id(node), none, Some(node % count)),
             Wanted::Forget { node } => (WishVerb::Forget, id(node), none, None),
         };
@@ -323,6 +331,11 @@ impl World {
                     entry.sets.len()
                 ));
             }
+            let copies = entry.members().len();
+            if copies < 6 && self.plan.shape.members.repair_ms.is_some() && self.has_room_for_six()
+            {
+                return Some(format!("group {} has {copies} copies", entry.pg));
+            }
             let gone = |node: NodeId| {
                 let node = self.node_of(node);
                 self.nodes[node].dead || self.nodes[node].lost
@@ -340,6 +353,15 @@ impl World {
             }
         }
         None
+    }
+
+    /// Whether two nodes of each zone are there.
+    fn has_room_for_six(&self) -> bool {
+        (0..3).all(|zone| {
+            let lives = |node: &usize| !self.nodes[*node].dead && !self.nodes[*node].lost;
+            let nodes = (0..self.nodes.len()).filter(|node| zone_of(*node) == zone);
+            nodes.filter(lives).count() >= 2
+        })
     }
 
     /// Whether a node of the fleet in the same zone could take a segment of this group.

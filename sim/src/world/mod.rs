@@ -202,6 +202,7 @@ pub(crate) enum Event {
 pub(crate) enum Heal {
     Unblock(Vec<(usize, usize)>),
     Gossip,
+    Surveys,
     Slow(u16),
     Loss,
     DiskFull(u16),

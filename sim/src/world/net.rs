@@ -105,6 +105,8 @@ pub(crate) struct Net {
     pub(crate) holds_group: Option<PgId>,
     /// Installs of a writer that is open are held back from these segments.
     pub(crate) holds_steps: BTreeSet<SegmentId>,
+    /// What readers ask of this group is held back.
+    pub(crate) holds_surveys: Option<PgId>,
     idle: Time,
     link_us: u64,
     /// Requests of a thousand that come once more.
@@ -121,6 +123,7 @@ impl Net {
             holds_odd_groups: false,
             holds_group: None,
             holds_steps: BTreeSet::new(),
+            holds_surveys: None,
             idle: rng.pick(&[300, 1_000, 3_000]) * MS,
             link_us: plan.shape.link_us,
             late: rng.pick(&[0, 5, 30]),
@@ -182,6 +185,7 @@ impl World {
             Message::Install(install) => Some(install.segment),
             Message::Gossip(gossip) => Some(gossip.segment),
             Message::DropSegment(drop) => Some(drop.segment),
+            Message::Survey(survey) => Some(survey.segment),
             _ => None,
         });
         let names = |manifest: &Manifest, segment: SegmentId| {
@@ -301,12 +305,16 @@ impl World {
         })
     }
 
-    /// Whether it tells a segment of a step that is held back from it.
+    /// Whether it tells a segment of a step, or asks something for a reader, that is held back.
     fn holds_step_of(&self, stream: usize) -> bool {
         let state = &self.streams[stream];
         let tells = matches!(state.kind, Kind::Ask { .. }) && state.version.is_some();
-        let about = state.about;
-        tells && about.is_some_and(|segment| self.net.holds_steps.contains(&segment))
+        let Some(about) = state.about else {
+            return false;
+        };
+        let asks = state.surveys && self.net.holds_surveys.is_some();
+        let pg = || self.places.get(&about).map(|(_, pg)| *pg);
+        tells && self.net.holds_steps.contains(&about) || asks && pg() == self.net.holds_surveys
     }
 
     fn latency(&mut self, host: usize, node: usize) -> Time {
@@ -625,5 +633,6 @@ impl World {
         self.net.holds_odd_groups = false;
         self.net.holds_group = None;
         self.net.holds_steps.clear();
+        self.net.holds_surveys = None;
     }
 }

@@ -432,9 +432,14 @@ impl World {
                     if let RecoveryError::InUse { .. } = error {
                         self.oracle.reached.hit(Reached::InUseRefused);
                     }
+                    if error == RecoveryError::NeedlessLoss {
+                        self.word_was_needless();
+                    }
                     if matches!(
                         error,
-                        RecoveryError::Corrupt(_) | RecoveryError::NoVolume { .. }
+                        RecoveryError::Corrupt(_)
+                            | RecoveryError::NoVolume { .. }
+                            | RecoveryError::Loss(_)
                     ) {
                         return self.fail(format!("W{writer} cannot open: {error}"));
                     }

@@ -35,6 +35,18 @@ const RARE: &[&str] = &[
     "group with four sets",
     "replacement taken back",
     "writer died when a step had reached some",
+    "group written over an earlier one",
+    "growth proposed, and the root heard of it late",
+    "replacement in force, and the segment that left not told",
+    "opened again in place",
+    "opening again in place gave way to a successor",
+    "opened with three copies declared lost",
+    "read with a zone and one more gone for good",
+    "standby took over",
+    "standby stood back",
+    "three nodes silent one after the other beside a standby",
+    "survey with answers of two moments",
+    "six copies again after a loss",
 ];
 
 /// Seeds that failed once, each with its story.

@@ -217,3 +217,7 @@ fn insert(entries: &mut Vec<IndexEntry>, entry: IndexEntry) {
         _ => entries.push(entry),
     }
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod index_tests;

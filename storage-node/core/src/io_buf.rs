@@ -4,7 +4,8 @@ use std::fmt;
 
 /// Bytes whose first one stands at an address that is a multiple of [`IoBuf::ALIGN_BYTES`]. The length is fixed when it is made.
 pub struct IoBuf {
-    storage: Box<[u8]>,
+    /// Never grows: it would move.
+    storage: Vec<u8>,
     start: usize,
     len: usize,
 }
@@ -15,7 +16,7 @@ impl IoBuf {
 
     /// A buffer of `len` zeros.
     pub fn zeroed(len: usize) -> IoBuf {
-        let storage = vec![0; len + Self::ALIGN_BYTES].into_boxed_slice();
+        let storage = vec![0; len + Self::ALIGN_BYTES];
         // Where the allocation happens to lie decides only how much of its head is skipped.
         let start = storage.as_ptr().align_offset(Self::ALIGN_BYTES);
         assert!(start + len <= storage.len());
@@ -28,9 +29,18 @@ impl IoBuf {
 
     /// A buffer with a copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> IoBuf {
-        let mut buf = IoBuf::zeroed(bytes.len());
-        buf.as_mut().copy_from_slice(bytes);
-        buf
+        // As `zeroed` does it, without writing each byte twice.
+        let mut storage: Vec<u8> = Vec::with_capacity(bytes.len() + Self::ALIGN_BYTES);
+        let start = storage.as_ptr().align_offset(Self::ALIGN_BYTES);
+        let end = start.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end <= storage.capacity()));
+        storage.resize(start, 0);
+        storage.extend_from_slice(bytes);
+        IoBuf {
+            storage,
+            start,
+            len: bytes.len(),
+        }
     }
 }
 

@@ -23,7 +23,9 @@ use crate::event::StreamKey;
 use crate::node::NodeCore;
 
 /// A wish that was neither left again nor reported on for so long is forgotten.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
+const KEPT: Duration = Duration::from_secs(3_600);
+/// The same of one that a writer is at.
+const KEPT_AT_WORK: Duration = Duration::from_secs(24 * 3_600);
 /// Where there is no room, one that was not for this long, and that nobody is at, makes room for another.
 const KEPT_WITHOUT_ROOM: Duration = Duration::from_secs(600);
 
@@ -218,8 +220,13 @@ impl Wishes {
 
 impl Left {
     fn expire(&mut self, now: Duration) {
-        self.open
-            .retain(|open| now.saturating_sub(open.touched) < KEPT);
+        self.open.retain(|open| {
+            let kept = match open.working {
+                Some(_) => KEPT_AT_WORK,
+                None => KEPT,
+            };
+            now.saturating_sub(open.touched) < kept
+        });
     }
 
     /// Whether there is room for one more.
@@ -298,7 +305,13 @@ impl NodeCore {
             .max_by_key(|manifest| manifest.version);
         let hints = newest.map_or(&[][..], |manifest| &manifest.hints);
         let held = hints.iter().find(|hint| hint.node == leave.hint.node);
-        let moved = role == Role::Node && held.is_some() && held != Some(&leave.hint);
+        // A node says of itself that its port is another one, as it is for one that was started anew, and is believed no more than
+        // that: from one that is wrong about others nobody is sent to another host. Whoever goes there looks for the certificate of
+        // the node that is meant, and goes by the manifest when that is not it.
+        if role == Role::Node && !held.is_some_and(|held| is_same_host(held, &leave.hint)) {
+            return self.refuse(stream, Refusal::NotAllowed);
+        }
+        let moved = role == Role::Node && held != Some(&leave.hint);
         let held = held.cloned();
         let wish = moved.then(|| Wish {
             id: moved_id(&leave.hint, held.as_ref(), claim),
@@ -332,6 +345,11 @@ impl NodeCore {
             },
         })
     }
+}
+
+fn is_same_host(one: &NodeHint, other: &NodeHint) -> bool {
+    let host = |hint: &NodeHint| hint.address.parse().ok().map(|at: SocketAddr| at.ip());
+    one.az == other.az && host(one).is_some() && host(one) == host(other)
 }
 
 /// The id of the wish that goes with a node's move: the same at every node that hears of it, so that it is done once.

@@ -214,8 +214,7 @@ impl WriterCore {
                 (Phase::Joining { .. }, Some(_)) => self.propose_end(index, true),
                 (Phase::Joining { needed }, None) => {
                     let mut joining = job.joining.iter();
-                    let is_whole =
-                        |member: &Member| self.scl_of(job.pg, member.segment) >= needed;
+                    let is_whole = |member: &Member| self.scl_of(job.pg, member.segment) >= needed;
                     joining.all(is_whole) && self.propose_end(index, false)
                 }
                 (Phase::Beginning | Phase::Finishing | Phase::RollingBack, _) => false,

@@ -119,7 +119,11 @@ impl WriterCore {
             return false;
         };
         let holds = self.members.jobs.probes.contains(&node)
-            || self.members.leaving.iter_removed().any(|(_, held)| held.node == node);
+            || self
+                .members
+                .leaving
+                .iter_removed()
+                .any(|(_, held)| held.node == node);
         holds && self.now < edit.since + FORGET_PATIENCE
     }
 

@@ -693,7 +693,8 @@ fn a_node_drops_what_it_holds_before_it_is_forgotten() {
     assert!(!cluster.under_load(200, is_done));
     assert!(!cluster.segments[1].dropped);
     cluster.segments[1].deaf = false;
-    assert!(cluster.under_load(400, |cluster| is_done(cluster) || cluster.segments[1].dropped));
+    assert!(cluster.under_load(400, |cluster| is_done(cluster)
+        || cluster.segments[1].dropped));
     assert!(cluster.segments[1].dropped, "forgotten with what it holds");
     assert!(cluster.under_load(40, is_done));
     assert!(!cluster.fleet.contains(&hint(1)));

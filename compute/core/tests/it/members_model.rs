@@ -166,9 +166,8 @@ fn spares(cluster: &Cluster, index: usize) -> bool {
             && !entry.removed.contains(&segment)
             && held.is_some_and(|held| held.refuses.is_none())
     };
-    let has_quorum = |entry: &PgEntry| {
-        quorum::is_write_quorum_of_all(entry, &|segment| is_free(entry, segment))
-    };
+    let has_quorum =
+        |entry: &PgEntry| quorum::is_write_quorum_of_all(entry, &|segment| is_free(entry, segment));
     cluster.newest_manifest().pgs.iter().all(has_quorum)
 }
 

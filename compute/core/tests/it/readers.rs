@@ -156,10 +156,16 @@ fn a_page_is_asked_for_once_and_serves_whoever_waits_and_comes_later() {
     let (page, lsn) = (PageId::META, beside.surveyed.lsn);
     let first = beside.fetch(page, lsn);
     let asked = beside.one_ask();
-    assert_eq!(asked.read.history_epoch, beside.surveyed.history.volume_epoch);
+    assert_eq!(
+        asked.read.history_epoch,
+        beside.surveyed.history.volume_epoch
+    );
     assert_eq!(asked.read.pages.len(), 1);
     let request = &asked.read.pages[0];
-    assert_eq!((request.page, request.lsn, request.pg_last), (page, lsn, lsn));
+    assert_eq!(
+        (request.page, request.lsn, request.pg_last),
+        (page, lsn, lsn)
+    );
     let second = beside.fetch(page, lsn);
     assert!(beside.actions().0.is_empty());
     beside.serve(&asked);

@@ -105,7 +105,9 @@ fn a_group_without_nodes_to_go_to_waits_and_says_so() {
     let mut cluster = survivors(6);
     let says_why = |cluster: &Cluster| {
         let refusals = cluster.core.stats().membership.refusals;
-        refusals.iter().any(|text| text.contains("has 3 copies: 0 nodes are usable"))
+        refusals
+            .iter()
+            .any(|text| text.contains("has 3 copies: 0 nodes are usable"))
     };
     assert!(cluster.under_load(STEPS, says_why));
     assert_eq!(short(&cluster), [(PgId::ROOT, 3)]);
@@ -170,7 +172,8 @@ fn a_successor_goes_on_with_it_wherever_the_writer_died() {
         cluster.each(|segment| segment.deaf = false);
         // The nodes that were destroyed are there again, empty: nobody waits for them.
         cluster.dead_nodes.clear();
-        LOST.iter().for_each(|&index| cluster.segments[index].dropped = true);
+        LOST.iter()
+            .for_each(|&index| cluster.segments[index].dropped = true);
         for step in 0..steps {
             if step % 5 == 4 {
                 cluster.now += Duration::from_millis(25);
@@ -206,7 +209,8 @@ fn it_goes_on_after_a_reopening_in_place() {
         cluster.under_load(20, |_| false);
         cluster.declare_lost(&LOST.map(segment_id));
         cluster.dead_nodes.clear();
-        LOST.iter().for_each(|&index| cluster.segments[index].dropped = true);
+        LOST.iter()
+            .for_each(|&index| cluster.segments[index].dropped = true);
         let reached = |cluster: &Cluster| phase(cluster) == Some(deaf_from);
         if deaf_from == ReplacePhase::Creating {
             for _ in 0..10_000 {
@@ -224,7 +228,10 @@ fn it_goes_on_after_a_reopening_in_place() {
             cluster.each(|segment| segment.deaf = true);
             cluster.under_load(4, |_| false);
         }
-        assert!(cluster.core.stats().membership.proposed.is_some(), "{deaf_from:?}");
+        assert!(
+            cluster.core.stats().membership.proposed.is_some(),
+            "{deaf_from:?}"
+        );
         // A rival's claim at one of three: just a write quorum is left.
         let volume_epoch = VolumeEpoch::new(99);
         let rival = cluster.index_of(segment_id(4));

@@ -8,13 +8,15 @@
 //! out with its first group, in one write, so that nothing of the file is acknowledged before its header is durable.
 //! What entries mean is not known here.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use sixfold_log_format::NodeId;
 use sixfold_log_format::hot_log::{
     Entry, FileHeader, FileNumber, GROUP_HEADER_BYTES, encode_group,
 };
-use sixfold_log_format::{NodeId, SegmentId};
 
 use super::scan::Tail;
 use super::{Place, Ticket, whole_blocks};
@@ -195,42 +197,6 @@ impl HotLog {
             .saturating_sub(GROUP_HEADER_BYTES + STATE_MARGIN_BYTES)
     }
 
-    /// Whether batches are taken. While the disk is full, half a file stays free for claims, histories and manifests.
-    pub(crate) fn takes_batches(&self) -> bool {
-        let taken = self.offset + self.queued_bytes as u64;
-        !self.full || (self.current.is_some() && taken < self.file_bytes / 2)
-    }
-
-    /// No next file could be made: batches that wait, and that would take more than batches may of the file at hand, are given up, the
-    /// newest first. They would wait until somebody makes room, and claims behind them. Their tickets and segments, the newest first.
-    pub(crate) fn give_up(&mut self) -> Vec<(Ticket, SegmentId)> {
-        let room = match self.current {
-            Some(_) => (self.file_bytes / 2).saturating_sub(self.offset),
-            None => 0,
-        };
-        let (mut kept, mut given_up) = (0, Vec::new());
-        for queued in std::mem::take(&mut self.queue) {
-            let batch = match &queued.entry {
-                Entry::Batch { segment, .. } => queued.ticket.map(|ticket| (ticket, *segment)),
-                _ => None,
-            };
-            match batch {
-                // Once one was given up all behind it are: a segment's batches become durable in order.
-                Some(batch) if !given_up.is_empty() || kept + queued.bytes as u64 > room => {
-                    self.queued_bytes -= queued.bytes;
-                    given_up.push(batch);
-                }
-                _ => {
-                    kept += queued.bytes as u64;
-                    self.queue.push_back(queued);
-                }
-            }
-        }
-        self.left_count = self.left_count.min(self.queue.len());
-        given_up.reverse();
-        given_up
-    }
-
     /// Whether no next file could be made.
     pub(crate) fn is_full(&self) -> bool {
         self.full
@@ -302,25 +268,6 @@ impl HotLog {
         let is_written = self.in_flight.as_ref().map(|write| write.file) == Some(oldest);
         // All states were found or written again behind it: the next file may have nothing but its header.
         (behind && !is_written && self.heads_missing == 0).then_some(oldest)
-    }
-
-    /// All redo that is durable in files before `needed` is in layers; in all but the current file for `None`.
-    pub(crate) fn set_needed(&mut self, needed: Option<FileNumber>) {
-        let Some(current) = &self.current else { return };
-        // What comes yet goes into the current file or a later one.
-        let needed = needed.unwrap_or(current.file).min(current.file);
-        self.folded = FileNumber(needed.0.saturating_sub(1));
-    }
-
-    /// Of the files behind the next one's begin those that no start needs: the states at the head of the file behind them, and of the
-    /// current one, are durable.
-    fn unneeded(&self) -> FileNumber {
-        match &self.current {
-            Some(current) if self.heads_missing == 0 => self
-                .folded
-                .min(FileNumber(current.file.0.saturating_sub(1))),
-            _ => FileNumber(0),
-        }
     }
 
     /// The oldest file is not needed any more: it is recycled, or deleted where there are enough.
@@ -405,13 +352,6 @@ impl HotLog {
         }
         self.prepare(now, actions);
         self.write_group(now, actions);
-    }
-
-    /// Whether so many bytes of entries, a batch at their end, may go into the current file: past its half only when there is a next one.
-    /// What is left keeps claims, histories and manifests writable should the disk turn out to be full.
-    fn takes_now(&self, entries_bytes: usize) -> bool {
-        let end = self.offset + self.group_bytes(entries_bytes);
-        self.full || !self.ready.is_empty() || end <= self.file_bytes / 2
     }
 
     fn group_bytes(&self, entries_bytes: usize) -> u64 {

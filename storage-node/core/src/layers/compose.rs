@@ -205,6 +205,7 @@ impl Composer {
                 at.put_held(builder);
             }
             at.page = Some(page);
+            at.cut = false;
             (at.records, at.bytes) = (0, 0);
         }
         let is_full = |at: &Composing, bound: ChainBound| {
@@ -224,7 +225,8 @@ impl Composer {
         };
         if record.lsn <= self.horizon {
             apply(page, record)?;
-            at.held = true;
+            // What is held becomes an image, which cuts the chain as well.
+            (at.held, at.cut) = (true, false);
             at.last = record.lsn;
             return Ok(Composed::Taken);
         }

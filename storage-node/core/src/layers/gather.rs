@@ -158,6 +158,9 @@ impl Gather {
                 page: self.page,
                 what: error.to_string(),
             })?;
+            if entry.page() > self.page {
+                break;
+            }
             if entry.page() != self.page || entry.lsn() > self.through || entry.lsn() <= floor {
                 continue;
             }
@@ -198,6 +201,9 @@ impl Gather {
             for entry in block.entries() {
                 let entry = entry.map_err(|error| damage(error.to_string()))?;
                 let lsn = entry.lsn();
+                if entry.page() > self.page {
+                    break;
+                }
                 if entry.page() != self.page || lsn > self.through || lsn <= floor {
                     continue;
                 }

@@ -315,24 +315,25 @@ fn a_node_on_another_host_than_the_manifest_says_keeps_quiet() {
 
 #[test]
 fn wishes_that_nobody_cares_for_any_more_are_forgotten() {
-    let day = Duration::from_secs(24 * 3_600);
-    let minutes = Duration::from_secs(660);
+    let hour = Duration::from_secs(3_600);
     let mut shell = node(0);
     let mut writer = Writer::first();
     let stream = writer.attach(&mut shell, 0);
-    leave(&mut shell, wish(0));
-    leave(&mut shell, wish(1));
-    assert_eq!(carried(&mut shell, &mut writer, stream), [0, 1]);
+    for number in 0..3 {
+        leave(&mut shell, wish(number));
+    }
+    assert_eq!(carried(&mut shell, &mut writer, stream), [0, 1, 2]);
     shell.ask(report(&writer, 0, WishState::Working));
-    shell.now += day / 2;
-    assert_eq!(carried(&mut shell, &mut writer, stream), [1]);
+    shell.now += hour / 2;
     leave(&mut shell, wish(1));
-    shell.now += day / 2;
-    // One was left again since, the other one was last heard of a day ago.
+    shell.now += hour / 2;
+    // A writer is at the first one, the second was left again since, the third is an hour old.
     let mut next = writer.reopen(writer.vdl, 3);
     let stream = next.attach(&mut shell, 0);
-    assert_eq!(carried(&mut shell, &mut next, stream), [1]);
-    shell.now += day;
+    assert_eq!(carried(&mut shell, &mut next, stream), [0, 1]);
+    shell.now += hour;
+    assert_eq!(carried(&mut shell, &mut next, stream), [0]);
+    shell.now += 24 * hour;
     assert!(carried(&mut shell, &mut next, stream).is_empty());
     // Where there is no room, the oldest that nobody is at goes.
     for number in 0..WISHES_OPEN_MAX as u8 {
@@ -340,11 +341,48 @@ fn wishes_that_nobody_cares_for_any_more_are_forgotten() {
     }
     shell.ask(report(&next, 0, WishState::Working));
     assert_eq!(refusal(leave(&mut shell, wish(100))), Refusal::Overloaded);
-    shell.now += minutes;
+    shell.now += Duration::from_secs(660);
     leave(&mut shell, wish(2));
     assert_eq!(leave(&mut shell, wish(100)), Message::Done);
     let held = carried(&mut shell, &mut next, stream);
     assert!(held.contains(&2) && held.contains(&100) && !held.contains(&1));
     assert_eq!(held.len(), WISHES_OPEN_MAX - 1);
     assert_eq!(state(ask(&mut shell, 0)), WishState::Working);
+}
+
+/// It may be wrong about them, and everybody goes by what was left. Operators know.
+#[test]
+fn no_node_sends_others_to_another_host() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    writer.manifest.hints = (0..6)
+        .map(|index| {
+            hint(
+                node_id(index),
+                &format!("127.0.0.1:{}", 4_000 + u16::from(index)),
+            )
+        })
+        .collect();
+    let stream = writer.attach(&mut shell, 0);
+    let left = |address: &str| {
+        Message::LeaveHint(Box::new(LeaveHint {
+            volume: volume(),
+            hint: hint(node_id(3), address),
+        }))
+    };
+    for elsewhere in ["10.0.0.1:4003", "no address"] {
+        let answer = shell.ask_as(Role::Node, left(elsewhere));
+        assert_eq!(refusal(answer), Refusal::NotAllowed);
+    }
+    let unknown = Message::LeaveHint(Box::new(LeaveHint {
+        volume: volume(),
+        hint: hint(NodeId::from_bytes([77; 16]), "127.0.0.1:4003"),
+    }));
+    let answer = shell.ask_as(Role::Node, unknown);
+    assert_eq!(refusal(answer), Refusal::NotAllowed);
+    assert!(carried(&mut shell, &mut writer, stream).is_empty());
+    assert_eq!(shell.ask_as(Role::Node, left("127.0.0.1:7")), Message::Done);
+    assert_eq!(carried(&mut shell, &mut writer, stream).len(), 1);
+    let answer = shell.ask_as(Role::Operator, left("10.0.0.1:4003"));
+    assert_eq!(answer, Message::Done);
 }
