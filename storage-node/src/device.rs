@@ -128,6 +128,11 @@ impl Device {
         Ok(())
     }
 
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
     /// An open file.
     pub(crate) fn file(&self, number: FileNumber) -> Option<Rc<File>> {
         self.files.get(&number).cloned()

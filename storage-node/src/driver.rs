@@ -7,9 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::wire::Message;
@@ -35,6 +37,9 @@ pub(crate) fn now() -> Duration {
     let nanoseconds = u32::try_from(time.tv_nsec).expect("below a second");
     Duration::new(seconds, nanoseconds)
 }
+
+/// How often the core is told how much room the file system has.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the driver acts through.
 pub(crate) struct Shell {
@@ -114,6 +119,7 @@ impl Driver {
             .watch()
             .map_err(|source| NodeError::Ring { source })?;
         let failure = shell.failure;
+        let data_dir = shell.device.data_dir();
         let driver = Rc::new(Driver {
             state: RefCell::new(State {
                 core,
@@ -138,6 +144,7 @@ impl Driver {
         });
         failure.spawn(watch_ring(Rc::clone(&driver), watch));
         failure.spawn(watch_clock(Rc::clone(&driver)));
+        failure.spawn(watch_space(Rc::clone(&driver), data_dir));
         driver.run(None);
         Ok(driver)
     }
@@ -634,6 +641,20 @@ async fn watch_ring(driver: Rc<Driver>, watch: Watch) {
             return driver.failure.set(NodeError::Ring { source });
         }
         driver.run(None);
+    }
+}
+
+/// Tells the core how much room there is.
+async fn watch_space(driver: Rc<Driver>, data_dir: PathBuf) {
+    loop {
+        let path = data_dir.clone();
+        // A helper asks: a file system may take its time.
+        let found = tokio::task::spawn_blocking(move || statvfs(&path)).await;
+        if let Ok(Ok(found)) = found {
+            let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+            driver.handle(Event::Space { free_bytes });
+        }
+        tokio::time::sleep(SPACE_INTERVAL).await;
     }
 }
 

@@ -206,7 +206,7 @@ async fn serve(shared: Arc<Shared>, index: usize, front: Arc<UdpSocket>) {
             },
         };
         // What cannot be sent is lost.
-        let _ = link.try_send(&bytes[..length]);
+        let _ = link.send(&bytes[..length]).await;
     }
 }
 
@@ -231,7 +231,7 @@ fn link(
             // A node that is down refuses datagrams; the link stays.
             let Ok(length) = received else { continue };
             if !shared.loses(Party::Node(index), shared.party(source)) {
-                let _ = front.try_send_to(&bytes[..length], source);
+                let _ = front.send_to(&bytes[..length], source).await;
             }
         }
         shared.links().remove(&(index, source));

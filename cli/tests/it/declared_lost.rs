@@ -22,7 +22,8 @@ fn a_volume_lives_on_three_survivors_when_an_operator_says_that_the_others_are_l
     load.until_refused(4);
     let mut outcomes = load.stop();
     drop(database);
-    let options = cluster.options().read_deadline(LIMIT);
+    // Nothing is built anew meanwhile on nodes that come back.
+    let options = cluster.options().read_deadline(LIMIT).repair_after(None);
     let lost = [nodes[1], nodes[3], nodes[5]];
     block_on(async {
         let soon = options.clone().open_deadline(SOON);

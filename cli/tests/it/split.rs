@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sixfold::{Cluster, Database, Error, Options, StandbyOptions};
 use tokio::net::UdpSocket;
-use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use crate::load::{Load, block_on, commit};
 use crate::process::{LIMIT, eventually};
@@ -19,7 +19,8 @@ const CLIENTS: usize = 4;
 const SOON: Duration = Duration::from_secs(2);
 /// Not the address of any node, so that none takes itself for moved.
 const GATE: &str = "127.99.0.1:0";
-const NOWHERE: ([u8; 4], u16) = ([127, 99, 0, 2], 1);
+/// Where nobody listens.
+const NOWHERE: [u8; 4] = [127, 99, 0, 2];
 
 /// The way to a node.
 #[derive(Clone)]
@@ -33,7 +34,8 @@ struct Gate {
 
 struct Network {
     gates: Vec<Gate>,
-    _runtime: Runtime,
+    /// The gates' thread ends with it.
+    _open: oneshot::Sender<()>,
 }
 
 impl Gate {
@@ -85,18 +87,26 @@ async fn back(inside: Arc<UdpSocket>, outside: Arc<UdpSocket>, to: SocketAddr) {
 
 impl Network {
     fn before(cluster: &Cluster) -> Network {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let nodes = cluster.nodes.iter();
-        let gates = nodes
-            .map(|node| runtime.block_on(Gate::open(node.address)))
-            .collect();
+        let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
+        let (open, closed) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut gates = Vec::new();
+                for address in addresses {
+                    gates.push(Gate::open(address).await);
+                }
+                tell.send(gates).unwrap();
+                let _dropped = closed.await;
+            });
+        });
         Network {
-            gates,
-            _runtime: runtime,
+            gates: told.recv_timeout(LIMIT).unwrap(),
+            _open: open,
         }
     }
 
@@ -131,7 +141,7 @@ fn side(cluster: &Cluster, own: &[usize]) -> Cluster {
     let mut side = cluster.clone();
     for (index, node) in side.nodes.iter_mut().enumerate() {
         if !own.contains(&index) {
-            node.address = SocketAddr::from(NOWHERE);
+            node.address = SocketAddr::from((NOWHERE, 1 + index as u16));
         }
     }
     side

@@ -74,11 +74,11 @@ impl Plan {
         (shape.lal, shape.key_count) = (shape.lal.max(256), 150);
         (shape.clients, shape.think_us) = (shape.clients.max(6), 500);
         (shape.work.clears, shape.work.deadlines) = (false, false);
-        shape.members.grow_below = Some(rng.pick(&[1, 2, 4]));
+        shape.members.grow_below = Some(rng.pick(&[4, 6, 8]));
         shape.members.pgs_more = 3;
         for turn in 0..6 {
             let hold = Fault::HoldGrowth {
-                hold_ms: rng.pick(&[60, 150, 250]),
+                hold_ms: rng.pick(&[120, 250]),
                 dies: rng.chance(1, 3),
             };
             self.add(20 + 500 * turn, hold);

@@ -23,6 +23,7 @@ mod net;
 mod node;
 mod promise;
 mod readers;
+mod refences;
 mod standbys;
 mod traps;
 mod watches;

@@ -56,12 +56,12 @@ pub(crate) struct Writer {
     pub(crate) log_reads: BTreeMap<FetchTicket, LogRead>,
     pub(crate) phase: Option<Phase>,
     /// The reopening under way in place (R8), and how many there were in this process.
-    refencing: Option<Box<Recovery>>,
+    pub(super) refencing: Option<Box<Recovery>>,
     /// Epochs whose fence it completed while it opened again in place.
-    attempts: BTreeSet<VolumeEpoch>,
+    pub(super) attempts: BTreeSet<VolumeEpoch>,
     /// A history of somebody who opened after it, which a node told it of while it opened again in place.
-    successor: Option<VolumeEpoch>,
-    recoveries: u32,
+    pub(super) successor: Option<VolumeEpoch>,
+    pub(super) recoveries: u32,
     pub(super) streams: BTreeMap<AttachKey, (usize, SegmentId)>,
     pub(super) undrained: BTreeMap<AttachKey, usize>,
     /// The last batch that was sent on each stream ended here.
@@ -108,7 +108,7 @@ pub(super) struct Start {
 }
 
 impl World {
-    fn recovery_options(&mut self, start: Start) -> RecoveryOptions {
+    pub(super) fn recovery_options(&mut self, start: Start) -> RecoveryOptions {
         let lost = if self.oracle.members.awaits_loss() {
             self.losses.declared()
         } else {
@@ -237,7 +237,7 @@ impl World {
         }
     }
 
-    fn local_now(&self, writer: usize) -> Duration {
+    pub(super) fn local_now(&self, writer: usize) -> Duration {
         self.writers[writer].clock.at(self.now)
     }
 
@@ -506,7 +506,7 @@ impl World {
     }
 
     /// The volume is open at an epoch: what segments said in the reopening counts.
-    fn hear_reopened(&mut self, writer: usize, opened: &Opened) {
+    pub(super) fn hear_reopened(&mut self, writer: usize, opened: &Opened) {
         let places = &self.places;
         let state = &mut self.writers[writer];
         state.epoch = opened.volume_epoch;
@@ -515,93 +515,6 @@ impl World {
         for &(segment, scl) in &opened.scls {
             let pg = places.get(&segment).map_or(PgId::ROOT, |(_, pg)| *pg);
             state.acks.hear((segment, pg), scl, []);
-        }
-    }
-
-    /// A writer left with a bare write quorum opens the volume again, in place (R8).
-    fn refence(&mut self, writer: usize) {
-        self.tell(|| format!("W{writer} opens the volume again in place"));
-        let state = &self.writers[writer];
-        let caller = Caller::Owner {
-            volume_epoch: state.epoch,
-            attempts: state.attempts.clone(),
-        };
-        let start = Start {
-            take_over: true,
-            in_use: None,
-            caller,
-        };
-        let options = self.recovery_options(start);
-        let now = self.local_now(writer);
-        let state = &mut self.writers[writer];
-        state.recoveries += 1;
-        state.successor = None;
-        state.refencing = Some(Box::new(Recovery::new(options, now)));
-        self.trap_refence(writer);
-    }
-
-    /// A writer that opens again in place hears of histories.
-    pub(super) fn refencing_hears(&mut self, writer: usize, message: &Message) {
-        let Message::ProbeAnswer(answer) = message else {
-            return;
-        };
-        let state = &mut self.writers[writer];
-        let Some(machine) = state.refencing.as_ref().filter(|_| state.is_open()) else {
-            return;
-        };
-        let own = |epoch| state.attempts.contains(&epoch) || machine.attempts().contains(&epoch);
-        let histories = answer.segments.iter().map(|probe| probe.history_epoch);
-        let above = histories.filter(|epoch| *epoch > state.epoch && !own(*epoch));
-        state.successor = above.max().max(state.successor);
-    }
-
-    /// It does not end a successor that it has heard of (R8).
-    fn check_successor(&mut self, writer: usize, message: &Message) {
-        let state = &self.writers[writer];
-        if let (Message::Claim(claim), Some(successor)) = (message, state.successor)
-            && state.is_open()
-        {
-            self.fail(format!(
-                "W{writer} opens again in place and claims epoch {}, although it has heard of a history of epoch {successor} (R8)",
-                claim.volume_epoch
-            ));
-        }
-    }
-
-    fn refenced(&mut self, writer: usize, result: Result<Opened, RecoveryError>) {
-        let state = &mut self.writers[writer];
-        if let Some(machine) = state.refencing.take() {
-            state.attempts.extend(machine.attempts());
-        }
-        match &result {
-            Ok(opened) => {
-                self.tell(|| {
-                    format!(
-                        "W{writer} OPENS IN PLACE at epoch {}, cut {}",
-                        opened.volume_epoch, opened.cut
-                    )
-                });
-                self.note(24, opened.cut.get());
-                self.oracle.reached.hit(Reached::RefencedInPlace);
-                let verdict = self.oracle.opened(opened);
-                self.check(verdict);
-                self.know_places(&opened.manifest);
-            }
-            Err(error) => {
-                if let (RecoveryError::Fenced { .. }, Some(_)) =
-                    (error, self.writers[writer].successor)
-                {
-                    self.oracle.reached.hit(Reached::GaveWayToSuccessor);
-                }
-                self.tell(|| format!("W{writer} cannot open again: {error}"));
-            }
-        }
-        let opened = result.as_ref().ok().cloned();
-        let result = result.map(Box::new);
-        self.writer_event(writer, WriterEvent::Refenced { result });
-        // Where somebody else wrote meanwhile it does not go on.
-        if let Some(opened) = opened.filter(|opened| self.writers[writer].vdl_now() == opened.vdl) {
-            self.hear_reopened(writer, &opened);
         }
     }
 

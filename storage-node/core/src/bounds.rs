@@ -25,17 +25,21 @@ pub struct Bounds {
     pub index_bytes_max: usize,
     /// Redo that no layer holds, bytes; half of it makes a freeze due, all of it refuses batches.
     pub unfolded_bytes_max: u64,
-    /// Redo that one freeze takes, bytes: it is held in memory meanwhile.
+    /// Redo that one freeze takes, bytes: it is held in memory meanwhile. Never more than a quarter of [`Bounds::unfolded_bytes_max`].
     pub freeze_bytes_max: u64,
     /// Blocks and indexes of layers kept in memory, bytes.
     pub layer_cache_bytes_max: usize,
     /// Longest layer file, bytes, about. A run of more becomes several files.
     pub layer_bytes_max: u64,
-    /// Longest chain of records of one page within a run before an image cuts it.
+    /// Longest chain of records of one page before an image cuts it. Where its version below has to be read for that, between half of it
+    /// and all of it, so that pages which are written alike are not all cut in one freeze.
     pub chain_records_max: usize,
     /// The same in bytes of redo.
     pub chain_bytes_max: usize,
-    /// Longest chain of one page in the memory index before a freeze is due.
+    /// Longest chain of one page in the memory index before a freeze is due, once a sixteenth of a freeze waits. Far more than
+    /// [`Bounds::chain_records_max`]: it costs no device read, only a walk over records in memory, once, since what a fold came to stays in the page
+    /// cache for the next one. Freezing each hot page at the length that bounds reads of the device would write a run of layers, and sync it,
+    /// every few milliseconds.
     pub memory_chain_records_max: usize,
     /// Runs of a segment above which the newest ones are merged whatever their sizes; twice as many stop its freezes.
     pub runs_max: usize,

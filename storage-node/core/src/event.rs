@@ -87,6 +87,11 @@ pub enum Event {
         /// The address that it is bound to.
         address: SocketAddr,
     },
+    /// The file system of the data directory has so much room. Told now and then; until it is, nothing is known of it.
+    Space {
+        /// Bytes that may be written yet.
+        free_bytes: u64,
+    },
     /// [`crate::NodeCore::poll_timeout`] has come.
     Timeout,
 }

@@ -64,7 +64,7 @@ pub(crate) struct PageIndex {
     gathered: Vec<(PageId, IndexEntry)>,
     /// Of `pages`.
     entry_count: usize,
-    /// Length of the longest list since the last sweep.
+    /// Records of the longest chain since the last sweep.
     longest: usize,
     /// Where the sweep is; `None` when nothing is to be swept.
     sweep: Option<PageId>,
@@ -95,7 +95,7 @@ impl PageIndex {
             for (_, entry) in of_page {
                 insert(entries, *entry);
             }
-            self.longest = self.longest.max(entries.len());
+            self.longest = self.longest.max(chain_count(entries));
         }
         self.entry_count += self.gathered.len();
         self.gathered.clear();
@@ -158,7 +158,7 @@ impl PageIndex {
             + self.gathered.len() * GATHERED_BYTES
     }
 
-    /// Records of the page that has most.
+    /// Records of the longest chain: those from the newest one on that a page may begin with, which is what a reader folds.
     pub(crate) fn longest_chain(&self) -> usize {
         self.longest
     }
@@ -194,7 +194,7 @@ impl PageIndex {
                 !gone
             });
             self.entry_count -= before - entries.len();
-            self.longest = self.longest.max(entries.len());
+            self.longest = self.longest.max(chain_count(entries));
             if entries.is_empty() {
                 empty.push(*page);
             } else if entries.len() < entries.capacity() / 4 {
@@ -205,6 +205,12 @@ impl PageIndex {
             self.pages.remove(&page);
         }
     }
+}
+
+/// Records from the newest one on that the page's chain may begin with, whatever a history says of it.
+fn chain_count(entries: &[IndexEntry]) -> usize {
+    let start = entries.iter().rposition(IndexEntry::starts_chain);
+    entries.len() - start.unwrap_or(0)
 }
 
 /// Puts an entry in its place by LSN, nearly always the last one.

@@ -233,6 +233,7 @@ impl NodeCore {
             },
             Event::Prepared { file, result } => self.on_prepared(now, file, result),
             Event::PeerAnswer { token, answer } => self.on_peer_answer(now, token, answer),
+            Event::Space { free_bytes } => self.upkeep.saw_space(free_bytes),
             Event::Listening { address } => self.address = Some(address),
             Event::Timeout => self.on_timeout(now),
         }

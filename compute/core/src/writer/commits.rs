@@ -19,8 +19,9 @@ use crate::write_set::{KeyWrite, Token};
 
 /// Pages that a commit fetches at once.
 const MISSES_MAX: usize = 256;
-/// Records on the meta page after which the next MTR carries an image of it.
-pub(super) const META_CHAIN_MAX: u64 = 4_096;
+/// Records on the meta page after which the next MTR carries an image of it, a hundred bytes: well below the chain at which a storage
+/// node folds a page early.
+pub(super) const META_CHAIN_MAX: u64 = 1_024;
 
 /// What became of the commit whose turn it was.
 enum Turn {

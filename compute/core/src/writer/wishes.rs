@@ -389,6 +389,9 @@ impl WriterCore {
                 self.members.reshape_pauses.clear();
                 let edit = self.members.jobs.hints.pop_front();
                 let edit = edit.expect("an edit stays until its step is in force");
+                if let Edit::Drop(node) = edit.edit {
+                    self.members.jobs.probes.remove(&node);
+                }
                 self.parts_done(&[edit.wish], "done");
             }
         }

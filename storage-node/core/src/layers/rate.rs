@@ -60,18 +60,17 @@ impl NodeCore {
         *used
     }
 
-    /// How much waits for freezes and for merges, in 64ths of what stops batches or freezes.
+    /// How much waits for freezes, in 64ths of what stops batches, and for merges, in 64ths of the runs that there should be at most.
     pub(super) fn waiting(&self) -> Lanes<u64> {
         let share = |held: u64, max: u64| held.saturating_mul(64) / max.max(1);
         let runs = self.segments.values().map(|held| held.layers.runs().len());
-        let runs_max = self.bounds.runs_max * 2;
         let index = share(
             self.index_bytes() as u64,
             self.bounds.index_bytes_max as u64,
         );
         Lanes {
             folds: index.max(share(self.unfolded_bytes(), self.bounds.unfolded_bytes_max)),
-            rest: share(runs.max().unwrap_or(0) as u64, runs_max as u64),
+            rest: share(runs.max().unwrap_or(0) as u64, self.bounds.runs_max as u64),
         }
     }
 

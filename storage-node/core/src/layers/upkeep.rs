@@ -10,6 +10,7 @@
 //! refused before a bound is broken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
@@ -22,6 +23,7 @@ use super::freeze::FreezeWork;
 use super::merge::{MergeWork, choose};
 use super::output::Output;
 use super::rate::Lanes;
+use super::set::Run;
 use crate::action::{Action, FileName, Severity};
 use crate::bounds::{CHECK_REDO_BYTES, FULL_RETRY, SWEEP_ENTRIES};
 use crate::chain::BatchId;
@@ -60,6 +62,10 @@ pub(crate) struct Upkeep {
     /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
     no_space: bool,
+    /// Room that the shell found last; `None` while it has said nothing.
+    free_bytes: Option<u64>,
+    /// A merge waits for room, and that was said.
+    lacks_room: bool,
     /// Batches that are written again, by the ticket of the copy.
     pub(super) moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
     pub(super) moving_bytes: usize,
@@ -76,6 +82,11 @@ impl Upkeep {
     /// Something changed that may make something due.
     pub(crate) fn look(&mut self) {
         self.due = true;
+    }
+
+    /// The file system has so much room.
+    pub(crate) fn saw_space(&mut self, free_bytes: u64) {
+        self.free_bytes = Some(free_bytes);
     }
 
     /// Whether a freeze is under way.
@@ -386,6 +397,9 @@ impl NodeCore {
             })
             .max_by_key(|(count, id, _)| (*count, *id));
         let Some((_, id, range)) = chosen else { return };
+        let Some(range) = self.with_room_for(id, range) else {
+            return;
+        };
         let segment = &self.segments[&id];
         let runs = &segment.layers.runs()[range.clone()];
         let (oldest, newest) = (&runs[0], &runs[runs.len() - 1]);
@@ -400,6 +414,33 @@ impl NodeCore {
         let work = MergeWork::new(segment, runs, is_bottom, horizon, bound, output);
         self.upkeep.merging = Some(id);
         self.start_background(id, Work::Merge(Box::new(work)));
+    }
+
+    /// As many of these runs, the newest ones, as the disk has room to write again while the old ones are there still, beside two
+    /// hot-log files: what a merge takes in between must never be what fills the disk. `None` when there are not two of them.
+    fn with_room_for(&mut self, id: SegmentId, mut range: Range<usize>) -> Option<Range<usize>> {
+        let Some(free_bytes) = self.upkeep.free_bytes else {
+            return Some(range);
+        };
+        let room = free_bytes.saturating_sub(2 * self.log.file_bytes());
+        let runs = self.segments[&id].layers.runs();
+        let bytes = |range: &Range<usize>| runs[range.clone()].iter().map(Run::bytes).sum::<u64>();
+        let wanted = bytes(&range);
+        while range.len() > 1 && bytes(&range) > room {
+            range.start += 1;
+        }
+        // One run is written again alone only where its layers are to be fewer.
+        let lacks_room = bytes(&range) > room || range.len() < 2 && wanted > room;
+        if lacks_room && !std::mem::replace(&mut self.upkeep.lacks_room, lacks_room) {
+            self.log_line(
+                Severity::Warning,
+                format!(
+                    "segment {id}: a merge of {wanted} bytes waits for room, {room} bytes are free"
+                ),
+            );
+        }
+        self.upkeep.lacks_room = lacks_room;
+        (!lacks_room).then_some(range)
     }
 
     /// A freeze or merge has written and synced its layers: the catalog names them.

@@ -542,3 +542,37 @@ fn redo_that_memory_does_not_keep_goes_into_a_layer_whatever_its_bound() {
         assert_eq!(layers > 0, freezes, "{layers} layers");
     }
 }
+
+#[test]
+fn a_merge_begins_only_where_the_disk_has_room_for_what_it_takes_in_between() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    // Two hot-log files stay free, whatever a merge wants.
+    let reserve = 2 * (32 << 10);
+    let space = |free_bytes: u64| sixfold_storage_node_core::Event::Space { free_bytes };
+    shell.event(space(reserve + 100));
+    load(&mut shell, &mut writer, stream, 250);
+    let status = shell.status();
+    assert!(status.upkeep.freezes > 3, "{status:?}");
+    assert_eq!(status.upkeep.merges, 0, "{status:?}");
+    let said = |shell: &Shell| {
+        let lines = shell.logged.iter();
+        lines
+            .filter(|(_, text)| text.contains("waits for room"))
+            .count()
+    };
+    assert_eq!(said(&shell), 1);
+    // There is room for some of the runs, the newest ones.
+    let runs = status.segments[0].run_count;
+    shell.event(space(reserve + status.segments[0].layer_bytes * 2 / 3));
+    shell.pass(Duration::from_millis(300));
+    let status = shell.status();
+    assert!(status.upkeep.merges > 0, "{status:?}");
+    assert!(status.segments[0].run_count < runs);
+    shell.event(space(1 << 40));
+    load(&mut shell, &mut writer, stream, 250);
+    // Once each time that room came and went again.
+    assert!(said(&shell) <= 2, "{:?}", shell.logged);
+    check_all(&mut shell, &writer, Lsn::NONE);
+}
