@@ -50,25 +50,18 @@ impl Findings {
 
 /// What stands in the volume of a cycle's commits.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// The commit LSN of each row, by place.
     pub(crate) rows: BTreeMap<(u32, u64), [Option<Lsn>; PLACES.len()]>,
     /// Each client's last number.
     pub(crate) last: BTreeMap<u32, u64>,
 }
 
-/// Checks the commits of a cycle.
+/// Reads the commits of a cycle. What nobody can have written is found at once.
 ///
 /// # Errors
 /// When the volume cannot be read.
-pub async fn check(snapshot: &Snapshot, record: &Record, cycle: u32) -> Result<Findings> {
-    let mut findings = Findings::default();
-    let seen = read(snapshot, cycle, &mut findings).await?;
-    compare(&seen, record, cycle, &mut findings);
-    Ok(findings)
-}
-
-async fn read(snapshot: &Snapshot, cycle: u32, findings: &mut Findings) -> Result<Seen> {
+pub async fn read(snapshot: &Snapshot, cycle: u32, findings: &mut Findings) -> Result<Seen> {
     let mut seen = Seen::default();
     for (index, place) in PLACES.into_iter().enumerate() {
         let start = rows_of(place, cycle);
@@ -99,7 +92,7 @@ async fn read(snapshot: &Snapshot, cycle: u32, findings: &mut Findings) -> Resul
 }
 
 /// Compares what is there with what was said.
-pub(crate) fn compare(seen: &Seen, record: &Record, cycle: u32, findings: &mut Findings) {
+pub fn compare(seen: &Seen, record: &Record, cycle: u32, findings: &mut Findings) {
     let said: BTreeMap<u32, &[Outcome]> = record.of_cycle(cycle).collect();
     for (&client, outcomes) in &said {
         for (number, outcome) in (0_u64..).zip(outcomes.iter()) {

@@ -135,13 +135,6 @@ impl Tally {
         }
     }
 
-    /// Takes what a check of all cycles found beyond what those of each had found.
-    pub fn checked_again(&mut self, findings: Findings) {
-        self.findings.lost += findings.lost;
-        self.findings.torn += findings.torn;
-        self.findings.first = self.findings.first.take().or(findings.first);
-    }
-
     /// Notes a cycle that did not come to its end.
     pub fn failed(&mut self, case: Case, why: String) {
         self.failures.push((case, why));

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use sixfold::Database;
+use sixfold::{Database, Snapshot};
 use sixfold_benches::crash::case::{Case, How, in_turn, matrix};
-use sixfold_benches::crash::check::{Findings, check};
+use sixfold_benches::crash::check::{Findings, compare, read};
 use sixfold_benches::crash::tally::{Played, Tally};
 use sixfold_benches::crash::work::Outcome;
 use sixfold_benches::history::clients::{Clients, Settings};
@@ -186,6 +186,14 @@ async fn one(site: &mut Site, case: Case, cycle: u32, seed: u64) -> Result<Playe
     })
 }
 
+/// Every commit of a cycle against what was said of it.
+async fn check(snapshot: &Snapshot, site: &Site, cycle: u32) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let seen = read(snapshot, cycle, &mut findings).await?;
+    compare(&seen, &site.log.borrow().record, cycle, &mut findings);
+    Ok(findings)
+}
+
 /// Opens the volume anew, looks for what was answered, reads what the history has written, and has it judged.
 async fn reopen(site: &mut Site, cycle: u32, begun_ns: u64) -> Result<(Findings, Verdict)> {
     let options = crash_writer::options(site.cluster.clone())
@@ -195,10 +203,10 @@ async fn reopen(site: &mut Site, cycle: u32, begun_ns: u64) -> Result<(Findings,
         .await
         .context("the volume does not open after it")?;
     let snapshot = database.snapshot();
-    let mut findings = check(&snapshot, &site.log.borrow().record, cycle).await?;
+    let mut findings = check(&snapshot, site, cycle).await?;
     if cycle % LOOK_BACK == LOOK_BACK - 1 {
         for before in 0..cycle {
-            let again = check(&snapshot, &site.log.borrow().record, before).await?;
+            let again = check(&snapshot, site, before).await?;
             // They were counted when they were new.
             findings.add(Findings {
                 answered: 0,

@@ -219,9 +219,15 @@ fn a_writer_on_the_larger_side_goes_on_and_nobody_on_the_smaller_one_disturbs_it
     let outcomes = load.stop();
     outcomes.assert_none_failed();
     block_on(async {
-        let status = writer.status().await.unwrap();
-        let nodes = status.nodes.iter();
-        let mut segments = nodes.flat_map(|(_, node)| &node.as_ref().unwrap().segments);
+        // One whose connection is just being made anew may not answer at once.
+        let nodes = loop {
+            let nodes = writer.status().await.unwrap().nodes;
+            if nodes.iter().all(|(_, node)| node.is_some()) {
+                break nodes;
+            }
+        };
+        let statuses = nodes.iter().filter_map(|(_, node)| node.as_ref());
+        let mut segments = statuses.flat_map(|status| &status.segments);
         assert!(segments.all(|segment| segment.claim == epoch));
         outcomes.check(&writer.snapshot()).await;
         writer.close().await;
