@@ -2,6 +2,7 @@
 //! each other, through gates that can be cut; whoever is on the other side speaks to its nodes directly.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,17 +61,18 @@ impl Gate {
             if self.cut.load(Ordering::Relaxed) {
                 continue;
             }
-            if !inside.contains_key(&from) {
-                if self.known_only.load(Ordering::Relaxed) {
-                    continue;
+            let socket = match inside.entry(from) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(_) if self.known_only.load(Ordering::Relaxed) => continue,
+                Entry::Vacant(vacant) => {
+                    let socket = Arc::new(UdpSocket::bind(GATE).await.unwrap());
+                    socket.connect(node).await.unwrap();
+                    tokio::spawn(back(Arc::clone(&socket), Arc::clone(&outside), from));
+                    vacant.insert(socket)
                 }
-                let socket = Arc::new(UdpSocket::bind(GATE).await.unwrap());
-                socket.connect(node).await.unwrap();
-                tokio::spawn(back(Arc::clone(&socket), Arc::clone(&outside), from));
-                inside.insert(from, socket);
-            }
+            };
             // A node that is down refuses: lost like everything else.
-            let _lost = inside[&from].send(&buffer[..length]).await;
+            let _lost = socket.send(&buffer[..length]).await;
         }
     }
 }
