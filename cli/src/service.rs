@@ -83,6 +83,8 @@ mod tests {
     use super::*;
 
     fn heard(socket: &UnixDatagram) -> String {
+        let limit = Some(Duration::from_secs(30));
+        socket.set_read_timeout(limit).unwrap();
         let mut buffer = [0; 256];
         let count = socket.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..count].to_vec()).unwrap()

@@ -5,7 +5,8 @@
 //!  writer ─▶ R1 ─▶ (socket of the writer at R1) ─▶ node 1      one way and back the same way
 //!  node 2 ─▶ R1 ─▶ (socket of node 2 at R1)     ─▶ node 1
 //! ```
-//! A node sends from the port on which it listens, so that R1 knows who speaks. Others are known by their port ([`ports_of`]). What is
+//! It stands at an address of its own: a node that is found at another port of its own address takes itself for moved, tells so (R25),
+//! and is found past the relay. A node sends from the port on which it listens, so that R1 knows who speaks. Others are known by their port ([`ports_of`]). What is
 //! lost is lost silently, as in a network: nobody gets an error for it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_s
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 
+/// Where it stands: no node does.
+const HOST: Ipv4Addr = Ipv4Addr::new(127, 98, 0, 1);
 /// Largest datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 /// Asked of the system for each socket; it may give less.
@@ -178,7 +181,7 @@ impl Relay {
 }
 
 fn bind() -> io::Result<std::net::UdpSocket> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket = std::net::UdpSocket::bind((HOST, 0))?;
     socket.set_nonblocking(true)?;
     // Whatever the system gives is enough to work with.
     let _ = set_socket_recv_buffer_size(&socket, SOCKET_BYTES);

@@ -361,6 +361,9 @@ impl<'a> Cycle<'a> {
     }
 
     fn start(&mut self, flag: Option<&str>) -> Result<Process> {
+        // The verb does what it is to do itself when it finds no writer.
+        let insists = self.case.when == When::Membership;
+        let flag = flag.or(insists.then_some("--insist"));
         self.site.start_process(CLIENTS, self.begun_ns, flag)
     }
 

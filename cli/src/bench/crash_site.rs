@@ -364,7 +364,13 @@ impl Site {
         let view = self.hands.look().await?;
         let silent = view.nodes.iter().filter(|node| node.status.is_err());
         ensure!(silent.count() == 0, "a node does not answer");
-        let entry = view.manifest()?.pgs.first().context("no group")?;
+        let manifest = view.manifest()?;
+        let past = manifest.hints.iter().find(|hint| {
+            let mut nodes = self.cluster.nodes.iter();
+            !nodes.any(|node| node.address.to_string() == hint.address)
+        });
+        ensure!(past.is_none(), "found past the relay: {past:?}");
+        let entry = manifest.pgs.first().context("no group")?;
         let index_of = |id| {
             let mut nodes = self.cluster.nodes.iter();
             nodes.position(|node: &ClusterNode| node.node == id)

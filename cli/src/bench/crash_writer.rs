@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use rustix::process::Signal;
-use sixfold::{Cluster, Database, Options, StandbyOptions};
+use sixfold::{Cluster, Database, Error, Options, StandbyOptions};
 use sixfold_benches::crash::load::Load;
 use sixfold_benches::history::clients::{Clients, Settings};
 use sixfold_benches::history::event::{Planted, Workload};
@@ -61,6 +61,9 @@ pub(super) struct CrashWriterArgs {
     /// Create the volume
     #[arg(long)]
     create: bool,
+    /// Take the volume over again when another one takes it meanwhile: an operator's verb that found no writer
+    #[arg(long)]
+    insist: bool,
     /// Follow the writer, and take over when it is gone
     #[arg(long)]
     standby: bool,
@@ -162,7 +165,11 @@ async fn open(
         loop {
             match Database::take_over(options.clone()).await {
                 // All nodes may go in the middle of it.
-                Err(error) if error.is_retryable() && Instant::now() < until => {
+                Err(error)
+                    if Instant::now() < until
+                        && (error.is_retryable()
+                            || args.insist && matches!(error, Error::Fenced { .. })) =>
+                {
                     tokio::time::sleep(POLL).await;
                 }
                 opened => return Ok(Some(opened?)),

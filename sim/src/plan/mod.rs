@@ -41,6 +41,13 @@ pub struct Plan {
 impl Plan {
     /// What `seed` means.
     pub fn draw(seed: u64) -> Plan {
+        let mut plan = Plan::without_piece(seed);
+        plan.add_piece(&mut Rng::new(seed, 14));
+        plan
+    }
+
+    /// What it meant before there were set pieces.
+    pub fn without_piece(seed: u64) -> Plan {
         let mut rng = Rng::new(seed, 1);
         let mut shape = Shape::draw(&mut rng);
         shape.draw_layers(&mut Rng::new(seed, 8));
@@ -83,7 +90,6 @@ impl Plan {
         if seed >= MEMBERSHIP_SEEDS || rng.chance(1, 4) {
             plan.add_membership(&mut rng);
         }
-        plan.add_piece(&mut Rng::new(seed, 14));
         plan
     }
 

@@ -133,7 +133,8 @@ impl Plan {
         self.end = 4_000 * MS;
         self.with_spares();
         self.shape.members.ends_read_only = !word;
-        self.shape.members.repair_ms = word.then_some(700);
+        // Longer than the pause of a writer that a joining segment refused for a moment.
+        self.shape.members.repair_ms = word.then_some(2_500);
         let zone = rng.below(3);
         let other = (2 * zone + 2 + rng.below(4)) % 6;
         let mut nodes = (0b11 << (2 * zone)) | (1 << other);

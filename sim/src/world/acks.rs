@@ -45,6 +45,12 @@ impl Acks {
         let scl_max = before.map_or(scl, |said| said.scl_max.max(scl));
         let said = Said { scl, scl_max };
         self.said.insert(segment, said);
+        self.recount(pg, sets);
+        scl < scl_max
+    }
+
+    /// What is durable under the sets that count now, since they have changed or are about to.
+    pub(crate) fn recount<'a>(&mut self, pg: PgId, sets: impl IntoIterator<Item = &'a SetIds>) {
         let mut lowest: Option<Lsn> = None;
         for set in sets {
             let mut scls: Vec<Lsn> = set.iter().map(|member| self.scl_of(*member)).collect();
@@ -66,7 +72,6 @@ impl Acks {
             let durable = self.durable.entry(pg).or_default();
             *durable = lowest.max(*durable);
         }
-        scl < scl_max
     }
 
     /// How many segments of a set hold its group's log up to `last`, as far as they have said; all of it when a write quorum had.

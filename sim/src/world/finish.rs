@@ -24,6 +24,8 @@ const RESUME: Time = 25_000 * MS;
 const CONVERGE: Time = 30_000 * MS;
 /// Where the membership changes: a node that made no segment is not asked for a minute.
 const CONVERGE_MEMBERS: Time = 150_000 * MS;
+/// Where three nodes are gone: each group grows again by itself, step by step, and they are asked for segments as well.
+const CONVERGE_LOSSES: Time = 400_000 * MS;
 const STEP: Time = 150 * MS;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +241,9 @@ impl World {
                 }
             }
             Stage::Converging { since } => {
-                let bound = if self.plan.shape.members.spares > 0 {
+                let bound = if self.losses.are_there() {
+                    CONVERGE_LOSSES
+                } else if self.plan.shape.members.spares > 0 {
                     CONVERGE_MEMBERS
                 } else {
                     CONVERGE

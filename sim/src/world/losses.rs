@@ -36,6 +36,11 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
+    /// Whether nodes were destroyed.
+    pub(super) fn are_there(&self) -> bool {
+        !self.destroyed.is_empty()
+    }
+
     /// Whom the next opening leaves out.
     pub(super) fn declared(&self) -> Vec<NodeId> {
         if self.word {

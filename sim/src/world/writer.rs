@@ -526,6 +526,12 @@ impl World {
         }
         // VDL that it published before it took this step.
         self.look_at_points(writer);
+        // What the sets in force hold stays durable: the step asks for nothing more (R20).
+        let pgs: Vec<PgId> = self.oracle.pg_lsns.keys().copied().collect();
+        for pg in pgs {
+            let sets = self.oracle.members.sets(pg);
+            self.writers[writer].acks.recount(pg, sets);
+        }
         let state = &self.writers[writer];
         let scl_of = |segment| state.acks.scl_of(segment);
         let said = self.oracle.members.said(manifest, &scl_of);
