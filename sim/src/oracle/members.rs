@@ -308,7 +308,8 @@ impl Members {
                 let mut now = entry.sets.iter().flat_map(|set| &set.members);
                 let joins = now.any(|other| other.segment == member.segment && other.joining);
                 let needed = self.needed.get(&member.segment).copied();
-                let needed = needed.unwrap_or(Lsn::NONE).max(floor);
+                // What was written since it began to join is on a write quorum of its set.
+                let needed = needed.unwrap_or(Lsn::NONE);
                 if !joins && scl_of(member.segment) < needed {
                     return Err(format!(
                         "manifest {version} lets segment {} of group {pg} join for good, which holds {} of {needed} (R20)",

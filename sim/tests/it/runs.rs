@@ -56,6 +56,11 @@ const ONCE_FAILED: &[u64] = &[
     // A replacement came into force, and with it a record was durable of which nobody spoke before the next step was proposed: the oracle
     // asked for it under the sets of that step.
     1_125_899_906_842_761,
+    // Two replacements of one group, the first of which ended: the oracle asked the second newcomer for what the acceptances of that step
+    // named, although a write quorum of its set held it.
+    1_125_899_906_842_915,
+    // A joining segment refused more than it had room for, and was taken for dead before the writer tried again.
+    1_125_899_906_842_968,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.
