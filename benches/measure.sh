@@ -51,6 +51,7 @@ if [ -n "$quick" ]; then
     measure versus-64 versus --clients 64 --seconds 1
     measure reopen reopen --unfolded 8MiB
     measure outage outage --seconds 5 --cases slow-node,az-gone
+    measure crash crash --cycles 3
     measure disk disk
     exit 0
 fi
@@ -68,5 +69,6 @@ for clients in 1 64 256; do
 done
 measure reopen reopen --unfolded 8MiB,64MiB,512MiB
 measure outage outage --seconds 10
+measure crash crash --cycles 166
 measure disk disk
 measure node node

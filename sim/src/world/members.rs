@@ -396,6 +396,10 @@ impl World {
                 return Some(format!("{name} lacks segment {segment} of group {pg}"));
             }
         }
+        // What a lying disk brings back of it refuses everybody, until the next writer asks what is there.
+        if self.nodes[node].suspect {
+            return None;
+        }
         let members = &self.oracle.members;
         let kept = held
             .iter()

@@ -61,6 +61,8 @@ const ONCE_FAILED: &[u64] = &[
     1_125_899_906_842_915,
     // A joining segment refused more than it had room for, and was taken for dead before the writer tried again.
     1_125_899_906_842_968,
+    // A disk that wrote a group over an earlier one lost the entry that a removed segment was dropped: it was there at the end.
+    1_125_899_906_843_081,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.
