@@ -10,7 +10,7 @@
 //!
 //! It does not revoke: a stolen key means a new CA. Certificates last ten years from the day before they were made
 //! (clocks of a cluster disagree by less) unless asked otherwise, so that no cluster stops because nobody renewed them. One that was
-//! renewed in its files is taken up by the running process ([`IdentityFiles`]).
+//! renewed in its files is taken up by the running process (`IdentityFiles`).
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
