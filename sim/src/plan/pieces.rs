@@ -103,6 +103,13 @@ impl Plan {
                 to: None,
             };
             self.add(at + 1, Fault::Want(wanted));
+            // And one that somebody thinks better of while it is under way.
+            let node = rng.index(9);
+            let (pg, to) = (Some(0), None);
+            let at = at + 350;
+            self.add(at, Fault::Want(Wanted::Replace { node, pg, to }));
+            let later = rng.pick(&[2, 6, 15, 40]);
+            self.add(at + later, Fault::Want(Wanted::Restore { node }));
         }
     }
 

@@ -566,6 +566,8 @@ impl NodeCore {
 
     fn on_timeout(&mut self, now: Duration) {
         if self.is_ready() && now >= self.asking.next_round() {
+            // No write wakes those whose queue was given up.
+            self.resume_pulls(now);
             self.gossip_round(now);
             self.scrub_turn();
             self.upkeep.look();

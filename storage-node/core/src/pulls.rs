@@ -146,7 +146,7 @@ impl NodeCore {
         }
     }
 
-    /// The hot log took a group: pulls that waited for it go on.
+    /// The hot log took a group, or a round of gossip has come: pulls that waited for the log go on.
     pub(crate) fn resume_pulls(&mut self, now: Duration) {
         if self.log.is_busy() {
             return;

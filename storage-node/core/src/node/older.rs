@@ -173,6 +173,9 @@ impl NodeCore {
         let block = self.block_bytes as usize;
         let file = *self.older.files.last().expect("it was read");
         let mut at = 0;
+        if self.older.offset == 0 && bytes.len() < block {
+            return Read::Damaged(format!("it ends at byte {}", bytes.len()));
+        }
         if self.older.offset == 0 {
             // What its header says is known but for this, and its groups say it, too.
             let first = bytes.get(block..).and_then(claimed_sequence);
