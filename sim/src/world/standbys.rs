@@ -21,6 +21,8 @@ use crate::reached::Reached;
 const BELIEVED: Time = 500 * MS;
 /// What was on the way, and clocks that run apart.
 const SLACK: Time = 120 * MS;
+/// How long a disk takes for what is acknowledged, at most, about.
+const ACK_LAG: Time = 80 * MS;
 /// Silences that no standby has the patience to call one.
 const LOUD: Time = 150 * MS;
 /// Of six.
@@ -79,7 +81,8 @@ impl Hearing {
 
     /// Whether a segment may have said, not long ago, that it had heard nothing for so long.
     fn may_be_silent(&self, segment: SegmentId, patience: Time, now: Time) -> bool {
-        let least = (patience / 100 * 98).saturating_sub(SLACK);
+        // An ack goes out when the disk is done: the segment heard the writer some time before.
+        let least = (patience / 100 * 98).saturating_sub(SLACK + ACK_LAG);
         let Some(heard) = self.heard.get(&segment) else {
             return true;
         };
