@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sixfold_log_format::{NodeId, VolumeId};
+use sixfold_transport::VolumeToken;
 
 use crate::error::Error;
 use crate::random;
@@ -21,6 +22,12 @@ pub const WRITER_IDENTITY: &str = "writer";
 /// Name of a reader's certificate there: `reader.pem`, `reader-key.pem`. It has no power to write; a cluster may do without.
 pub const READER_IDENTITY: &str = "reader";
 
+/// Name of the file with the volume's token in the certificate directory: 64 hexadecimal digits.
+pub const VOLUME_TOKEN_FILE: &str = "volume.token";
+
+/// Environment variable with the digits of the volume's token; it goes before any file.
+pub const VOLUME_TOKEN_VARIABLE: &str = "SIXFOLD_VOLUME_TOKEN";
+
 /// A cluster, as its writer needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
@@ -30,6 +37,8 @@ pub struct Cluster {
     pub nodes: Vec<ClusterNode>,
     /// Directory with `ca.pem`, `writer.pem` and `writer-key.pem`.
     pub tls_dir: PathBuf,
+    /// File with the volume's token. Unless set it is [`VOLUME_TOKEN_FILE`] in `tls_dir`, where that is there.
+    pub volume_token_file: Option<PathBuf>,
 }
 
 /// A storage node of a cluster.
@@ -61,10 +70,42 @@ impl Cluster {
             volume: VolumeId::from_bytes(random::bytes()),
             nodes,
             tls_dir: tls_dir.into(),
+            volume_token_file: None,
         }
     }
 
-    /// Reads a cluster file. A relative `tls_dir` in it counts from the file's directory.
+    /// The token of the volume: what [`VOLUME_TOKEN_VARIABLE`] says, else [`Cluster::volume_token_file`], else
+    /// [`VOLUME_TOKEN_FILE`] in `tls_dir`, where it is there; `None` for a volume without one.
+    ///
+    /// # Errors
+    /// [`Error::Config`], when a token is set and is none, or its file cannot be read.
+    pub fn volume_token(&self) -> Result<Option<VolumeToken>, Error> {
+        if let Ok(digits) = std::env::var(VOLUME_TOKEN_VARIABLE) {
+            let token = VolumeToken::from_hex(digits.trim()).ok_or_else(|| {
+                Error::config(format!(
+                    "{VOLUME_TOKEN_VARIABLE} is not 64 hexadecimal digits"
+                ))
+            })?;
+            return Ok(Some(token));
+        }
+        let path = self.volume_token_path();
+        // Without a word about it the file need not be there.
+        if self.volume_token_file.is_none() && !path.exists() {
+            return Ok(None);
+        }
+        let token = VolumeToken::load(&path).map_err(|error| Error::config(error.to_string()))?;
+        Ok(Some(token))
+    }
+
+    /// Where the volume's token is looked for.
+    pub fn volume_token_path(&self) -> PathBuf {
+        match &self.volume_token_file {
+            Some(path) => path.clone(),
+            None => self.tls_dir.join(VOLUME_TOKEN_FILE),
+        }
+    }
+
+    /// Reads a cluster file. A relative `tls_dir` or `volume_token_file` in it counts from the file's directory.
     ///
     /// # Errors
     /// [`Error::Config`], one line with the file and what is wrong.
@@ -80,7 +121,7 @@ impl Cluster {
             .map_err(|what| Error::config(format!("{}: {what}", path.display())))
     }
 
-    /// Writes the cluster file, whole or not at all. A `tls_dir` below the file's directory is written relative to it, so
+    /// Writes the cluster file, whole or not at all. A path below the file's directory is written relative to it, so
     /// that the directory can be moved.
     ///
     /// # Errors
@@ -159,6 +200,8 @@ impl Cluster {
 struct ClusterToml {
     volume: String,
     tls_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    volume_token_file: Option<PathBuf>,
     #[serde(default)]
     nodes: Vec<NodeToml>,
 }
@@ -173,15 +216,13 @@ struct NodeToml {
 
 impl ClusterToml {
     fn of(cluster: &Cluster, dir: &Path) -> ClusterToml {
-        let below = cluster
-            .tls_dir
-            .strip_prefix(dir)
-            .ok()
-            .filter(|_| !dir.as_os_str().is_empty());
-        let tls_dir = match below {
-            Some(below) if below.as_os_str().is_empty() => PathBuf::from("."),
-            Some(below) => below.to_path_buf(),
-            None => cluster.tls_dir.clone(),
+        let relative = |path: &Path| {
+            let below = path.strip_prefix(dir).ok();
+            match below.filter(|_| !dir.as_os_str().is_empty()) {
+                Some(below) if below.as_os_str().is_empty() => PathBuf::from("."),
+                Some(below) => below.to_path_buf(),
+                None => path.to_path_buf(),
+            }
         };
         let nodes = cluster.nodes.iter().map(|node| NodeToml {
             node: node.node.to_string(),
@@ -190,7 +231,8 @@ impl ClusterToml {
         });
         ClusterToml {
             volume: cluster.volume.to_string(),
-            tls_dir,
+            tls_dir: relative(&cluster.tls_dir),
+            volume_token_file: cluster.volume_token_file.as_deref().map(relative),
             nodes: nodes.collect(),
         }
     }
@@ -216,6 +258,7 @@ impl ClusterToml {
             volume,
             nodes,
             tls_dir: dir.join(self.tls_dir),
+            volume_token_file: self.volume_token_file.map(|file| dir.join(file)),
         };
         cluster.check_nodes().map_err(|error| error.to_string())?;
         Ok(cluster)
@@ -231,7 +274,10 @@ fn one_line(error: &toml::de::Error, text: &str) -> String {
                 .get(..span.start)
                 .map_or(0, |before| before.matches('\n').count())
                 + 1;
-            format!("line {line}: {message}")
+            let start = text.get(..span.start).and_then(|before| before.rfind('\n'));
+            let begin = start.map_or(0, |newline| newline + 1);
+            let column = text.get(begin..span.start).map_or(0, |part| part.chars().count()) + 1;
+            format!("line {line}, column {column}: {message}")
         }
         None => message,
     }

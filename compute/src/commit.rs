@@ -6,6 +6,7 @@ use sixfold_compute_core::{CommitRequest, ReadPoint, WriteSet};
 use sixfold_log_format::Lsn;
 
 use crate::database::Inner;
+use crate::driver::clock;
 use crate::driver::commands::{Command, Holds};
 use crate::error::Error;
 use crate::keyspace;
@@ -105,6 +106,7 @@ impl Prepared {
                 lsn: self.point.lsn(),
             });
         }
+        let called_at = clock::now();
         self.request.deadline = inner.commit_until();
         let holds = Holds {
             read_point: self.point,
@@ -121,7 +123,13 @@ impl Prepared {
             })
             .await?;
         match answered.await {
-            Ok(result) => Ok(CommitInfo { lsn: result? }),
+            Ok((result, answered_at)) => {
+                let lsn = result?;
+                let (now, meters) = (clock::now(), &inner.state.meters);
+                meters.wake.count(now.saturating_sub(answered_at));
+                meters.commit.count(now.saturating_sub(called_at));
+                Ok(CommitInfo { lsn })
+            }
             Err(_) => Err(Error::Unknown {
                 reason: inner.state.gone().to_string(),
             }),

@@ -105,6 +105,8 @@ mod random;
 mod database;
 mod stats;
 
+mod metrics;
+
 mod read_only;
 mod standby;
 
@@ -146,7 +148,7 @@ pub use range::{KeyRange, Range, prefix};
 pub use read_only::{AsOf, ReadOnly};
 pub use snapshot::Snapshot;
 pub use standby::{FailoverReport, Standby, StandbyOptions};
-pub use stats::{OpenReport, Stats, Status};
+pub use stats::{OpenReport, StageLatencies, Stats, Status};
 pub use token::Token;
 pub use transaction::Transaction;
 pub use watch::{Change, Watch, WatchEvent};
@@ -158,4 +160,5 @@ pub use sixfold_compute_core::{
 };
 pub use sixfold_log_format::wire::{NodeStatus, SegmentStatus};
 pub use sixfold_log_format::{Lsn, NodeId, SegmentId, VolumeEpoch, VolumeId};
+pub use sixfold_metrics::{Counted, Snapshot as MetricsSnapshot};
 pub use sixfold_transport::WireStats;

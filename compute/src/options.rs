@@ -71,6 +71,7 @@ impl Options {
                 pages_per_pg: PAGES_PER_PG,
                 retention_ms: 60 * 60 * 1_000,
                 retention_bytes: 0,
+                token: None,
             },
         }
     }

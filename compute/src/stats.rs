@@ -5,6 +5,7 @@ use std::time::Duration;
 use sixfold_compute_core::WriterStats;
 use sixfold_log_format::wire::NodeStatus;
 use sixfold_log_format::{Lsn, NodeId, VolumeEpoch, VolumeId};
+use sixfold_metrics::Counted;
 use sixfold_transport::WireStats;
 
 use crate::driver::clock;
@@ -65,6 +66,23 @@ impl Stats {
         } = self.wire;
         sent_bytes + received_bytes + HEADER_BYTES * (sent_datagrams + received_datagrams)
     }
+}
+
+/// How long the parts of commits took, and page fetches, since the database was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageLatencies {
+    /// A commit, from the call to the answer, as its caller saw it.
+    pub commit: Counted,
+    /// Until its batch was sealed.
+    pub seal: Counted,
+    /// From a batch's seal until QUIC had it, for each segment; a part of `quorum`.
+    pub ship: Counted,
+    /// From the seal until VDL passed it: network, disks, acks.
+    pub quorum: Counted,
+    /// From there until the caller ran again.
+    pub wake: Counted,
+    /// A page fetch.
+    pub fetch: Counted,
 }
 
 /// How a database and its storage nodes are.

@@ -40,8 +40,8 @@ pub use batch::{Batch, BatchBuilder, BatchHeader};
 pub use error::DecodeError;
 pub use history::{AnnulledRange, History};
 pub use id::{
-    ManifestVersion, MembershipEpoch, NodeId, PageId, PgId, SegmentId, VolumeEpoch, VolumeId,
-    WriterId,
+    ManifestVersion, MembershipEpoch, NodeId, PageId, PgId, SegmentId, TokenDigest, VolumeEpoch,
+    VolumeId, WriterId,
 };
 pub use lsn::Lsn;
 pub use manifest::{

@@ -141,8 +141,16 @@ pub enum Mutant {
     LossManifestBeforeRefill,
     /// A standby believes what a segment said of a silence, however long ago that was.
     StandbyStaleWord,
+    /// A standby calls the writer gone when half of its patience is over.
+    StandbyImpatient,
     /// A writer that opens again in place does not look for a successor (R8).
     RefenceIgnoresSuccessor,
+    /// Nobody asks for a volume's token.
+    TokenUnchecked,
+    /// A change of a group's quorum model is taken back on the old set's word alone, though the new set counts by now (R20).
+    ConfirmedReshapeTakenBack,
+    /// A change of a group's quorum model is finished without the step that lets the new set count (R20).
+    ReshapeUnconfirmed,
 }
 
 /// Whether this bug is planted.
@@ -153,7 +161,7 @@ pub const fn planted(_: Mutant) -> bool {
 }
 
 #[cfg(feature = "mutants")]
-pub use planting::{ALL, plant, planted};
+pub use planting::{ALL, OF_TWINS, plant, planted};
 
 #[cfg(feature = "mutants")]
 mod planting {
@@ -246,7 +254,18 @@ mod planting {
             "loss-manifest-before-refill",
         ),
         (Mutant::StandbyStaleWord, "standby-stale-word"),
+        (Mutant::StandbyImpatient, "standby-impatient"),
         (Mutant::RefenceIgnoresSuccessor, "refence-ignores-successor"),
+        (Mutant::TokenUnchecked, "token-unchecked"),
+    ];
+
+    /// Bugs that take more chance than a run of the simulator has: the brute-force twins of the recovery crate find them.
+    pub const OF_TWINS: &[(Mutant, &str)] = &[
+        (
+            Mutant::ConfirmedReshapeTakenBack,
+            "confirmed-reshape-taken-back",
+        ),
+        (Mutant::ReshapeUnconfirmed, "reshape-unconfirmed"),
     ];
 
     /// Plants a bug in this thread, in place of any other.
@@ -265,7 +284,8 @@ mod planting {
         /// # Panics
         /// When the list lacks it.
         pub fn name(self) -> &'static str {
-            let entry = ALL.iter().find(|(mutant, _)| *mutant == self);
+            let mut entries = ALL.iter().chain(OF_TWINS);
+            let entry = entries.find(|(mutant, _)| *mutant == self);
             entry.expect("every mutant has a name").1
         }
     }

@@ -35,6 +35,7 @@ use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::wire::{Message, Probe, Refusal};
 use sixfold_log_format::{Manifest, PgEntry, PgId, SegmentId, VolumeEpoch, WriterId};
 
+use crate::membership::deciding;
 use crate::quorum::{is_write_quorum, write_count};
 use draw::Draw;
 use fence::{FenceStep, FenceVerdict, Piece};
@@ -139,7 +140,7 @@ impl Recovery {
             Step::Over => return None,
             Step::Probe(step) => step.next_timeout(self.now, &self.options.caller),
             Step::Pause { until } => Some(*until),
-            Step::Fence(_) => None,
+            Step::Fence(step) => step.next_timeout(),
             Step::Settle(step) => step.next_timeout(self.now, self.lease_until),
         };
         let only_lease = matches!(&self.step, Step::Settle(step) if step.is_waiting_for_lease());
@@ -274,7 +275,7 @@ impl Recovery {
                 .finish(Err(RecoveryError::Fenced {
                     volume_epoch: rival,
                 })),
-            Step::Fence(step) => match step.verdict() {
+            Step::Fence(step) => match step.verdict(now) {
                 FenceVerdict::Wait => false,
                 FenceVerdict::Fenced => self.settle(now),
                 FenceVerdict::Lost { volume_epoch } => self.lost(now, volume_epoch),
@@ -470,7 +471,8 @@ fn shortfall(
     holds: &dyn Fn(PgId, SegmentId) -> bool,
 ) -> Option<RecoveryError> {
     let of_entry = |entry: &PgEntry| {
-        let short = entry
+        let short = deciding(entry);
+        let short = short
             .sets
             .iter()
             .find(|set| !is_write_quorum(set, &|segment| holds(entry.pg, segment)))?;

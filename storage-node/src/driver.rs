@@ -4,6 +4,8 @@
 //! entered once for all of them. No call waits and none calls back, so that the one `RefCell` is never borrowed twice.
 //! Decides nothing: what cannot be done is told to the core as a failed operation.
 
+mod report;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -22,6 +24,7 @@ use sixfold_storage_node_core::{
 use sixfold_transport::{Connection, Endpoint};
 use tokio::sync::Notify;
 
+use self::report::WriteTimes;
 use crate::device::Device;
 use crate::error::NodeError;
 use crate::failure::Failure;
@@ -73,6 +76,7 @@ struct State {
     /// Operations that ended at once, to be told after the actions.
     ended: VecDeque<Event>,
     completions: Vec<Completion>,
+    writes: WriteTimes,
     /// What the core asked to have done outside, to be spawned after the borrow.
     outside: Vec<Outside>,
     /// When the timer task will wake.
@@ -134,6 +138,7 @@ impl Driver {
                 queued_bytes: Rc::default(),
                 ended: VecDeque::new(),
                 completions: Vec::new(),
+                writes: WriteTimes::default(),
                 outside: Vec::new(),
                 armed: None,
                 halted: false,
@@ -273,16 +278,28 @@ impl Driver {
     }
 
     /// Takes in a connection.
-    pub(crate) fn add_connection(&self, connection: Connection) -> ConnectionKey {
-        let mut state = self.state.borrow_mut();
-        let key = ConnectionKey(state.next_key());
-        state.connections.insert(key, connection);
+    pub(crate) fn add_connection(
+        self: &Rc<Self>,
+        connection: Connection,
+        shown: Option<(VolumeId, TokenDigest)>,
+    ) -> ConnectionKey {
+        let key = {
+            let mut state = self.state.borrow_mut();
+            let key = ConnectionKey(state.next_key());
+            state.connections.insert(key, connection);
+            key
+        };
+        if shown.is_some() {
+            let connection = key;
+            self.handle(Event::Connected { connection, shown });
+        }
         key
     }
 
     /// Forgets a connection; its streams end by themselves.
-    pub(crate) fn remove_connection(&self, key: ConnectionKey) {
+    pub(crate) fn remove_connection(self: &Rc<Self>, key: ConnectionKey) {
         self.state.borrow_mut().connections.remove(&key);
+        self.handle(Event::Disconnected { connection: key });
     }
 
     /// Takes in a stream.
@@ -347,6 +364,7 @@ impl State {
                 self.core.handle(now, event);
             }
             for completion in self.completions.drain(..) {
+                self.writes.ended(now, &completion);
                 self.core.handle(now, completion.into());
             }
         }
@@ -457,8 +475,18 @@ impl State {
         }
     }
 
+    /// What the peer of a stream speaks.
+    fn wire_of(&self, stream: StreamKey) -> u16 {
+        let connection = self.streams.get(&stream).map(|stream| stream.connection);
+        let connection = connection.and_then(|key| self.connections.get(&key));
+        connection.map_or(WIRE_VERSION_MIN, Connection::wire)
+    }
+
     fn send(&mut self, key: StreamKey, message: &Message, end: bool) {
-        let mut frame = message.encode();
+        let mut frame = match message {
+            Message::Refused(_) => message.for_wire(self.wire_of(key)).encode(),
+            message => message.encode(),
+        };
         loop {
             let Some(stream) = self.streams.get(&key) else {
                 return;
@@ -509,6 +537,7 @@ impl State {
             Some(handle) => {
                 self.device
                     .appends(file, offset + bytes.as_ref().len() as u64);
+                self.writes.began(now(), token);
                 self.ring.write(token, handle, offset, bytes);
             }
             None => self.ended.push_back(Event::Written {

@@ -31,6 +31,10 @@ pub mod witness;
 
 mod peers;
 
+pub mod probe;
+
+mod metrics;
+
 pub mod inspect;
 mod mmap;
 
@@ -55,6 +59,7 @@ use directory::Directory;
 use driver::{Driver, Shell};
 use failure::Failure;
 use layers::Layers;
+use probe::Inbox;
 use uring::Ring;
 
 /// Name under which a node's certificate and key stand in its TLS directory: `node.pem`, `node-key.pem`.
@@ -75,6 +80,19 @@ pub fn run(
     run_before(options, None, ready, stop)
 }
 
+/// As [`run`], and answers what a [`probe::Probe`] asks.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_probed(
+    options: NodeOptions,
+    inbox: Inbox,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    start(options, (None, Some(inbox)), ready, stop)
+}
+
 /// As [`run`], before a witness of all that the node does to its files: tests cut the power with one.
 ///
 /// # Errors
@@ -82,6 +100,18 @@ pub fn run(
 pub fn run_before(
     options: NodeOptions,
     witness: Option<Arc<dyn Witness>>,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    start(options, (witness, None), ready, stop)
+}
+
+/// Who looks at what the node does.
+type Watchers = (Option<Arc<dyn Witness>>, Option<Inbox>);
+
+fn start(
+    options: NodeOptions,
+    (witness, inbox): Watchers,
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
@@ -98,7 +128,14 @@ pub fn run_before(
     let local = LocalSet::new();
     let outcome = local.block_on(
         &runtime,
-        serve(options, &identity, ring, (directory, told), ready, stop),
+        serve(
+            options,
+            &identity,
+            ring,
+            (directory, told, inbox),
+            ready,
+            stop,
+        ),
     );
     // Tasks hold the driver: it goes before the runtime does, and with it the ring, which waits for what is in flight.
     drop(local);
@@ -128,12 +165,13 @@ async fn serve(
     options: NodeOptions,
     identity: &Identity,
     ring: Ring,
-    (mut directory, told): (Directory, Told),
+    (mut directory, told, inbox): (Directory, Told, Option<Inbox>),
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let transport = TransportOptions {
         mtu_bytes: options.mtu_bytes,
+        wire_max: options.wire_max,
         ..TransportOptions::default()
     };
     let endpoint = Endpoint::server(options.listen, identity, &transport)?;
@@ -175,6 +213,9 @@ async fn serve(
         failure: Rc::clone(&failure),
     };
     let driver = Driver::start(core, shell)?;
+    if let Some(inbox) = inbox {
+        failure.spawn(probe::answer(inbox, Rc::clone(&driver)));
+    }
     server::start(
         endpoint.clone(),
         Rc::clone(&driver),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sixfold_log_format::NodeId;
 use sixfold_log_format::limits::FRAME_BYTES_MAX;
+use sixfold_log_format::wire::{WIRE_VERSION, WIRE_VERSION_MIN};
 use sixfold_storage_node_core::{Bounds, IoBuf};
 
 use crate::error::NodeError;
@@ -34,6 +35,8 @@ pub struct NodeOptions {
     pub tls_dir: PathBuf,
     /// UDP payload to begin with, bytes.
     pub mtu_bytes: Option<u16>,
+    /// Highest wire version to speak.
+    pub wire_max: u16,
     /// Size of a hot-log file, bytes, when the directory is formatted. A multiple of 4,096.
     pub hot_log_file_bytes: u64,
     /// Space of the file system that layers leave free, bytes: room for the hot log's next files, so that claims and catalogs,
@@ -73,6 +76,7 @@ impl NodeOptions {
             listen,
             tls_dir,
             mtu_bytes: None,
+            wire_max: WIRE_VERSION,
             hot_log_file_bytes: 64 << 20,
             reserve_bytes: 128 << 20,
             resident_redo_bytes_max: 256 << 20,
@@ -151,6 +155,15 @@ impl NodeOptions {
                 reason: format!(
                     "{} bytes are not two files of {}",
                     self.log_bytes_max, self.hot_log_file_bytes
+                ),
+            });
+        }
+        if !(WIRE_VERSION_MIN..=WIRE_VERSION).contains(&self.wire_max) {
+            return Err(NodeError::Option {
+                name: "wire_max",
+                reason: format!(
+                    "{} is not in {WIRE_VERSION_MIN}..={WIRE_VERSION}",
+                    self.wire_max
                 ),
             });
         }

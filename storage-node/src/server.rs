@@ -6,10 +6,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::{Message, Role};
+use sixfold_log_format::wire::{Hello, Message, Role};
+use sixfold_log_format::{NodeId, TokenDigest, VolumeId};
 use sixfold_storage_node_core::{ConnectionKey, Event, StreamKey};
-use sixfold_transport::{Connection, Endpoint, Incoming, Receiver, Sender, TransportError};
+use sixfold_transport::{
+    Connection, Endpoint, Incoming, Receiver, Sender, TransportError, token_digest,
+};
 
 use crate::driver::Driver;
 use crate::outbox::Outbox;
@@ -79,13 +81,14 @@ impl Server {
         let _counted = Counted::new(&self.connections);
         let from = incoming.remote_address();
         let handshake = Counted::new(&self.handshakes);
-        let connection = match incoming.welcome(self.node, self.incarnation).await {
-            Ok((connection, _hello)) => connection,
+        let (connection, hello) = match incoming.welcome(self.node, self.incarnation).await {
+            Ok(welcomed) => welcomed,
             Err(error) => return tracing::info!(%from, %error, "handshake failed"),
         };
         drop(handshake);
         let role = connection.peer_role();
-        let key = self.driver.add_connection(connection.clone());
+        let shown = shown(&hello);
+        let key = self.driver.add_connection(connection.clone(), shown);
         tracing::debug!(%from, ?role, "connected");
         let reason = self.streams(&connection, key, role).await;
         tracing::debug!(%from, %reason, "disconnected");
@@ -116,6 +119,12 @@ impl Server {
             });
         }
     }
+}
+
+/// The token that a hello shows, as the core knows it.
+fn shown(hello: &Hello) -> Option<(VolumeId, TokenDigest)> {
+    let volume = hello.volume.filter(|_| !hello.token.is_empty())?;
+    Some((volume, token_digest(volume, &hello.token)))
 }
 
 /// How the reading half of a stream ended.

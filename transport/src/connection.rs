@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
-use sixfold_log_format::wire::{Frame, Message, Role};
+use sixfold_log_format::wire::{Frame, Message, Role, WIRE_VERSION_MIN};
 use sixfold_log_format::{DecodeError, NodeId, limits};
 
 use crate::frame_reader::FrameReader;
@@ -112,11 +112,26 @@ pub struct WireStats {
 pub struct Connection {
     quic: quinn::Connection,
     peer: Party,
+    /// The wire version that both speak; the lowest until the hello has settled it.
+    wire: u16,
 }
 
 impl Connection {
     pub(crate) fn new(quic: quinn::Connection, peer: Party) -> Connection {
-        Connection { quic, peer }
+        Connection {
+            quic,
+            peer,
+            wire: WIRE_VERSION_MIN,
+        }
+    }
+
+    pub(crate) fn speaking(self, wire: u16) -> Connection {
+        Connection { wire, ..self }
+    }
+
+    /// The wire version that both speak.
+    pub fn wire(&self) -> u16 {
+        self.wire
     }
 
     pub(crate) fn quic(&self) -> &quinn::Connection {
@@ -130,7 +145,7 @@ impl Connection {
     /// When the connection is gone.
     pub async fn open(&self) -> Result<(Sender, Receiver), TransportError> {
         let (sending, receiving) = self.quic.open_bi().await?;
-        Ok((Sender::new(sending), Receiver::new(receiving)))
+        Ok((Sender::new(sending, self.wire), Receiver::new(receiving)))
     }
 
     /// The next stream that the peer opened. Safe to cancel.
@@ -139,7 +154,7 @@ impl Connection {
     /// When the connection is gone.
     pub async fn accept(&self) -> Result<(Sender, Receiver), TransportError> {
         let (sending, receiving) = self.quic.accept_bi().await?;
-        Ok((Sender::new(sending), Receiver::new(receiving)))
+        Ok((Sender::new(sending, self.wire), Receiver::new(receiving)))
     }
 
     /// One request on a stream of its own; more answers may follow on the receiver.
@@ -208,13 +223,15 @@ pub struct Sender {
     /// Of messages given to [`Sender::send`]: what QUIC has not taken yet. Empty unless a send is going on or was
     /// cancelled.
     unsent: Vec<Bytes>,
+    wire: u16,
 }
 
 impl Sender {
-    fn new(stream: quinn::SendStream) -> Sender {
+    fn new(stream: quinn::SendStream, wire: u16) -> Sender {
         Sender {
             stream,
             unsent: Vec::new(),
+            wire,
         }
     }
 
@@ -227,10 +244,11 @@ impl Sender {
     /// # Errors
     /// When the stream or connection is gone. Where the peer ended the stream, its reason may wait on the receiver.
     pub async fn send(&mut self, message: &Message) -> Result<(), TransportError> {
-        self.send_frame(message.encode()).await
+        self.send_frame(message.for_wire(self.wire).encode()).await
     }
 
-    /// Sends an encoded message, as [`Sender::send`] does. A frame that goes to several peers is encoded once and cloned.
+    /// Sends an encoded message, as [`Sender::send`] does. A frame that goes to several peers is encoded once and cloned; that it is
+    /// in words that the peer knows ([`Message::for_wire`]) is the caller's business.
     ///
     /// # Errors
     /// When the stream or connection is gone.

@@ -4,15 +4,18 @@
 //! tasks of their own, as many as the loop lets run. It does not decide who may do what beyond the role: that is the
 //! node's business, message by message.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use quinn::crypto::HandshakeTokenKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::{Hello, Refusal, Role, Welcome};
+use sixfold_log_format::wire::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
 
 use crate::connection::{Connection, TransportError, code};
+use crate::gate::{Gate, GateStats, Place, Verdict};
 use crate::hello;
 use crate::socket::CappedSocket;
 use crate::tls::{Identity, IdentityFiles, TlsError};
@@ -40,6 +43,9 @@ pub struct TransportOptions {
     pub mtu_bytes: Option<u16>,
     /// Longest time that opening a connection may take.
     pub connect_limit: Duration,
+    /// Highest wire version to speak, [`WIRE_VERSION`] unless set: lower while a fleet is upgraded and may have to go back, and to show
+    /// that builds of different versions get on.
+    pub wire_max: u16,
 }
 
 impl Default for TransportOptions {
@@ -49,6 +55,7 @@ impl Default for TransportOptions {
             keep_alive: Duration::from_millis(500),
             mtu_bytes: None,
             connect_limit: Duration::from_secs(2),
+            wire_max: WIRE_VERSION,
         }
     }
 }
@@ -109,6 +116,27 @@ pub struct Endpoint {
     address: SocketAddr,
     options: TransportOptions,
     credentials: Arc<Mutex<Credentials>>,
+    gate: Gate,
+    /// Signs what newcomers prove their address with; a renewed certificate does not change it.
+    token_key: TokenKey,
+}
+
+/// The key of retry tokens.
+#[derive(Clone)]
+struct TokenKey(Arc<dyn HandshakeTokenKey>);
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(..)")
+    }
+}
+
+impl TokenKey {
+    fn of(identity: &Identity) -> TokenKey {
+        let secret = identity.derive_secret("sixfold retry token");
+        let salt = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]);
+        TokenKey(Arc::new(salt.extract(secret.as_ref())))
+    }
 }
 
 /// What new connections are made with.
@@ -154,7 +182,7 @@ impl Endpoint {
                 reason: "only a node can listen".to_owned(),
             }));
         }
-        let config = server_config(identity, options)?;
+        let config = server_config(identity, options, &TokenKey::of(identity))?;
         let (socket, address) = bind(address)?;
         Endpoint::on_socket(socket, address, identity, options, Some(config))
     }
@@ -191,6 +219,8 @@ impl Endpoint {
             address,
             options: options.clone(),
             credentials: Arc::new(Mutex::new(credentials)),
+            gate: Gate::default(),
+            token_key: TokenKey::of(identity),
         })
     }
 
@@ -237,7 +267,7 @@ impl Endpoint {
         let identity = files.load(held)?;
         let client = client_config(&identity, &self.options)?;
         if identity.role() == Role::Node {
-            let server = server_config(&identity, &self.options)?;
+            let server = server_config(&identity, &self.options, &self.token_key)?;
             self.quic.set_server_config(Some(server));
         }
         Ok((identity, client))
@@ -259,6 +289,10 @@ impl Endpoint {
         hello: Hello,
     ) -> Result<(Connection, Welcome), ConnectError> {
         self.renew();
+        let hello = Hello {
+            wire_max: hello.wire_max.min(self.options.wire_max),
+            ..hello
+        };
         let introduced = hello::introduce(&self.quic, self.client_config(), address, hello);
         match tokio::time::timeout(self.options.connect_limit, introduced).await {
             Ok(result) => result,
@@ -280,18 +314,36 @@ impl Endpoint {
         &self.quic
     }
 
-    /// The next connection that wants in; `None` when the endpoint was closed. Safe to cancel.
+    /// The next connection that wants in and gets past the gate (a newcomer may have to prove its address first, or find no place);
+    /// `None` when the endpoint was closed. Safe to cancel.
     pub async fn accept(&self) -> Option<Incoming> {
         loop {
             // Looked at also while nobody comes: a handshake is with what stood in the files when it began.
-            match tokio::time::timeout(RENEWAL_INTERVAL, self.quic.accept()).await {
-                Ok(incoming) => {
-                    self.renew();
-                    return incoming.map(Incoming::new);
+            let next = tokio::time::timeout(RENEWAL_INTERVAL, self.quic.accept()).await;
+            self.renew();
+            let Ok(next) = next else {
+                continue;
+            };
+            let newcomer = next?;
+            let proved = newcomer.remote_address_validated();
+            match self.gate.judge(newcomer.remote_address().ip(), proved) {
+                (Verdict::Retry, _) => {
+                    // Only a proved one cannot be asked for a proof.
+                    let _ = newcomer.retry();
                 }
-                Err(_) => self.renew(),
+                (Verdict::Ignore, _) => newcomer.ignore(),
+                (_, Some(place)) => {
+                    let wire_max = self.options.wire_max;
+                    return Some(Incoming::new(newcomer, place, wire_max, self.gate.clone()));
+                }
+                (_, None) => newcomer.refuse(),
             }
         }
+    }
+
+    /// What came of those who wanted in, since the start.
+    pub fn gate_stats(&self) -> GateStats {
+        self.gate.stats()
     }
 
     /// Closes all connections and waits for the peers to be told, half a second at most.
@@ -306,10 +358,11 @@ impl Endpoint {
 fn server_config(
     identity: &Identity,
     options: &TransportOptions,
+    token_key: &TokenKey,
 ) -> Result<quinn::ServerConfig, TlsError> {
     let crypto = QuicServerConfig::try_from(identity.server_config()?)
         .expect("the cipher suite that QUIC begins with is among the provider's");
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::clone(&token_key.0));
     config
         .transport_config(Arc::new(tuning::transport_config(options)))
         .max_incoming(INCOMING_COUNT_MAX)
@@ -343,12 +396,20 @@ fn bind(address: SocketAddr) -> Result<(UdpSocket, SocketAddr), EndpointError> {
 pub struct Incoming {
     quic: quinn::Incoming,
     address: SocketAddr,
+    place: Place,
+    wire_max: u16,
+    gate: Gate,
 }
 
 impl Incoming {
-    fn new(quic: quinn::Incoming) -> Incoming {
-        let address = quic.remote_address();
-        Incoming { quic, address }
+    fn new(quic: quinn::Incoming, place: Place, wire_max: u16, gate: Gate) -> Incoming {
+        Incoming {
+            address: quic.remote_address(),
+            quic,
+            place,
+            wire_max,
+            gate,
+        }
     }
 
     /// Ends the handshake: the certificate must be of the cluster's CA, its role the one in the hello, the hello for this
@@ -362,12 +423,18 @@ impl Incoming {
         node: NodeId,
         incarnation: u64,
     ) -> Result<(Connection, Hello), TransportError> {
-        hello::welcome(self.quic, node, incarnation).await
+        let welcomed = hello::welcome(self.quic, (node, incarnation), self.wire_max).await;
+        if welcomed.is_ok() {
+            self.place.succeeded();
+        }
+        welcomed
     }
 
     /// Turns it away before any work is done for it: the peer's [`Endpoint::connect`] reports
     /// [`Refusal::Overloaded`].
     pub fn refuse(self) {
+        self.gate.refused();
+        self.place.succeeded();
         self.quic.refuse();
     }
 

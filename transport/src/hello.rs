@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::pki_types::CertificateDer;
-use sixfold_log_format::wire::{Hello, Message, Refusal, Role, WIRE_VERSION, Welcome};
+use sixfold_log_format::wire::{Hello, Message, Refusal, Role, WIRE_VERSION_MIN, Welcome};
 use sixfold_log_format::{DecodeError, NodeId};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -23,8 +23,6 @@ use crate::connection::{Connection, Receiver, Sender, TransportError, code};
 use crate::endpoint::{ConnectError, role_name};
 use crate::tls::{Party, node_name};
 
-/// Lowest wire version that this build speaks.
-const WIRE_VERSION_MIN: u16 = 1;
 /// Longest time from the first datagram to a hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
 /// Longest time that a refusal may take to arrive before the connection is closed under it.
@@ -58,7 +56,7 @@ pub(crate) async fn introduce(
     })?;
     match answer {
         Message::Welcome(welcome) if welcome.node == node && versions.contains(&welcome.wire) => {
-            Ok((connection, welcome))
+            Ok((connection.speaking(welcome.wire), welcome))
         }
         Message::Refused(refusal) => {
             connection.close("refused");
@@ -88,8 +86,8 @@ fn unexpected(zone: &'static str) -> DecodeError {
 /// Answers, as [`crate::Incoming::welcome`] says.
 pub(crate) async fn welcome(
     incoming: quinn::Incoming,
-    node: NodeId,
-    incarnation: u64,
+    (node, incarnation): (NodeId, u64),
+    wire_max: u16,
 ) -> Result<(Connection, Hello), TransportError> {
     let deadline = Instant::now() + HELLO_LIMIT;
     let connecting = incoming.accept()?;
@@ -106,7 +104,7 @@ pub(crate) async fn welcome(
         return Err(TransportError::TimedOut);
     };
     let (mut sender, said) = heard?;
-    match said.and_then(|hello| Ok((judge(&hello, peer, node)?, hello))) {
+    match said.and_then(|hello| Ok((judge(&hello, peer, node, wire_max)?, hello))) {
         Ok((wire, hello)) => {
             let welcome = Welcome {
                 wire,
@@ -115,7 +113,7 @@ pub(crate) async fn welcome(
             };
             sender.send(&Message::Welcome(welcome)).await?;
             sender.finish();
-            Ok((connection, hello))
+            Ok((connection.speaking(wire), hello))
         }
         Err(refusal) => {
             let reason = format!("hello refused: {refusal:?}");
@@ -153,7 +151,7 @@ fn malformed(reason: impl Into<String>) -> Refusal {
 }
 
 /// The wire version to speak, or why the peer is refused.
-fn judge(hello: &Hello, peer: Party, node: NodeId) -> Result<u16, Refusal> {
+fn judge(hello: &Hello, peer: Party, node: NodeId, wire_max: u16) -> Result<u16, Refusal> {
     if hello.role != peer.role {
         return Err(Refusal::NotAllowed);
     }
@@ -163,11 +161,11 @@ fn judge(hello: &Hello, peer: Party, node: NodeId) -> Result<u16, Refusal> {
             hello.node
         )));
     }
-    let wire = hello.wire_max.min(WIRE_VERSION);
+    let wire = hello.wire_max.min(wire_max);
     if wire < hello.wire_min.max(WIRE_VERSION_MIN) {
         return Err(Refusal::Wire {
             min: WIRE_VERSION_MIN,
-            max: WIRE_VERSION,
+            max: wire_max,
         });
     }
     Ok(wire)

@@ -12,8 +12,12 @@
 
 pub mod tls;
 
+pub mod certificate;
+mod token;
+
 pub mod endpoint;
 
+mod gate;
 mod hello;
 mod socket;
 mod tuning;
@@ -24,4 +28,6 @@ mod frame_reader;
 
 pub use connection::{Connection, Receiver, Sender, TransportError, WireStats};
 pub use endpoint::{ConnectError, Endpoint, EndpointError, Incoming, TransportOptions};
+pub use gate::GateStats;
 pub use tls::{ClusterCa, Identity, TlsError};
+pub use token::{VolumeToken, token_digest};

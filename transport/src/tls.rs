@@ -8,14 +8,14 @@
 //! | `<32 hex digits>.node.sixfold` | the storage node with that id | yes, and connect to other nodes |
 //! | `writer.sixfold`, `reader.sixfold`, `operator.sixfold` | that role | no |
 //!
-//! It does not revoke: a stolen key means a new CA. Certificates last ten years from the day before they were made
+//! It does not revoke: a stolen key means a new CA. `ca.pem` may hold several authorities, each of which is trusted: so one is exchanged for
+//! another while everything runs. Certificates last ten years from the day before they were made
 //! (clocks of a cluster disagree by less) unless asked otherwise, so that no cluster stops because nobody renewed them. One that was
 //! renewed in its files is taken up by the running process (`IdentityFiles`).
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -69,7 +69,7 @@ pub enum TlsError {
     },
 }
 
-fn invalid(what: impl Into<String>, reason: impl fmt::Display) -> TlsError {
+pub(crate) fn invalid(what: impl Into<String>, reason: impl fmt::Display) -> TlsError {
     TlsError::Invalid {
         what: what.into(),
         reason: reason.to_string(),
@@ -279,14 +279,22 @@ impl IdentityFiles {
     /// What they hold, for the party that `held` is.
     ///
     /// # Errors
-    /// As [`Identity::load`]; when they name another party.
+    /// As [`Identity::load`]; when they name another party; when the certificate is of an authority that `held` does not trust. An
+    /// authority is changed in steps: the new one is added to `ca.pem`, certificates are issued by it, the old one is removed.
     pub(crate) fn load(&self, held: &Identity) -> Result<Identity, TlsError> {
         let identity = Identity::load(&self.dir, &self.name)?;
-        if identity.party == held.party {
-            return Ok(identity);
-        }
         let path = self.dir.join(format!("{}.pem", self.name));
-        Err(invalid(path.display().to_string(), "names another party"))
+        let refused = |reason: &str| Err(invalid(path.display().to_string(), reason));
+        if identity.party != held.party {
+            return refused("names another party");
+        }
+        // Files of another cluster, put here by mistake, name the same party: roles are the same in every cluster.
+        if verify_issued(&held.roots, &identity.certificate).is_err() {
+            return refused(
+                "was issued by an authority that this process does not trust: add that authority to ca.pem first",
+            );
+        }
+        Ok(identity)
     }
 }
 
@@ -313,8 +321,7 @@ impl Identity {
             read_file(&certificate_path)?,
             read_file(&key_path)?,
         ];
-        let mode = fs::metadata(&key_path).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & 0o077 != 0 {
+        if is_readable_by_others(&key_path) {
             tracing::warn!(path = %key_path.display(), "key file can be read by others");
         }
         let identity = Identity::from_pem(&certificate_path.display().to_string(), pem)?;
@@ -346,15 +353,23 @@ impl Identity {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path, name: &str) -> Result<(), TlsError> {
+        self.save_own(dir, name)?;
+        write_file(&dir.join("ca.pem"), &self.pem[0], CERTIFICATE_FILE_MODE)
+    }
+
+    /// The same but for `ca.pem`, which is left as it is.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_own(&self, dir: &Path, name: &str) -> Result<(), TlsError> {
         make_dir(dir)?;
-        let [ca, certificate, key] = &self.pem;
+        let [_, certificate, key] = &self.pem;
         write_file(&dir.join(format!("{name}-key.pem")), key, KEY_FILE_MODE)?;
         write_file(
             &dir.join(format!("{name}.pem")),
             certificate,
             CERTIFICATE_FILE_MODE,
-        )?;
-        write_file(&dir.join("ca.pem"), ca, CERTIFICATE_FILE_MODE)
+        )
     }
 
     /// The role in the certificate.
@@ -378,19 +393,21 @@ impl Identity {
 
     /// `what` names the certificate in errors.
     fn from_pem(what: &str, pem: [String; 3]) -> Result<Identity, TlsError> {
-        let ca = read_certificate("ca.pem", &pem[0])?;
+        let mut roots = RootCertStore::empty();
+        for ca in read_certificates("ca.pem", &pem[0])? {
+            roots.add(ca).map_err(|error| invalid("ca.pem", error))?;
+        }
+        let roots = Arc::new(roots);
         let certificate = read_certificate(what, &pem[1])?;
         let key = PrivateKeyDer::from_pem_slice(pem[2].as_bytes())
             .map_err(|error| invalid(format!("key of {what}"), error))?;
-        verify_issued(&ca, &certificate).map_err(|reason| invalid(what, reason))?;
+        verify_issued(&roots, &certificate).map_err(|reason| invalid(what, reason))?;
         CertifiedKey::from_der(vec![certificate.clone()], key.clone_key(), &provider())
             .map_err(|error| invalid(format!("key of {what}"), error))?;
         let party = Party::of(&certificate).map_err(|reason| invalid(what, reason))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(ca).map_err(|error| invalid("ca.pem", error))?;
         Ok(Identity {
             party,
-            roots: Arc::new(roots),
+            roots,
             certificate,
             key: Arc::new(key),
             pem,
@@ -492,16 +509,12 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// That `certificate` was issued by `ca` and is valid now, for connecting at least.
-fn verify_issued(
-    ca: &CertificateDer<'static>,
+/// That `certificate` was issued by one of `roots` and is valid now, for connecting at least.
+pub(crate) fn verify_issued(
+    roots: &Arc<RootCertStore>,
     certificate: &CertificateDer<'static>,
 ) -> Result<(), String> {
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(ca.clone())
-        .map_err(|error| format!("ca.pem: {error}"))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
         .build()
         .map_err(|error| error.to_string())?;
     match verifier.verify_client_cert(certificate, &[], UnixTime::now()) {
@@ -513,8 +526,21 @@ fn verify_issued(
     }
 }
 
-fn read_certificate(what: &str, pem: &str) -> Result<CertificateDer<'static>, TlsError> {
+pub(crate) fn read_certificate(what: &str, pem: &str) -> Result<CertificateDer<'static>, TlsError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| invalid(what, error))
+}
+
+/// All certificates of a file: at least one.
+pub(crate) fn read_certificates(
+    what: &str,
+    pem: &str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let all = all.map_err(|error| invalid(what, error))?;
+    if all.is_empty() {
+        return Err(invalid(what, "holds no certificate"));
+    }
+    Ok(all)
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> TlsError {
@@ -525,13 +551,45 @@ fn file_error(path: &Path) -> impl Fn(std::io::Error) -> TlsError {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, TlsError> {
+pub(crate) fn read_file(path: &Path) -> Result<String, TlsError> {
     fs::read_to_string(path).map_err(file_error(path))
 }
 
 fn make_dir(dir: &Path) -> Result<(), TlsError> {
     fs::create_dir_all(dir).map_err(file_error(dir))
 }
+
+/// Writes a file that holds a secret.
+pub(crate) fn write_key_file(path: &Path, text: &str) -> Result<(), TlsError> {
+    write_file(path, text, KEY_FILE_MODE)
+}
+
+/// Writes a file that holds certificates.
+pub(crate) fn write_certificate_file(path: &Path, text: &str) -> Result<(), TlsError> {
+    write_file(path, text, CERTIFICATE_FILE_MODE)
+}
+
+#[cfg(unix)]
+fn is_readable_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    mode & 0o077 != 0
+}
+
+/// Systems without modes have rights of their own.
+#[cfg(not(unix))]
+fn is_readable_by_others(_: &Path) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn with_mode(options: &mut OpenOptions, mode: u32) {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(mode);
+}
+
+#[cfg(not(unix))]
+fn with_mode(_: &mut OpenOptions, _: u32) {}
 
 /// Writes beside and renames: whoever reads meanwhile sees the old file or the new one, never half of it.
 fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
@@ -542,12 +600,10 @@ fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)
-        .map_err(&failed)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    with_mode(&mut options, mode);
+    let mut file = options.open(&beside).map_err(&failed)?;
     file.write_all(text.as_bytes()).map_err(&failed)?;
     file.sync_all().map_err(&failed)?;
     fs::rename(&beside, path).map_err(failed)

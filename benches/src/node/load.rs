@@ -57,6 +57,7 @@ fn manifest(volume_epoch: VolumeEpoch) -> Manifest {
             pages_per_pg: 1 << 30,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs: vec![PgEntry {
             pg: PgId::ROOT,

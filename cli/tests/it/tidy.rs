@@ -62,6 +62,7 @@ fn arrows_between_crates_point_down() {
         ("log-format", &[]),
         ("recovery", &["sixfold-log-format"]),
         ("transport", &["sixfold-log-format"]),
+        ("metrics", &[]),
         (
             "storage-node/core",
             &["sixfold-log-format", "sixfold-recovery"],
@@ -70,6 +71,7 @@ fn arrows_between_crates_point_down() {
             "storage-node",
             &[
                 "sixfold-log-format",
+                "sixfold-metrics",
                 "sixfold-storage-node-core",
                 "sixfold-transport",
             ],
@@ -85,6 +87,7 @@ fn arrows_between_crates_point_down() {
                 "sixfold-compute-core",
                 "sixfold-kv",
                 "sixfold-log-format",
+                "sixfold-metrics",
                 "sixfold-recovery",
                 "sixfold-transport",
             ],
@@ -108,6 +111,8 @@ fn each_technology_has_one_door() {
         ("memmap2::", &["storage-node/src/mmap.rs"]),
         ("clap::", &["cli/", "sim/", "benches/versus/"]),
         ("anyhow::", &["cli/", "benches/", "sim/"]),
+        ("hyper::", &["cli/src/observe/"]),
+        ("ratatui::", &["cli/src/top/", "cli/src/top.rs"]),
     ];
     for (path, text) in sources().iter().filter(|(path, _)| is_product(path)) {
         for (name, doors) in doors {

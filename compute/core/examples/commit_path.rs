@@ -246,6 +246,7 @@ fn opened() -> Opened {
                 pages_per_pg: 1 << 24,
                 retention_ms: 0,
                 retention_bytes: 0,
+                token: None,
             },
             pgs: vec![PgEntry {
                 pg: PgId::ROOT,

@@ -234,6 +234,11 @@ impl Line {
             .collect()
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.line.len() + self.missing.len() + self.stalled.len()
+    }
+
     /// Whether nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.line.is_empty() && self.missing.is_empty() && self.stalled.is_empty()

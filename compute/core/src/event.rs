@@ -224,6 +224,10 @@ pub struct Relation {
     pub scl: Lsn,
     /// Smoothed time from send to ack, microseconds.
     pub ack_us: u64,
+    /// Sealed LSNs of its group that it has not acknowledged: from its SCL to the group's last one.
+    pub lag_lsns: u64,
+    /// About for how long the oldest of them has been durable elsewhere; zero when it is complete.
+    pub lag: Duration,
 }
 
 /// The writer's numbers, for status and benches.
@@ -265,6 +269,10 @@ pub struct WriterStats {
     pub user_bytes: u64,
     /// Sealed bytes that lack their quorum.
     pub unacknowledged_bytes: u64,
+    /// Commits that wait for admission.
+    pub waiting_commits: usize,
+    /// Commits are taken, and every group has its write quorum of segments that take batches.
+    pub is_writable: bool,
     /// Pages fetched from segments.
     pub fetches: u64,
     /// Reads that were hedged.

@@ -32,7 +32,8 @@ pub(crate) struct Link {
     pub(crate) full: bool,
     /// It is being brought up to the others: it is asked for nothing until it is whole (R20).
     pub(crate) joining: bool,
-    /// When it last said anything; at first, when the link was made.
+    /// When it last said anything; at first, when the link was made. One that refused for now is not asked for a while, and is not
+    /// silent in that time: then it is when it is asked again.
     pub(crate) heard_at: Duration,
     /// The newest manifest that it is known to hold, of this writer's.
     pub(crate) told: MembershipEpoch,
@@ -129,6 +130,11 @@ impl Link {
         }
     }
 
+    /// For how long nothing was heard of it that was to be.
+    pub(crate) fn silent_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.heard_at)
+    }
+
     /// For status.
     pub(crate) fn relation(&self) -> Relation {
         Relation {
@@ -139,6 +145,8 @@ impl Link {
             attached: self.is_up(),
             scl: self.scl,
             ack_us: self.ack_us,
+            lag_lsns: 0,
+            lag: Duration::ZERO,
         }
     }
 

@@ -17,6 +17,7 @@
 //! - A group takes no record before the root's step that appends it is in force.
 
 pub(crate) mod calls;
+pub(crate) mod carrier;
 pub(crate) mod fleet;
 pub(crate) mod jobs;
 pub(crate) mod leaving;
@@ -33,6 +34,7 @@ use sixfold_log_format::{Lsn, ManifestVersion, NodeId, PgId, SegmentId};
 use sixfold_recovery::machine::Opened;
 
 use self::calls::Calls;
+use self::carrier::{Carrier, Pause};
 use self::draw::Draw;
 use self::fleet::Fleet;
 use self::jobs::Jobs;
@@ -51,7 +53,7 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberBounds {
     /// A segment that was not heard for this long is replaced on a spare node, and a group that lost copies for good gets others
-    /// (R19). `None` = never.
+    /// (R19). `None` = never; what an earlier writer began goes on, and is taken back when commits wait for it.
     pub repair_after: Option<Duration>,
     /// Segments that are being replaced at the same time, by wish or by itself; the others wait.
     pub replacements_max: usize,
@@ -173,7 +175,9 @@ pub(crate) struct Members {
     /// Silent segments for which no place was found, and when to look again.
     pub(crate) repair_pauses: BTreeMap<SegmentId, Duration>,
     /// Groups that lack copies and could not be given any, and when to look again.
-    pub(crate) reshape_pauses: BTreeMap<PgId, Duration>,
+    pub(crate) reshape_pauses: BTreeMap<PgId, Pause>,
+    /// Groups that lack copies: whether the members that they have carry their writes.
+    pub(crate) carriers: BTreeMap<PgId, Carrier>,
     /// The volume could not grow by itself: not before.
     pub(crate) grow_not_before: Duration,
 }
@@ -194,6 +198,7 @@ impl Members {
             beat_at: now,
             repair_pauses: BTreeMap::new(),
             reshape_pauses: BTreeMap::new(),
+            carriers: BTreeMap::new(),
             grow_not_before: now,
         }
     }
@@ -228,13 +233,13 @@ impl Members {
         (gap >= STOOD_STILL).then_some(gap)
     }
 
-    /// Whether it is time to look who is silent.
-    pub(crate) fn take_look(&mut self, now: Duration) -> Option<Duration> {
-        let patience = self.bounds.repair_after?;
-        if now < self.looked_at + LOOK_MAX.min(patience / 4) {
-            return None;
+    /// Whether it is time to look who is silent, and how groups are that lack copies.
+    pub(crate) fn take_look(&mut self, now: Duration) -> bool {
+        let patience = self.bounds.repair_after.unwrap_or(LOOK_MAX * 4);
+        let is_due = now >= self.looked_at + LOOK_MAX.min(patience / 4);
+        if is_due {
+            self.looked_at = now;
         }
-        self.looked_at = now;
-        Some(patience)
+        is_due
     }
 }

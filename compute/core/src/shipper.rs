@@ -272,14 +272,7 @@ impl Shipper {
         };
         let ours = self.hello.template.volume_epoch;
         let link = &mut self.links[index];
-        // A node that lost the segment does not speak for it (R12).
-        let is_silence = |refusal: &Refusal| {
-            matches!(
-                refusal,
-                Refusal::UnknownSegment | Refusal::StaleMembership { .. }
-            )
-        };
-        if !matches!(message, Message::Refused(refusal) if is_silence(refusal)) {
+        if !matches!(message, Message::Refused(_)) {
             link.heard_at = now;
         }
         match message {
@@ -342,6 +335,7 @@ impl Shipper {
         actions: &mut VecDeque<WriterAction>,
     ) -> News {
         let ours = self.hello.template.volume_epoch;
+        self.heard_refusal(attach, refusal, now);
         let higher = match refusal {
             Refusal::StaleEpoch { volume_epoch } if *volume_epoch >= ours => *volume_epoch,
             // Only the holder of a higher volume epoch makes a manifest that this writer does not know (R21).
@@ -367,6 +361,20 @@ impl Shipper {
         self.links[index].state = LinkState::Fenced;
         actions.push_back(WriterAction::Detach { attach });
         News::Fenced(higher)
+    }
+
+    /// A refusal is a sign of life, for as long as the segment is not asked again because of it. But a node that lost the segment does
+    /// not speak for it (R12).
+    fn heard_refusal(&mut self, attach: AttachKey, refusal: &Refusal, now: Duration) {
+        let is_silence = matches!(
+            refusal,
+            Refusal::UnknownSegment | Refusal::StaleMembership { .. }
+        );
+        if let Some(life) = self.lives.get(&attach)
+            && !is_silence
+        {
+            self.links[life.link].heard_at = now + REFUSED_PAUSE;
+        }
     }
 
     /// Whether a manifest names the segment of this stream.

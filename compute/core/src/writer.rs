@@ -36,9 +36,10 @@ use crate::commit_queue::CommitQueue;
 use crate::conflict::RecentCommits;
 use crate::due::Due;
 use crate::durability::Durability;
-use crate::event::{FetchTicket, WriterAction, WriterEvent, WriterStats};
+use crate::event::{FetchTicket, Relation, WriterAction, WriterEvent, WriterStats};
 use crate::fetch::Fetches;
 use crate::heartbeat::LeaseKeeper;
+use crate::link::Link;
 use crate::members::calls::is_call;
 use crate::members::{MemberBounds, Members};
 use crate::page_cache::CacheKeeper;
@@ -381,6 +382,8 @@ impl WriterCore {
             redo_bytes: self.counters.redo_bytes,
             user_bytes: self.counters.user_bytes,
             unacknowledged_bytes: self.retained_bytes() as u64,
+            waiting_commits: self.line.len(),
+            is_writable: self.is_open() && self.writable,
             fetches,
             hedged,
             relations: self
@@ -388,10 +391,30 @@ impl WriterCore {
                 .links()
                 .iter()
                 .filter(|link| !link.is_gone())
-                .map(|link| link.relation())
+                .map(|link| self.relation(link))
                 .collect(),
             membership: self.membership_stats(),
         }
+    }
+
+    /// How it stands to a segment. How long ago what it lacks became durable is as exact as the samples of VDL.
+    fn relation(&self, link: &Link) -> Relation {
+        let relation = link.relation();
+        let group = &self.groups[link.pg.get() as usize];
+        if relation.scl >= group.last_sealed {
+            return relation;
+        }
+        Relation {
+            lag_lsns: group.last_sealed.since(relation.scl),
+            lag: self.ages.age(relation.scl, self.now),
+            ..relation
+        }
+    }
+
+    /// The last LSN that was sealed.
+    pub fn sealed_through(&self) -> Lsn {
+        let sealed = self.groups.iter().map(|group| group.last_sealed);
+        sealed.max().unwrap_or(Lsn::NONE)
     }
 
     /// What is done when every event at hand was handled and every action taken.

@@ -20,9 +20,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::clock;
-use super::commands::{Command, Holds};
+use super::commands::{Command, CommitAnswer, Holds};
 use super::links::Links;
 use super::log_stream::LogStream;
+use super::meters::SealTimes;
 use super::refence::refence;
 use super::state::State;
 use super::tasks::caught;
@@ -40,6 +41,7 @@ pub(crate) struct Bridge {
     state: Arc<State>,
     wake: Notify,
     waiting: RefCell<Waiting>,
+    seals: RefCell<SealTimes>,
     wishes: RefCell<WishWaiters>,
     streams: RefCell<HashMap<AttachKey, LogStream>>,
     ask_limit: Duration,
@@ -51,7 +53,6 @@ pub(crate) struct Bridge {
     attempts: RefCell<BTreeSet<VolumeEpoch>>,
 }
 
-type CommitAnswer = oneshot::Sender<Result<Lsn, CommitError>>;
 type FetchAnswer = oneshot::Sender<Result<Vec<Arc<Page>>, FetchError>>;
 type LogReadAnswer = oneshot::Sender<Result<LogAnswer, LogError>>;
 type RoundAnswer = oneshot::Sender<Result<Lsn, RoundError>>;
@@ -61,31 +62,41 @@ type RoundAnswer = oneshot::Sender<Result<Lsn, RoundError>>;
 struct Waiting {
     last_ticket: u64,
     commits: Commits,
-    fetches: HashMap<FetchTicket, FetchAnswer>,
+    fetches: HashMap<FetchTicket, (Duration, FetchAnswer)>,
     rounds: HashMap<FetchTicket, RoundAnswer>,
     log_reads: HashMap<FetchTicket, LogReadAnswer>,
     leases: HashMap<FetchTicket, oneshot::Sender<bool>>,
     closes: Vec<oneshot::Sender<()>>,
 }
 
+/// A commit that is on its way.
+#[derive(Debug)]
+struct CommitWaiting {
+    /// Held, not read.
+    _holds: Holds,
+    answer: CommitAnswer,
+    /// When the core was given it.
+    since: Duration,
+}
+
 /// Commits that are on their way. A ticket is a place, which is used again as soon as it was answered: there are many of them.
 #[derive(Debug, Default)]
 struct Commits {
-    places: Vec<Option<(Holds, CommitAnswer)>>,
+    places: Vec<Option<CommitWaiting>>,
     free: Vec<CommitTicket>,
 }
 
 impl Commits {
-    fn insert(&mut self, holds: Holds, answer: CommitAnswer) -> CommitTicket {
+    fn insert(&mut self, waiting: CommitWaiting) -> CommitTicket {
         let ticket = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
             CommitTicket(self.places.len() as u64 - 1)
         });
-        self.places[place(ticket)] = Some((holds, answer));
+        self.places[place(ticket)] = Some(waiting);
         ticket
     }
 
-    fn remove(&mut self, ticket: CommitTicket) -> (Holds, CommitAnswer) {
+    fn remove(&mut self, ticket: CommitTicket) -> CommitWaiting {
         self.free.push(ticket);
         let waiting = self.places[place(ticket)].take();
         waiting.expect("a commit is answered once")
@@ -117,6 +128,7 @@ impl Bridge {
             state,
             wake: Notify::new(),
             waiting: RefCell::default(),
+            seals: RefCell::default(),
             wishes: RefCell::default(),
             streams: RefCell::default(),
             ask_limit,
@@ -217,7 +229,11 @@ impl Bridge {
                     holds,
                     answer,
                 } => {
-                    let ticket = waiting.commits.insert(holds, answer);
+                    let ticket = waiting.commits.insert(CommitWaiting {
+                        _holds: holds,
+                        answer,
+                        since: now,
+                    });
                     WriterEvent::Commit { ticket, request }
                 }
                 Command::Fetch { answer, .. } if answer.is_closed() => return false,
@@ -228,7 +244,7 @@ impl Bridge {
                     answer,
                 } => {
                     let ticket = FetchTicket(waiting.next_ticket());
-                    waiting.fetches.insert(ticket, answer);
+                    waiting.fetches.insert(ticket, (now, answer));
                     WriterEvent::Fetch {
                         ticket,
                         pages,
@@ -318,15 +334,17 @@ impl Bridge {
 
     /// Carries out what the core wants done.
     pub(crate) fn pump(self: &Rc<Self>) {
+        // What is sent and answered in this turn is so now: one look at the clock for all of it.
+        let now = clock::now();
         loop {
             let action = self.core.borrow_mut().poll_action();
             let Some(action) = action else { break };
-            self.perform(action);
+            self.perform(now, action);
         }
         self.news.tell(clock::now(), self.shared.vdl());
     }
 
-    fn perform(self: &Rc<Self>, action: WriterAction) {
+    fn perform(self: &Rc<Self>, now: Duration, action: WriterAction) {
         match action {
             WriterAction::Attach {
                 attach,
@@ -343,7 +361,11 @@ impl Bridge {
             WriterAction::Send { attach, message } => {
                 // A stream that was lost meanwhile: the core has been told, or will be.
                 if let Some(stream) = self.streams.borrow().get(&attach) {
-                    stream.send(message);
+                    if matches!(message, Message::Append(_)) {
+                        let sealed = self.core.borrow().sealed_through();
+                        self.seals.borrow_mut().sealed(sealed, now);
+                    }
+                    stream.send(now, message);
                 }
             }
             WriterAction::Ask {
@@ -361,16 +383,17 @@ impl Bridge {
                 });
             }
             WriterAction::Committed { ticket, result } => {
-                let (_holds, answer) = self.waiting.borrow_mut().commits.remove(ticket);
-                let _gone = answer.send(result);
+                let waiting = self.waiting.borrow_mut().commits.remove(ticket);
+                self.commit_answered(now, waiting, result);
             }
             WriterAction::Fetched { ticket, result } => {
-                let answer = self
+                let (since, answer) = self
                     .waiting
                     .borrow_mut()
                     .fetches
                     .remove(&ticket)
                     .expect("a fetch is answered once");
+                self.state.meters.fetch.count(now.saturating_sub(since));
                 let _gone = answer.send(result);
             }
             WriterAction::Rounded { ticket, result } => {
@@ -424,6 +447,30 @@ impl Bridge {
             WriterAction::WishReported { report } => self.wishes.borrow_mut().tell(&report),
             WriterAction::Drained => self.drained.set(true),
         }
+    }
+
+    /// Answers a commit, and counts where its time went. A commit whose token was done before has an older LSN: it has no parts.
+    fn commit_answered(
+        &self,
+        now: Duration,
+        waiting: CommitWaiting,
+        result: Result<Lsn, CommitError>,
+    ) {
+        if let Ok(lsn) = result
+            && let Some(sealed) = self.seals.borrow_mut().of(lsn)
+            && sealed >= waiting.since
+        {
+            let (seal, quorum) = (sealed - waiting.since, now.saturating_sub(sealed));
+            self.state.meters.seal.count(seal);
+            self.state.meters.quorum.count(quorum);
+            tracing::trace!(target: "sixfold::commit", %lsn, ?seal, ?quorum, "durable");
+        }
+        let _gone = waiting.answer.send((result, now));
+    }
+
+    /// How long things take.
+    pub(crate) fn meters(&self) -> &super::meters::Meters {
+        &self.state.meters
     }
 
     /// Hands a wish of this process to the core, which reports on it.

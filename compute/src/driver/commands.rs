@@ -29,6 +29,9 @@ pub(crate) struct Holds {
     pub(crate) room: OwnedSemaphorePermit,
 }
 
+/// How a commit ended, and when that was said.
+pub(crate) type CommitAnswer = oneshot::Sender<(Result<Lsn, CommitError>, Duration)>;
+
 /// A command.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -36,7 +39,7 @@ pub(crate) enum Command {
     Commit {
         request: CommitRequest,
         holds: Holds,
-        answer: oneshot::Sender<Result<Lsn, CommitError>>,
+        answer: CommitAnswer,
     },
     /// Bring pages to the cache.
     Fetch {

@@ -9,7 +9,7 @@ use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{CreateSegment, Message, Probe, ProbeAnswer, Refusal};
 use sixfold_log_format::{
     Manifest, ManifestVersion, Member, MemberKind, MembershipEpoch, NodeId, PgEntry, PgId,
-    QuorumModel, SegmentId, SegmentSet, VolumeEpoch,
+    QuorumModel, SegmentId, SegmentSet, TokenDigest, VolumeEpoch, VolumeParameters,
 };
 use sixfold_recovery::membership::{Load, place_group};
 use tokio::time::Instant;
@@ -55,7 +55,11 @@ pub(crate) async fn create(
         None => {
             let hosts =
                 place_group(&fleet).map_err(|error| Error::unavailable(error.to_string()))?;
-            first_manifest(options, &hosts, || SegmentId::from_bytes(random::bytes()))
+            let token = options.cluster.volume_token()?;
+            let digest = token.map(|token| token.digest(options.cluster.volume));
+            first_manifest(options, &hosts, digest, || {
+                SegmentId::from_bytes(random::bytes())
+            })
         }
     };
     let entry = manifest.pg(PgId::ROOT).expect("a first manifest has PG 0");
@@ -160,6 +164,7 @@ fn names_these_nodes(manifest: &Manifest, options: &Options) -> bool {
 pub(crate) fn first_manifest(
     options: &Options,
     hosts: &[NodeId],
+    token: Option<TokenDigest>,
     mut mint: impl FnMut() -> SegmentId,
 ) -> Manifest {
     let cluster = &options.cluster;
@@ -181,7 +186,10 @@ pub(crate) fn first_manifest(
             membership_epoch: MembershipEpoch::new(1),
         },
         volume: cluster.volume,
-        parameters: options.parameters.clone(),
+        parameters: VolumeParameters {
+            token,
+            ..options.parameters.clone()
+        },
         pgs: vec![PgEntry {
             pg: PgId::ROOT,
             sets: vec![SegmentSet {

@@ -10,7 +10,9 @@ use std::time::Duration;
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Hello, Message, Role};
 use sixfold_log_format::{NodeId, VolumeId};
-use sixfold_transport::{ConnectError, Connection, Endpoint, Receiver, TransportError, WireStats};
+use sixfold_transport::{
+    ConnectError, Connection, Endpoint, Receiver, TransportError, VolumeToken, WireStats,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -65,6 +67,8 @@ pub(crate) struct Links {
     endpoint: Endpoint,
     role: Role,
     volume: VolumeId,
+    /// Shown to every node; empty where the volume has none.
+    token: Vec<u8>,
     /// In the order of the cluster's description, then those that were heard of later.
     nodes: RefCell<Vec<NodeId>>,
     links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
@@ -93,6 +97,7 @@ impl Links {
             endpoint,
             role: Role::Writer,
             volume: cluster.volume,
+            token: Vec::new(),
             nodes: RefCell::new(cluster.nodes.iter().map(|node| node.node).collect()),
             links: RefCell::new(links.collect()),
             retired: Rc::default(),
@@ -102,6 +107,12 @@ impl Links {
     /// The same for a certificate of another role.
     pub(crate) fn speaking_as(self, role: Role) -> Links {
         Links { role, ..self }
+    }
+
+    /// The same with the volume's token.
+    pub(crate) fn showing(self, token: Option<&VolumeToken>) -> Links {
+        let token = token.map_or_else(Vec::new, |token| token.as_bytes().to_vec());
+        Links { token, ..self }
     }
 
     /// The volume.
@@ -257,7 +268,7 @@ impl Links {
     }
 
     fn hello(&self, node: NodeId) -> Hello {
-        Hello::new(self.role, node, Some(self.volume))
+        Hello::new(self.role, node, Some(self.volume)).with_token(&self.token)
     }
 
     /// Forgets a connection when it is gone. No new one is made while it stands in its place, so that it forgets itself.

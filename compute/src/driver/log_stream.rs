@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::bridge::Bridge;
+use super::clock;
 use super::links::{LinkError, Patience};
 
 /// A segment makes history and manifest durable before it answers an attach; slower than this is lost.
@@ -34,7 +35,7 @@ pub(crate) struct LogStream {
 
 #[derive(Debug, Default)]
 struct Queue {
-    messages: RefCell<VecDeque<Message>>,
+    messages: RefCell<VecDeque<(Duration, Message)>>,
     filled: Notify,
 }
 
@@ -65,9 +66,9 @@ impl LogStream {
         }
     }
 
-    /// Queues a message.
-    pub(crate) fn send(&self, message: Message) {
-        self.queue.messages.borrow_mut().push_back(message);
+    /// Queues a message, now.
+    pub(crate) fn send(&self, now: Duration, message: Message) {
+        self.queue.messages.borrow_mut().push_back((now, message));
         self.queue.filled.notify_one();
     }
 }
@@ -128,13 +129,17 @@ async fn write(bridge: Rc<Bridge>, attach: AttachKey, mut sender: Sender, queue:
     let mut drained_bytes = 0;
     loop {
         let next = queue.messages.borrow_mut().pop_front();
-        let Some(message) = next else {
+        let Some((since, message)) = next else {
             queue.filled.notified().await;
             continue;
         };
         if sender.send(&message).await.is_err() {
             bridge.stream_lost(attach);
             return;
+        }
+        if matches!(message, Message::Append(_)) {
+            let shipped = clock::now().saturating_sub(since);
+            bridge.meters().ship.count(shipped);
         }
         drained_bytes += stream_bytes(&message);
         if drained_bytes >= DRAINED_BYTES_MIN {

@@ -17,6 +17,7 @@ mod create;
 mod links;
 mod log_stream;
 mod machine;
+pub(crate) mod meters;
 mod moves;
 pub(crate) mod reader;
 pub(crate) mod recovery;
@@ -181,7 +182,8 @@ fn connect(options: &Options, identity: &str) -> Result<Rc<Links>, Error> {
         EndpointError::Bind { .. } => Error::unavailable(error.to_string()),
         EndpointError::Tls(tls) => Error::config(tls.to_string()),
     })?;
-    let links = Links::new(endpoint, &options.cluster);
+    let token = options.cluster.volume_token()?;
+    let links = Links::new(endpoint, &options.cluster).showing(token.as_ref());
     Ok(Rc::new(links.speaking_as(identity.role())))
 }
 

@@ -94,7 +94,7 @@ impl Driver {
             .expect("it ends in time");
     }
 
-    fn commit(&self, deadline: Duration) -> oneshot::Receiver<Result<Lsn, CommitError>> {
+    fn commit(&self, deadline: Duration) -> oneshot::Receiver<(Result<Lsn, CommitError>, Duration)> {
         let read_point = Arc::new(self.bridge.shared().announce());
         let mut writes = WriteSet::new();
         writes.put("\x01key".into(), Bytes::from_static(b"value"));
@@ -188,7 +188,7 @@ fn a_close_answers_what_was_committed_before_and_waits_no_longer_than_its_limit(
         driver.serve(LIMIT).await;
         assert!(matches!(
             answered.await,
-            Ok(Err(CommitError::Unavailable { .. }))
+            Ok((Err(CommitError::Unavailable { .. }), _))
         ));
         assert!(matches!(
             driver.state.check_open(),

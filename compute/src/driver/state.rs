@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use sixfold_log_format::VolumeEpoch;
 
+use super::meters::Meters;
 use crate::error::Error;
 
 /// Open, fenced, or closed for a reason. Each is said once and stays.
@@ -11,6 +12,8 @@ use crate::error::Error;
 pub(crate) struct State {
     fenced: OnceLock<VolumeEpoch>,
     closed: OnceLock<String>,
+    /// How long commits and fetches take.
+    pub(crate) meters: Meters,
 }
 
 impl State {

@@ -58,6 +58,7 @@ fn manifest_of(cluster: &Cluster, version: u64) -> Manifest {
             pages_per_pg: 1_000,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs: vec![PgEntry {
             pg: PgId::ROOT,

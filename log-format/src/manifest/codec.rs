@@ -6,13 +6,17 @@ use super::{
 use crate::codec::{Put, Reader};
 use crate::error::DecodeError;
 use crate::field::{Field, code_field, struct_field, take_list};
-use crate::id::{ManifestVersion, PgId, VolumeId};
+use crate::id::{ManifestVersion, PgId, TokenDigest, VolumeId};
 use crate::limits::{
     LAL_MAX, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PG_COUNT_MAX, SEGMENTS_PER_SET_MAX, SET_COUNT_MAX,
 };
 
-/// The version of manifests that this build writes and reads.
-pub const MANIFEST_VERSION: u16 = 1;
+/// The highest version of manifests that this build writes and reads: of a volume with a token. Without one the manifest is
+/// written as version 1, which lacks the digest and is else the same, so that older builds read it.
+pub const MANIFEST_VERSION: u16 = 2;
+
+/// The version without a token's digest.
+const VERSION_WITHOUT_TOKEN: u16 = 1;
 
 const ZONE: &str = "manifest";
 
@@ -80,6 +84,7 @@ impl Field for VolumeParameters {
             pages_per_pg,
             retention_ms: input.u64()?,
             retention_bytes: input.u64()?,
+            token: None,
         })
     }
 }
@@ -138,10 +143,16 @@ impl Field for PgEntry {
 
 impl Field for Manifest {
     fn put(&self, out: &mut Vec<u8>) {
-        out.put_u16(MANIFEST_VERSION);
+        out.put_u16(match self.parameters.token {
+            Some(_) => MANIFEST_VERSION,
+            None => VERSION_WITHOUT_TOKEN,
+        });
         self.version.put(out);
         self.volume.put(out);
         self.parameters.put(out);
+        if let Some(token) = &self.parameters.token {
+            out.extend_from_slice(token.as_bytes());
+        }
         self.pgs.put(out);
         self.hints.put(out);
     }
@@ -149,17 +160,22 @@ impl Field for Manifest {
     fn take(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let zone = input.set_zone(ZONE);
         let version = input.u16()?;
-        if version != MANIFEST_VERSION {
+        if !(VERSION_WITHOUT_TOKEN..=MANIFEST_VERSION).contains(&version) {
             return Err(DecodeError::Version {
                 zone: ZONE,
                 found: version,
                 supported: MANIFEST_VERSION,
             });
         }
+        let (of, volume) = (ManifestVersion::take(input)?, VolumeId::take(input)?);
+        let mut parameters = VolumeParameters::take(input)?;
+        if version == MANIFEST_VERSION {
+            parameters.token = Some(TokenDigest::from_bytes(input.array()?));
+        }
         let manifest = Manifest {
-            version: ManifestVersion::take(input)?,
-            volume: VolumeId::take(input)?,
-            parameters: VolumeParameters::take(input)?,
+            version: of,
+            volume,
+            parameters,
             pgs: take_list(input.field("pg count"), PG_COUNT_MAX)?,
             hints: Vec::take(input.field("hint count"))?,
         };

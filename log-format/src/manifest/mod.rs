@@ -3,7 +3,7 @@
 //! It lives with the segments of PG 0 (R10); every PG keeps its own part. Only the holder of the volume epoch
 //! changes it (R21).
 
-use crate::id::{ManifestVersion, NodeId, PageId, PgId, SegmentId, VolumeId};
+use crate::id::{ManifestVersion, NodeId, PageId, PgId, SegmentId, TokenDigest, VolumeId};
 
 mod codec;
 
@@ -22,6 +22,8 @@ pub struct VolumeParameters {
     pub retention_ms: u64,
     /// How much redo stays readable, bytes; 0 = no bound.
     pub retention_bytes: u64,
+    /// Whoever speaks of the volume shows the token with this digest; `None` = any certificate of the right role will do.
+    pub token: Option<TokenDigest>,
 }
 
 /// How many segments of a set make a quorum.

@@ -10,8 +10,11 @@ use crate::limits::TEXT_BYTES_MAX;
 use crate::lsn::Lsn;
 use crate::manifest::Manifest;
 
-/// The wire version that this build speaks.
-pub const WIRE_VERSION: u16 = 1;
+/// The highest wire version that this build speaks. 2 knows [`Refusal::Token`] and manifests with a token's digest.
+pub const WIRE_VERSION: u16 = 2;
+
+/// The lowest that it speaks.
+pub const WIRE_VERSION_MIN: u16 = 1;
 
 /// What a party may do. The certificate must name the same role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,21 +42,28 @@ pub struct Hello {
     pub node: NodeId,
     /// The volume that it is about, where it is about one.
     pub volume: Option<VolumeId>,
-    /// Proof that it may speak of that volume; empty until volumes have tokens.
+    /// The volume's token, where it has one: proof that the sender may speak of it.
     pub token: Vec<u8>,
 }
 
 impl Hello {
-    /// What this build says to `node`: its one wire version, no token.
+    /// What this build says to `node`: its wire versions, no token.
     pub fn new(role: Role, node: NodeId, volume: Option<VolumeId>) -> Hello {
         Hello {
-            wire_min: WIRE_VERSION,
+            wire_min: WIRE_VERSION_MIN,
             wire_max: WIRE_VERSION,
             role,
             node,
             volume,
             token: Vec::new(),
         }
+    }
+
+    /// The same with the volume's token; none where that is empty.
+    #[must_use]
+    pub fn with_token(self, token: &[u8]) -> Hello {
+        let token = token.to_vec();
+        Hello { token, ..self }
     }
 }
 
@@ -78,7 +88,7 @@ pub enum Refusal {
         /// Highest that the node speaks.
         max: u16,
     },
-    /// Not allowed for this role, or the token is wrong.
+    /// Not allowed for this role.
     NotAllowed,
     /// The message makes no sense here.
     Malformed {
@@ -130,6 +140,9 @@ pub enum Refusal {
     Exists,
     /// The node has not heard of this wish, or has forgotten it: leave it again.
     UnknownWish,
+    /// The volume has a token, and the connection showed none, or another one (wire version 2; before, such a peer is told
+    /// [`Refusal::NotAllowed`]).
+    Token,
 }
 
 code_field!(Role { Node = 1, Writer = 2, Reader = 3, Operator = 4 });
@@ -181,7 +194,8 @@ impl Field for Refusal {
             | Refusal::DiskFull
             | Refusal::Overloaded
             | Refusal::Exists
-            | Refusal::UnknownWish => {}
+            | Refusal::UnknownWish
+            | Refusal::Token => {}
         }
     }
 
@@ -221,6 +235,7 @@ impl Field for Refusal {
             13 => Refusal::Overloaded,
             14 => Refusal::Exists,
             15 => Refusal::UnknownWish,
+            16 => Refusal::Token,
             code => return Err(input.invalid_field("refusal", u64::from(code))),
         })
     }
@@ -245,6 +260,7 @@ impl Refusal {
             Refusal::Overloaded => 13,
             Refusal::Exists => 14,
             Refusal::UnknownWish => 15,
+            Refusal::Token => 16,
         }
     }
 }
@@ -283,6 +299,9 @@ impl fmt::Display for Refusal {
             Refusal::Overloaded => f.write_str("too much is queued"),
             Refusal::Exists => f.write_str("it exists already"),
             Refusal::UnknownWish => f.write_str("no such wish is known here"),
+            Refusal::Token => f.write_str(
+                "the volume has a token, and the one that was shown is missing or wrong",
+            ),
         }
     }
 }

@@ -25,7 +25,7 @@ pub use encode::{FRAME_LENGTH_BYTES, Frame};
 pub use fence::{
     Census, CensusRun, Claim, Install, Installed, Probe, ProbeAnswer, Refill, SegmentProbe, Survey,
 };
-pub use hello::{Hello, Refusal, Role, WIRE_VERSION, Welcome};
+pub use hello::{Hello, Refusal, Role, WIRE_VERSION, WIRE_VERSION_MIN, Welcome};
 pub use log_stream::{Ack, Append, Attach, Attached, Heartbeat};
 pub use node::{
     CreateSegment, DropSegment, NodeMemory, NodeStatus, NodeUpkeep, RetireVolume, SegmentStatus,
@@ -33,6 +33,8 @@ pub use node::{
 pub use peer::{Gossip, GossipAnswer, LayerPiece, LogPiece, ReadLayer, ReadLog};
 pub use read::{PageAnswer, PageRequest, Pages, ReadPages};
 pub use wish::{AskHints, AskWish, Hints, LeaveHint, Wish, WishReport, WishState, WishVerb};
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
@@ -121,6 +123,16 @@ impl Message {
     /// The frame that carries it. Batches and pages are not copied.
     pub fn encode(&self) -> Frame {
         encode::encode(self)
+    }
+
+    /// The same for a peer that speaks `wire`: what came later is said in the words that it knows.
+    pub fn for_wire(&self, wire: u16) -> Cow<'_, Message> {
+        match self {
+            Message::Refused(Refusal::Token) if wire < 2 => {
+                Cow::Owned(Message::Refused(Refusal::NotAllowed))
+            }
+            known => Cow::Borrowed(known),
+        }
     }
 
     /// Reads a message from a frame's body (without the length).

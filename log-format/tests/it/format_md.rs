@@ -102,6 +102,7 @@ fn constants_are_as_the_page_says() {
         layer::FILTER_BITS_PER_PAGE,
         layer::FILTER_PROBES,
         wire::WIRE_VERSION,
+        wire::WIRE_VERSION_MIN,
         wire::FRAME_LENGTH_BYTES,
         limits::FRAME_BYTES_MAX,
         limits::BATCH_BYTES_MAX,

@@ -65,6 +65,7 @@ fn layers_and_catalogs_are_written_as_ever() {
 #[test]
 fn manifests_and_histories_are_written_as_ever() {
     compare("manifest", &samples::manifest().encode());
+    compare("manifest_token", &samples::manifest_with_token().encode());
     compare("history", &samples::history().encode());
 }
 

@@ -2,7 +2,7 @@
 
 use sixfold_log_format::{AnnulledRange, History, Lsn, Manifest, PgId, QuorumModel, VolumeEpoch};
 
-use crate::samples::{history, manifest, set};
+use crate::samples::{history, manifest, manifest_with_token, set};
 
 #[test]
 fn they_come_back_as_they_were() {
@@ -104,4 +104,20 @@ fn a_history_that_breaks_an_invariant_is_refused() {
         .collect();
     assert!(history_passes(0, 5, &many[1..]));
     assert!(!history_passes(0, 5, &many), "too many");
+}
+
+#[test]
+fn a_manifest_without_a_token_is_of_the_version_that_older_builds_read() {
+    let (plain, with_token) = (manifest(), manifest_with_token());
+    let (old, new) = (plain.encode(), with_token.encode());
+    assert_eq!((old[0], new[0]), (1, 2));
+    assert_eq!(new.len(), old.len() + 32);
+    assert_eq!(Manifest::decode(&new).unwrap(), with_token);
+    // A digest that is cut off, or one where none belongs, is no manifest.
+    let mut without_digest = old.clone();
+    without_digest[0] = 2;
+    assert!(Manifest::decode(&without_digest).is_err());
+    let mut with_digest = new;
+    with_digest[0] = 1;
+    assert!(Manifest::decode(&with_digest).is_err());
 }

@@ -53,6 +53,7 @@ pub fn refusals() -> Vec<Refusal> {
         Refusal::Overloaded,
         Refusal::Exists,
         Refusal::UnknownWish,
+        Refusal::Token,
     ]
 }
 

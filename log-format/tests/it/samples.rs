@@ -12,8 +12,8 @@ use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::{
     AnnulledRange, Batch, BatchBuilder, Cell, CellFlags, History, Lsn, Manifest, ManifestVersion,
     Member, MemberKind, MembershipEpoch, NodeId, Op, Page, PageId, PageKind, PgEntry, PgId,
-    QuorumModel, Record, SegmentId, SegmentSet, Stamp, VolumeEpoch, VolumeId, VolumeParameters,
-    WriterId, apply,
+    QuorumModel, Record, SegmentId, SegmentSet, Stamp, TokenDigest, VolumeEpoch, VolumeId,
+    VolumeParameters, WriterId, apply,
 };
 
 pub const VOLUME: VolumeId = VolumeId::from_bytes([0x11; 16]);
@@ -310,6 +310,7 @@ pub fn manifest() -> Manifest {
             pages_per_pg: 1 << 20,
             retention_ms: 60_000,
             retention_bytes: 0,
+            token: None,
         },
         pgs,
         hints: vec![NodeHint {
@@ -318,6 +319,13 @@ pub fn manifest() -> Manifest {
             address: "127.0.0.1:7001".into(),
         }],
     }
+}
+
+/// The same of a volume with a token.
+pub fn manifest_with_token() -> Manifest {
+    let mut manifest = manifest();
+    manifest.parameters.token = Some(TokenDigest::from_bytes([7; 32]));
+    manifest
 }
 
 pub fn history() -> History {

@@ -13,6 +13,9 @@ use super::loss::Loss;
 use super::pieces::{Assembled, Pieces};
 use super::{RecoveryError, RequestKey, shortfall};
 
+/// For how long claims are waited for that are not needed, but without which a change of a group's quorum model has to be taken back.
+const UNNEEDED_GRACE: Duration = Duration::from_millis(500);
+
 /// What the answers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FenceVerdict {
@@ -46,6 +49,8 @@ pub(super) struct FenceStep {
     pieces: Pieces,
     whole: BTreeMap<SegmentId, Census>,
     refused: BTreeMap<SegmentId, VolumeEpoch>,
+    /// Since when the claims that are needed are there.
+    fenced_at: Option<Duration>,
 }
 
 impl FenceStep {
@@ -63,6 +68,7 @@ impl FenceStep {
             pieces: Pieces::default(),
             whole: BTreeMap::new(),
             refused: BTreeMap::new(),
+            fenced_at: None,
         }
     }
 
@@ -170,14 +176,21 @@ impl FenceStep {
             .is_some_and(|entry| self.is_fenced(entry))
     }
 
-    pub(super) fn verdict(&self) -> FenceVerdict {
+    pub(super) fn verdict(&mut self, now: Duration) -> FenceVerdict {
         let possible = |entry: &PgEntry| {
             self.loss
                 .is_fence(entry, &|segment| !self.refused.contains_key(&segment))
         };
-        if self.manifest.pgs.iter().all(|entry| self.is_fenced(entry)) {
-            return FenceVerdict::Fenced;
+        let mut entries = self.manifest.pgs.iter();
+        if entries.all(|entry| self.is_fenced(entry)) {
+            let at = *self.fenced_at.get_or_insert(now);
+            return if self.is_whole() || at + UNNEEDED_GRACE <= now {
+                FenceVerdict::Fenced
+            } else {
+                FenceVerdict::Wait
+            };
         }
+        self.fenced_at = None;
         if self.manifest.pgs.iter().all(possible) {
             return FenceVerdict::Wait;
         }
@@ -188,6 +201,21 @@ impl FenceStep {
             .max()
             .unwrap_or(self.volume_epoch);
         FenceVerdict::Lost { volume_epoch }
+    }
+
+    /// Whether every set of every group is fenced, also those that decide nothing yet; or nobody is left who could do that.
+    fn is_whole(&self) -> bool {
+        let is_whole = |entry: &PgEntry, holds: &dyn Fn(SegmentId) -> bool| {
+            self.loss.is_whole_fence(entry, holds)
+        };
+        let free = |segment| !self.refused.contains_key(&segment);
+        self.manifest.pgs.iter().all(|entry| {
+            is_whole(entry, &|segment| self.whole.contains_key(&segment)) || !is_whole(entry, &free)
+        })
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Duration> {
+        self.fenced_at.map(|at| at + UNNEEDED_GRACE)
     }
 
     /// The answers of all fences, for the cut.

@@ -14,8 +14,8 @@
 use sixfold_log_format::{Manifest, Member, NodeId, PgEntry, SegmentId};
 
 use super::RecoveryError;
-use crate::membership::{declare_lost, is_loss_fence};
-use crate::quorum::{is_fence_quorum_of_all, is_write_quorum_of_all};
+use crate::membership::{deciding, declare_lost, is_loss_fence, is_reformed};
+use crate::quorum::is_fence_quorum_of_all;
 
 /// The nodes that are declared lost; mostly none.
 #[derive(Debug, Clone, Default)]
@@ -53,17 +53,26 @@ impl Loss {
         let holds = |segment| !entry.removed.contains(&segment) && holds(segment);
         let lost = self.segments_of(entry);
         if lost.is_empty() {
-            is_fence_quorum_of_all(entry, &holds)
+            is_fence_quorum_of_all(&deciding(entry), &holds)
         } else {
             is_loss_fence(entry, &lost, &holds)
         }
     }
 
+    /// Whether these claims fence every set of a group, also the one that members join.
+    pub(super) fn is_whole_fence(
+        &self,
+        entry: &PgEntry,
+        holds: &dyn Fn(SegmentId) -> bool,
+    ) -> bool {
+        let holds = |segment| !entry.removed.contains(&segment) && holds(segment);
+        self.reforms(entry) || is_fence_quorum_of_all(entry, &holds)
+    }
+
     /// Whether a group is re-formed from its survivors, every one of which counts then.
     pub(super) fn reforms(&self, entry: &PgEntry) -> bool {
         let lost = self.segments_of(entry);
-        let survives = |segment| !lost.contains(&segment) && !entry.removed.contains(&segment);
-        !lost.is_empty() && !is_write_quorum_of_all(entry, &survives)
+        !lost.is_empty() && is_reformed(entry, &lost)
     }
 
     /// Whether the volume can be, and has to be, opened with this loss declared.

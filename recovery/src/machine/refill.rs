@@ -17,6 +17,7 @@ use sixfold_log_format::wire::LogPiece;
 use sixfold_log_format::{Batch, BatchHeader, History, Lsn, PgEntry, PgId, SegmentId, VolumeId};
 
 use super::requests::{ANSWER_WAIT, Ask};
+use crate::membership::deciding;
 use crate::quorum::is_write_quorum_of_all;
 
 /// How much a read of a source asks for: with its framing it fits a frame.
@@ -26,6 +27,8 @@ const REFILL_FRAMING_BYTES: usize = 256;
 const BATCH_FRAMING_BYTES: usize = 16;
 /// How long a target rests after it, or all of its sources, failed.
 const REST: Duration = Duration::from_millis(50);
+/// For how long a group that is whole enough to open is refilled further, so that a change of its quorum model has not to be taken back.
+const UNNEEDED_GRACE: Duration = Duration::from_secs(1);
 /// Most times that the patience for a lost holder doubles.
 const PATIENCE_DOUBLINGS_MAX: u32 = 6;
 
@@ -83,10 +86,19 @@ pub(super) struct Group {
 impl Group {
     /// Whether those for which `holds` is true are enough.
     fn is_enough(&self, holds: &dyn Fn(SegmentId) -> bool) -> bool {
+        self.is_enough_for(&deciding(&self.entry), holds)
+    }
+
+    /// Whether they are enough also for a set that members join, which decides nothing yet.
+    fn is_plenty(&self, holds: &dyn Fn(SegmentId) -> bool) -> bool {
+        self.is_enough_for(&self.entry, holds)
+    }
+
+    fn is_enough_for(&self, entry: &PgEntry, holds: &dyn Fn(SegmentId) -> bool) -> bool {
         if self.needs_all {
             return self.members.iter().all(|&segment| holds(segment));
         }
-        is_write_quorum_of_all(&self.entry, &holds)
+        is_write_quorum_of_all(entry, &holds)
     }
 }
 
@@ -104,6 +116,8 @@ pub(super) struct RefillStep {
     progress_at: Duration,
     patience: Duration,
     batch_count: u64,
+    /// Since when every group is whole enough to open.
+    enough_at: Option<Duration>,
 }
 
 impl RefillStep {
@@ -126,6 +140,7 @@ impl RefillStep {
             progress_at: now,
             patience: ANSWER_WAIT * (1 << restart_count.min(PATIENCE_DOUBLINGS_MAX)),
             batch_count: 0,
+            enough_at: None,
         }
     }
 
@@ -166,16 +181,38 @@ impl RefillStep {
         self.groups.iter().all(|group| group.is_enough(&holds))
     }
 
-    /// Whether a write quorum of every PG is whole.
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether a write quorum of every PG is whole, of every set of it, or of those that decide for long enough.
+    pub(super) fn is_done(&mut self, now: Duration) -> bool {
         if planted(Mutant::InstallOnOne) {
             return self.is_installed();
         }
-        self.groups.iter().all(|group| self.group_is_done(group))
+        if !self.is_enough() {
+            self.enough_at = None;
+            return false;
+        }
+        let at = *self.enough_at.get_or_insert(now);
+        at + UNNEEDED_GRACE <= now || self.groups.iter().all(|group| self.has_plenty(group))
     }
 
-    fn group_is_done(&self, group: &Group) -> bool {
-        group.is_enough(&|segment| self.scls.get(&segment) == Some(&group.last))
+    /// Whether a write quorum of every set that decides is whole.
+    fn is_enough(&self) -> bool {
+        let is_enough = |group: &Group| group.is_enough(&|segment| self.is_at_end(group, segment));
+        self.groups.iter().all(is_enough)
+    }
+
+    fn has_plenty(&self, group: &Group) -> bool {
+        group.is_plenty(&|segment| self.is_at_end(group, segment))
+    }
+
+    fn is_at_end(&self, group: &Group, segment: SegmentId) -> bool {
+        self.scls.get(&segment) == Some(&group.last)
+    }
+
+    /// Whether a write quorum of every set of a group is whole.
+    pub(super) fn is_plenty(&self, pg: PgId) -> bool {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|group| group.entry.pg == pg);
+        group.is_some_and(|group| self.has_plenty(group))
     }
 
     /// Starts what can be started: laggards that the quorums need and that have a source left.
@@ -222,11 +259,7 @@ impl RefillStep {
     /// Laggards that the quorums need, nearest first.
     fn active(&self, now: Duration) -> Vec<(SegmentId, PgId)> {
         let mut active = Vec::new();
-        for group in self
-            .groups
-            .iter()
-            .filter(|group| !self.group_is_done(group))
-        {
+        for group in self.groups.iter().filter(|group| !self.has_plenty(group)) {
             let rests = |segment: &SegmentId| {
                 let target = self.targets.get(segment);
                 target
@@ -245,8 +278,8 @@ impl RefillStep {
             laggards.sort_by_key(|segment| std::cmp::Reverse(self.scls[segment]));
             let enough = (0..laggards.len()).find(|&count| {
                 let chosen = &laggards[..count];
-                group.is_enough(&|segment| {
-                    chosen.contains(&segment) || self.scls.get(&segment) == Some(&group.last)
+                group.is_plenty(&|segment| {
+                    chosen.contains(&segment) || self.is_at_end(group, segment)
                 })
             });
             laggards.truncate(enough.unwrap_or(laggards.len()));
@@ -417,7 +450,7 @@ impl RefillStep {
             .targets
             .values()
             .any(|target| target.toured_at.is_some_and(|at| at >= self.progress_at));
-        !busy && toured && self.is_installed() && !self.is_done() && self.starves_at() <= now
+        !busy && toured && self.is_installed() && !self.is_enough() && self.starves_at() <= now
     }
 
     fn starves_at(&self) -> Duration {
@@ -425,7 +458,7 @@ impl RefillStep {
     }
 
     pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
-        if !self.is_installed() || self.is_done() {
+        if !self.is_installed() || self.groups.iter().all(|group| self.has_plenty(group)) {
             return None;
         }
         let rests = self
@@ -434,6 +467,7 @@ impl RefillStep {
             .filter_map(|target| target.rests_until);
         rests
             .chain([self.starves_at()])
+            .chain(self.enough_at.map(|at| at + UNNEEDED_GRACE))
             .filter(|&at| at > now)
             .min()
     }

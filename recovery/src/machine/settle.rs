@@ -19,6 +19,7 @@ use super::refill::{Group, READ_BYTES, RefillRequest, RefillStep};
 use super::requests::Ask;
 use super::{Opened, Phase, RecoveryError, shortfall};
 use crate::cut::cut;
+use crate::membership::{abandon_all, deciding};
 use crate::quorum::is_write_quorum_of_all;
 use crate::truncate::{extend, has_room};
 
@@ -53,7 +54,8 @@ pub(super) struct SettleStep {
     refused: BTreeMap<SegmentId, VolumeEpoch>,
     refill: RefillStep,
     loss: Loss,
-    /// The manifest that leaves lost segments out, until it is installed (R19).
+    /// The manifest to open with where that is not the one found, until it is installed: it leaves lost segments out (R19), or takes
+    /// changes of the quorum model back that cannot go on.
     declared: Option<Manifest>,
     /// Everything is whole: it may be installed.
     declaring: bool,
@@ -244,9 +246,37 @@ impl SettleStep {
                 let mut asked = self.loss.asked(entry).into_iter();
                 asked.all(|member| holds(member.segment))
             } else {
-                is_write_quorum_of_all(entry, &holds)
+                is_write_quorum_of_all(&deciding(entry), &holds)
             }
         })
+    }
+
+    /// Whether everything is whole. What the volume opens with is decided then.
+    fn is_refilled(&mut self, now: Duration) -> bool {
+        if self.declaring {
+            return true;
+        }
+        if self.declared.is_some() && planted(Mutant::LossManifestBeforeRefill) {
+            self.declaring = true;
+            return true;
+        }
+        let is_done = self.refill.is_done(now);
+        if is_done {
+            self.decide();
+        }
+        is_done
+    }
+
+    /// What the volume opens with is decided when everything is whole. A group of which a write quorum of the set that members join is
+    /// not there, or not whole, goes back to the set that decides: the volume opens on that alone, and its commits must not wait.
+    fn decide(&mut self) {
+        let held = self.declared.as_ref().unwrap_or(&self.manifest);
+        let is_given_up = |entry: &PgEntry| !self.refill.is_plenty(entry.pg);
+        // One that does not fit is left as it is: it is in the way of commits until its members are back, and loses nothing.
+        if let Ok(Some(without)) = abandon_all(held, &is_given_up) {
+            self.declared = Some(without);
+        }
+        self.declaring = self.declared.is_some();
     }
 
     /// A segment answered a refill.
@@ -274,7 +304,7 @@ impl SettleStep {
                 let mut asked = self.loss.asked(entry).into_iter();
                 return asked.all(|member| free(member.segment));
             }
-            is_write_quorum_of_all(entry, &free)
+            is_write_quorum_of_all(&deciding(entry), &free)
         };
         if !self.manifest.pgs.iter().all(possible) {
             let volume_epoch = self
@@ -285,21 +315,14 @@ impl SettleStep {
                 .unwrap_or(self.volume_epoch);
             return SettleVerdict::Lost { volume_epoch };
         }
+        let is_done = self.phase == Phase::Refill && self.is_refilled(now);
         match self.phase {
             Phase::Truncate if self.refill.is_installed() => {
                 self.phase = Phase::Refill;
                 SettleVerdict::Entered(Phase::Refill)
             }
             Phase::Refill if self.is_declaring() && !self.is_declared() => SettleVerdict::Wait,
-            Phase::Refill
-                if self.declared.is_some()
-                    && !self.declaring
-                    && (self.refill.is_done() || planted(Mutant::LossManifestBeforeRefill)) =>
-            {
-                self.declaring = true;
-                SettleVerdict::Wait
-            }
-            Phase::Refill if self.refill.is_done() || planted(Mutant::OpenBeforeRefill) => {
+            Phase::Refill if is_done || planted(Mutant::OpenBeforeRefill) => {
                 self.manifest = self
                     .declared
                     .take()

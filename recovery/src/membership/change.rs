@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sixfold_log_format::{Lsn, Manifest, Member, PgEntry, PgId, SegmentId, SegmentSet};
 
 use super::edit::names;
+use super::reshape::deciding;
 use crate::quorum::is_write_quorum_of_all;
 
 /// A step from one manifest to the next.
@@ -20,6 +21,8 @@ pub struct Change {
     to: Manifest,
     /// The joint entries of the root and of the group that changes.
     concerned: Vec<PgEntry>,
+    /// What of them has to accept: without a set that decides nothing yet.
+    needed: Vec<PgEntry>,
     accepted: BTreeMap<SegmentId, Lsn>,
     in_force: bool,
     /// SCLs of the acceptances until the step was in force.
@@ -54,15 +57,17 @@ impl Change {
             .collect();
         assert!(changed.len() <= 1, "a step changes one group: {changed:?}");
         let root = (!changed.contains(&PgId::ROOT)).then_some(PgId::ROOT);
-        let concerned = root
-            .into_iter()
-            .chain(changed)
-            .filter_map(|pg| joint(&from, &to, pg))
-            .collect();
+        let pgs: Vec<PgId> = root.into_iter().chain(changed).collect();
+        let entries = |joint: fn(Option<&PgEntry>, Option<&PgEntry>) -> Option<PgEntry>| {
+            let of = |pg: &PgId| joint(from.pg(*pg), to.pg(*pg));
+            pgs.iter().filter_map(of).collect()
+        };
+        let (concerned, needed) = (entries(joint), entries(joint_deciding));
         Change {
             from,
             to,
             concerned,
+            needed,
             accepted: BTreeMap::new(),
             in_force: false,
             floors: BTreeMap::new(),
@@ -83,7 +88,7 @@ impl Change {
     /// is not in force. A member that joins on either side joins here. For a group that does not change it is its entry;
     /// `None` for an unknown one.
     pub fn joint_entry(&self, pg: PgId) -> Option<PgEntry> {
-        joint(&self.from, &self.to, pg)
+        joint(self.from.pg(pg), self.to.pg(pg))
     }
 
     /// Who has to hear of it and has not accepted, with their groups: the members of every set left or entered of the group
@@ -118,12 +123,13 @@ impl Change {
         }
         let floor = self.floors.entry(pg).or_insert(Lsn::NONE);
         *floor = scl.max(*floor);
-        self.in_force = self.concerned.iter().all(|entry| {
+        self.in_force = self.needed.iter().all(|entry| {
             is_write_quorum_of_all(entry, &|segment| self.accepted.contains_key(&segment))
         });
     }
 
-    /// Whether a write quorum of every set left and of every set entered, and of the root's, accepted (R20).
+    /// Whether a write quorum of every set left and of every set entered, and of the root's, accepted (R20); a set of which members join
+    /// to change the group's model is not asked (see [`super::deciding`]).
     pub fn is_in_force(&self) -> bool {
         self.in_force
     }
@@ -141,9 +147,14 @@ pub fn is_complete(entry: &PgEntry, floor: Lsn, scl_of: &dyn Fn(SegmentId) -> Ls
     is_write_quorum_of_all(entry, &|segment| scl_of(segment) >= floor)
 }
 
+/// The sets of both sides that decide, each once.
+fn joint_deciding(left: Option<&PgEntry>, entered: Option<&PgEntry>) -> Option<PgEntry> {
+    let (left, entered) = (left.map(deciding), entered.map(deciding));
+    joint(left.as_deref(), entered.as_deref())
+}
+
 /// The sets of both sides, each once.
-fn joint(from: &Manifest, to: &Manifest, pg: PgId) -> Option<PgEntry> {
-    let (left, entered) = (from.pg(pg), to.pg(pg));
+fn joint(left: Option<&PgEntry>, entered: Option<&PgEntry>) -> Option<PgEntry> {
     let last = entered.or(left)?;
     let mut sets: Vec<SegmentSet> = Vec::new();
     for set in left
@@ -157,7 +168,7 @@ fn joint(from: &Manifest, to: &Manifest, pg: PgId) -> Option<PgEntry> {
         }
     }
     Some(PgEntry {
-        pg,
+        pg: last.pg,
         sets,
         removed: last.removed.clone(),
     })

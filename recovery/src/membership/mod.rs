@@ -20,6 +20,9 @@ pub use edit::{
     EditError, MANIFEST_BYTES_MAX, Replacement, append_pg, begin_replace, drop_hint,
     finish_replace, replacements, roll_back, set_hint,
 };
-pub use loss::{SURVIVORS_MIN, declare_lost, is_loss_fence};
+pub use loss::{SURVIVORS_MIN, declare_lost, is_loss_fence, is_reformed};
 pub use placement::{Load, PlacementError, place_group, place_more, place_replacement};
-pub use reshape::{abandon_reshape, begin_reshape, finish_reshape, regrown, reshape_of};
+pub use reshape::{
+    abandon_all, abandon_reshape, begin_reshape, confirm_reshape, deciding, finish_reshape,
+    regrown, reshape_of,
+};

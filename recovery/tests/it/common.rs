@@ -90,6 +90,7 @@ pub fn manifest_of(pgs: Vec<PgEntry>) -> Manifest {
             pages_per_pg: 1_000,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs,
         hints: Vec::new(),

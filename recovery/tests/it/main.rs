@@ -28,4 +28,5 @@ mod model;
 mod model_world;
 mod points;
 mod quorum;
+mod reshape_model;
 mod truncate;

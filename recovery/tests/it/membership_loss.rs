@@ -2,8 +2,8 @@
 
 use sixfold_log_format::{Manifest, PgEntry, QuorumModel, SegmentId, SegmentSet};
 use sixfold_recovery::membership::{
-    EditError, abandon_reshape, begin_replace, begin_reshape, declare_lost, finish_replace,
-    finish_reshape, is_loss_fence, regrown, replacements, reshape_of,
+    EditError, abandon_reshape, begin_replace, begin_reshape, confirm_reshape, deciding,
+    declare_lost, finish_replace, finish_reshape, is_loss_fence, regrown, replacements, reshape_of,
 };
 use sixfold_recovery::quorum::{is_fence_quorum_of_all, is_write_quorum_of_all};
 
@@ -36,7 +36,10 @@ fn three_survivors_become_six_in_steps_that_make_no_write_wait() {
             members.any(|member| member.segment == segment && !member.joining)
         };
         assert!(is_write_quorum_of_all(entry, &is_whole), "{model:?}");
-        m = finish_reshape(&joint, ROOT).unwrap();
+        assert!(finish_reshape(&joint, ROOT).is_err(), "not confirmed yet");
+        m = confirm_reshape(&joint, ROOT).unwrap();
+        readable(&m);
+        m = finish_reshape(&m, ROOT).unwrap();
         readable(&m);
         begun += 1;
     }
@@ -57,6 +60,7 @@ fn the_quorum_model_changes_in_two_steps_and_back() {
     assert_eq!(busy, Err(EditError::Busy { pg: ROOT, sets: 2 }));
     let back = abandon_reshape(&begun, ROOT).unwrap();
     assert_eq!(back.pgs, m.pgs);
+    let begun = confirm_reshape(&begun, ROOT).unwrap();
     let small = finish_reshape(&begun, ROOT).unwrap();
     assert_eq!(small.pg(ROOT).unwrap().removed, [segment(4), segment(5)]);
 
@@ -65,6 +69,7 @@ fn the_quorum_model_changes_in_two_steps_and_back() {
     let joining = growing.pg(ROOT).unwrap().members();
     let joining: Vec<_> = joining.iter().filter(|m| m.joining).collect();
     assert_eq!(joining.len(), 2);
+    let growing = confirm_reshape(&growing, ROOT).unwrap();
     let whole = finish_reshape(&growing, ROOT).unwrap();
     assert_eq!(sets_of(&whole, ROOT), [[0, 1, 2, 3, 6, 7]]);
     let abandoned = abandon_reshape(&growing, ROOT).unwrap();

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use sixfold_log_format::{Manifest, MemberKind, PgEntry, PgId, QuorumModel, SegmentId};
 use sixfold_recovery::membership::{
-    Change, abandon_reshape, append_pg, begin_replace, begin_reshape, declare_lost, finish_replace,
-    finish_reshape, is_complete, roll_back,
+    Change, abandon_reshape, append_pg, begin_replace, begin_reshape, confirm_reshape, deciding,
+    declare_lost, finish_replace, finish_reshape, is_complete, roll_back,
 };
 use sixfold_recovery::quorum::{
     is_fence_quorum_of_all, is_read_quorum, is_read_quorum_of_all, is_write_quorum_of_all,
@@ -110,8 +110,13 @@ impl Script {
             .filter(|m| m.joining)
             .map(|m| m.segment.as_bytes()[0] - 1)
             .collect();
-        let done = finish_reshape(&begun, PG).unwrap();
-        self.then(begun, &[]).then(done, &joining)
+        if joining.is_empty() {
+            let done = finish_reshape(&begun, PG).unwrap();
+            return self.then(begun, &[]).then(done, &[]);
+        }
+        let whole = confirm_reshape(&begun, PG).unwrap();
+        let done = finish_reshape(&whole, PG).unwrap();
+        self.then(begun, &[]).then(whole, &joining).then(done, &[])
     }
 }
 
@@ -152,6 +157,11 @@ fn scripts() -> Vec<Script> {
             entry(1, vec![set(QuorumModel::TwoOfThree, &[0, 1, 2])]),
         )
         .abandoned(QuorumModel::ThreeOfFour, &[0, 1, 2, 3]),
+        Script::new(
+            "four, taken back",
+            entry(1, vec![set(QuorumModel::ThreeOfFour, &[0, 1, 2, 3])]),
+        )
+        .abandoned(QuorumModel::FourOfSix, &[0, 1, 2, 3, 4, 5]),
         of_full_tail("a full one replaced").begin(0, 6).finish(0, 6),
         of_full_tail("a tail replaced").begin(1, 6).finish(1, 6),
         of_full_tail("a full one rolled back")
@@ -263,7 +273,7 @@ impl Tables {
         };
         let fence: Vec<Vec<bool>> = entries
             .iter()
-            .map(|entry| table(|held| is_fence_quorum_of_all(entry, held)))
+            .map(|entry| table(|held| is_fence_quorum_of_all(&deciding(entry), held)))
             .collect();
         let reach = |version: usize| {
             let around = version.saturating_sub(1)..=version;
@@ -550,7 +560,7 @@ fn scripts_in_reach() -> Vec<Script> {
     let long = std::env::var_os("SIXFOLD_EXPLORE_LONG").is_some();
     let mut all = scripts();
     let also = ["two at once", "survivors to six by way of four"];
-    all.retain(|script| long || script.versions.len() <= 3 || also.contains(&script.name));
+    all.retain(|script| long || script.versions.len() <= 4 || also.contains(&script.name));
     all
 }
 

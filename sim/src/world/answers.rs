@@ -49,13 +49,13 @@ impl World {
             (Party::Reader(reader), Kind::Survey { request }) => {
                 self.reader_event(reader, RecoveryEvent::Answer { request, message });
             }
-            (Party::Reader(reader), Kind::Read) => {
-                if let Message::Pages(pages) = &message
-                    && matches!(pages.pages[..], [PageAnswer::Page(_)])
-                {
+            (Party::Reader(reader), Kind::Read) => match &message {
+                Message::Pages(pages) if matches!(pages.pages[..], [PageAnswer::Page(_)]) => {
                     self.reader_got(reader);
                 }
-            }
+                Message::Refused(Refusal::Overloaded) => self.reader_asks_again(reader, stream),
+                _ => {}
+            },
             (Party::Standby(standby), Kind::Watch { request }) => {
                 self.standby_event(standby, RecoveryEvent::Answer { request, message });
             }

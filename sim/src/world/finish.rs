@@ -236,6 +236,7 @@ impl World {
             Stage::Faults | Stage::Over => return,
             Stage::Probing { since } => {
                 self.supervise();
+                self.operator_goes_on();
                 if now > since + RESUME {
                     return self.fail("liveness: no commit was answered after the faults stopped");
                 }

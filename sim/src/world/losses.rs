@@ -7,7 +7,8 @@ use sixfold_log_format::wire::{Install, Message};
 use sixfold_log_format::{Lsn, NodeId, QuorumModel, SegmentId};
 use sixfold_recovery::machine::Opened;
 
-use super::{Event, NODE_COUNT, World};
+use super::writer::Writer;
+use super::{Event, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{MS, Time};
 use crate::oracle::Bad;
 use crate::plan::members;
@@ -81,6 +82,16 @@ impl World {
             self.start_writer(host, true);
         }
         self.queue.push(self.now + AGAIN, Event::Fault { index });
+    }
+
+    /// When the faults are over the operator goes on as well: whoever was at work when the word was given did not know of it, and a writer
+    /// that is left without its write quorum waits for ever.
+    pub(super) fn operator_goes_on(&mut self) {
+        let is_awaited = self.losses.word && self.oracle.members.awaits_loss();
+        if is_awaited && !self.writers.iter().any(Writer::is_recovering) {
+            let host = NODE_COUNT + self.rng.index(WRITER_HOSTS);
+            self.start_writer(host, true);
+        }
     }
 
     /// Every group has its write quorum without the nodes that were destroyed: the operator lets the volume repair itself.

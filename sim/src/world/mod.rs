@@ -622,6 +622,7 @@ fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
             pages_per_pg: shape.pages_per_pg,
             retention_ms: shape.layers.retention_ms,
             retention_bytes: shape.layers.retention_bytes,
+            token: None,
         },
         pgs: (0..shape.pg_count).map(|pg| entry(pg, rng)).collect(),
         hints: nodes

@@ -74,6 +74,8 @@ pub(crate) struct Stream {
     pub(crate) client_open: bool,
     pub(crate) node_open: bool,
     pub(crate) answered: bool,
+    /// The node has attached it and not ended it: what comes on it is heard.
+    pub(crate) is_heard: bool,
     pub(crate) pages: Vec<PageRequest>,
     /// The segment that a log stream leads to.
     pub(crate) segment: Option<SegmentId>,
@@ -227,6 +229,7 @@ impl World {
             client_open: true,
             node_open: up,
             answered: false,
+            is_heard: false,
             pages,
             segment,
             about,
@@ -546,6 +549,9 @@ impl World {
             Party::Standby(standby) => 200_000 + standby as u64,
             Party::Ghost { host, .. } => 950 + host as u64,
         });
+        if matches!(message, Message::Append(_) | Message::Heartbeat(_)) {
+            self.hears_the_writer(stream);
+        }
         self.before_delivery(node, stream, &message);
         self.hear_announcement(stream, &message);
         // The auditor plays whichever role its question takes.

@@ -415,7 +415,7 @@ impl World {
             _ => {}
         }
         self.heard(stream, &message);
-        self.hears_the_writer(stream, &message);
+        self.hears_from_now_on(stream, &message, end);
         if !self.streams[stream].node_open {
             return;
         }

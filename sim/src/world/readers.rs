@@ -238,6 +238,22 @@ impl World {
         count
     }
 
+    /// A node had too much to do for a page that a reader must get: it is asked once more.
+    pub(super) fn reader_asks_again(&mut self, reader: usize, stream: usize) {
+        let state = &self.streams[stream];
+        let (node, pages) = (state.node, state.pages.clone());
+        let Some(segment) = state.about.filter(|_| self.is_reading(reader)) else {
+            return;
+        };
+        let read = ReadPages {
+            segment,
+            history_epoch: self.oracle.newest(),
+            pages,
+        };
+        let message = Message::ReadPages(read);
+        self.open_stream(Party::Reader(reader), node, Kind::Read, message);
+    }
+
     /// A node names an epoch: somebody must have claimed it.
     pub(super) fn check_claimed(&mut self, node: usize, epoch: VolumeEpoch) {
         if epoch > self.claimed {

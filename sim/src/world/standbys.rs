@@ -14,19 +14,16 @@ use super::net::{Kind, Party};
 use super::writer::Start;
 use super::{Event, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{LocalClock, MS, Time};
+use crate::oracle::write_quorum;
 use crate::plan::{members, node_name};
 use crate::reached::Reached;
 
 /// What a segment says of a silence may be believed for so long.
 const BELIEVED: Time = 500 * MS;
-/// What was on the way, and clocks that run apart.
-const SLACK: Time = 120 * MS;
-/// How long a disk takes for what is acknowledged, at most, about.
-const ACK_LAG: Time = 80 * MS;
+/// Clocks that run apart, by one percent of what is believed, and milliseconds that are rounded up.
+const SLACK: Time = 6 * MS;
 /// Silences that no standby has the patience to call one.
 const LOUD: Time = 150 * MS;
-/// Of six.
-const READ_QUORUM: usize = 3;
 
 /// A process that stands by.
 #[derive(Debug)]
@@ -81,8 +78,7 @@ impl Hearing {
 
     /// Whether a segment may have said, not long ago, that it had heard nothing for so long.
     fn may_be_silent(&self, segment: SegmentId, patience: Time, now: Time) -> bool {
-        // An ack goes out when the disk is done: the segment heard the writer some time before.
-        let least = (patience / 100 * 98).saturating_sub(SLACK + ACK_LAG);
+        let least = (patience / 100 * 99).saturating_sub(SLACK);
         let Some(heard) = self.heard.get(&segment) else {
             return true;
         };
@@ -186,17 +182,15 @@ impl World {
         let sets = root.map_or(&[][..], |entry| &entry.sets);
         let now = self.now;
         let may = |segment| self.hearing.may_be_silent(segment, patience, now);
-        let count = |set: &sixfold_log_format::SegmentSet| {
-            set.members
-                .iter()
-                .filter(|member| may(member.segment))
-                .count()
-        };
-        let fewest = sets.iter().map(count).min();
-        if let Some(fewest) = fewest.filter(|fewest| *fewest < READ_QUORUM) {
-            return self.fail(format!(
-                "S{standby} calls the writer gone, and only {fewest} segments of the root can have said so of the last half second"
-            ));
+        for set in sets {
+            let members = set.members.iter();
+            let silent = members.filter(|member| may(member.segment)).count();
+            let needed = set.members.len() + 1 - write_quorum(set.members.len());
+            if silent < needed {
+                return self.fail(format!(
+                    "S{standby} calls the writer gone, and only {silent} segments of the root can have said so of the last half second"
+                ));
+            }
         }
         let seen = self.standbys[standby].follow.as_ref();
         let volume_epoch = seen.map_or(self.oracle.newest(), Follow::volume_epoch);
@@ -243,12 +237,23 @@ impl World {
         self.queue.push(self.now + 80 * MS, event);
     }
 
-    /// A segment of the root answers the newest writer: it has heard it.
-    pub(super) fn hears_the_writer(&mut self, stream: usize, message: &Message) {
-        if self.standbys.is_empty() || !matches!(message, Message::Ack(_) | Message::Attached(_)) {
+    /// A node says something on a log stream: from `Attached` on its segment hears what comes, until the node ends the stream.
+    pub(super) fn hears_from_now_on(&mut self, stream: usize, message: &Message, end: bool) {
+        if matches!(message, Message::Attached(_)) {
+            self.streams[stream].is_heard = true;
+            self.hears_the_writer(stream);
+        }
+        if end {
+            self.streams[stream].is_heard = false;
+        }
+    }
+
+    /// What a writer sent reaches the core of a segment's node: whatever becomes of it, this is the moment when it was heard.
+    pub(super) fn hears_the_writer(&mut self, stream: usize) {
+        let state = &self.streams[stream];
+        if self.standbys.is_empty() || !state.is_heard {
             return;
         }
-        let state = &self.streams[stream];
         let (Party::Writer(writer), Some(segment)) = (state.client, state.segment) else {
             return;
         };

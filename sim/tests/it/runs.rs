@@ -63,6 +63,12 @@ const ONCE_FAILED: &[u64] = &[
     1_125_899_906_842_968,
     // A disk that wrote a group over an earlier one lost the entry that a removed segment was dropped: it was there at the end.
     1_125_899_906_843_081,
+    // The oracle took an ack, which waits for the disk, for the time when its segment had heard the writer.
+    193_837_520_650_441,
+    // A candidate that did not know that nodes are lost was at work until the faults ended, and no operator came again.
+    447_534_627_163_910,
+    // A reader of what is left asked for more pages at once than a node reads at a time, and never again for those that it refused.
+    447_534_627_164_005,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.

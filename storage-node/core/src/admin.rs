@@ -13,6 +13,7 @@ use sixfold_log_format::{History, NodeId, PgId, SegmentId, VolumeEpoch, VolumeId
 use crate::bounds::{CONTROL_BYTES_MAX, SEGMENTS_MAX};
 use crate::event::StreamKey;
 use crate::node::NodeCore;
+use crate::numbers::Refused;
 use crate::segment::{Segment, control_bytes};
 use crate::waiters::Waiter;
 
@@ -21,6 +22,7 @@ use crate::waiters::Waiter;
 pub(crate) struct Counters {
     pub(crate) redo_bytes: u64,
     pub(crate) refused: u64,
+    pub(crate) refusals: Refused,
     pub(crate) gossip_batches: u64,
 }
 
@@ -217,6 +219,11 @@ impl NodeCore {
     }
 
     pub(crate) fn on_ask_status(&mut self, stream: StreamKey) {
+        self.answer(stream, Message::NodeStatus(self.status()));
+    }
+
+    /// How the node is.
+    pub(crate) fn status(&self) -> NodeStatus {
         let status = |(id, segment): (&SegmentId, &Segment)| SegmentStatus {
             segment: *id,
             volume: segment.volume,
@@ -235,7 +242,7 @@ impl NodeCore {
             run_count: count(segment.layers.runs().len()),
             layer_bytes: segment.layers.catalog().file_bytes(),
         };
-        let answer = NodeStatus {
+        NodeStatus {
             node: self.node,
             az: self.az.clone(),
             hot_log_bytes: self.log.used_bytes(),
@@ -257,7 +264,6 @@ impl NodeCore {
                 memory: self.memory(),
             }),
             segments: self.segments.iter().map(status).collect(),
-        };
-        self.answer(stream, Message::NodeStatus(answer));
+        }
     }
 }

@@ -29,7 +29,8 @@ pub struct Bounds {
     pub freeze_bytes_max: u64,
     /// Blocks and indexes of layers kept in memory, bytes.
     pub layer_cache_bytes_max: usize,
-    /// Longest layer file, bytes, about. A run of more becomes several files.
+    /// Longest layer file, bytes, about. A run of more becomes several files, of which a merge leaves those as they are that hold
+    /// nothing but images of pages that were not written to since.
     pub layer_bytes_max: u64,
     /// Longest chain of records of one page before an image cuts it. Where its version below has to be read for that, between half of it
     /// and all of it, so that pages which are written alike are not all cut in one freeze.
@@ -89,7 +90,7 @@ impl Default for Bounds {
             unfolded_bytes_max: 512 << 20,
             freeze_bytes_max: 32 << 20,
             layer_cache_bytes_max: 128 << 20,
-            layer_bytes_max: 1 << 30,
+            layer_bytes_max: 256 << 20,
             chain_records_max: 64,
             chain_bytes_max: 4 << 10,
             memory_chain_records_max: 4_096,

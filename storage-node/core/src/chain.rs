@@ -7,7 +7,7 @@
 //! The base is where the layers end: everything valid at or below it is in them, and nothing there can be annulled any more
 //! (R11). Batches below it stay until their file of the hot log goes; above the *log start* the log is whole.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::FileNumber;
@@ -71,6 +71,8 @@ pub(crate) struct Chain {
     held: VecDeque<Option<Held>>,
     front: BatchId,
     by_first: BTreeMap<Identity, BatchId>,
+    /// Those that are damaged on disk.
+    bad: BTreeSet<Identity>,
     scl: Lsn,
     base: Lsn,
     log_start: Lsn,
@@ -314,6 +316,8 @@ impl Chain {
             held.place = Some(place);
             held.moved = true;
             held.bad = false;
+            let identity = held.identity();
+            self.bad.remove(&identity);
         }
     }
 
@@ -322,13 +326,15 @@ impl Chain {
         let slot = self.slot(id);
         if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
             held.bad = true;
+            let identity = held.identity();
+            self.bad.insert(identity);
         }
     }
 
     /// The first batch that is damaged on disk and not below the base.
     pub(crate) fn first_bad(&self) -> Option<(BatchId, &Held)> {
-        let mut held = self.by_first.values().map(|id| (*id, self.get(*id)));
-        held.find(|(_, held)| held.bad)
+        let id = self.by_first[self.bad.first()?];
+        Some((id, self.get(id)))
     }
 
     /// Batches whose only copy lies in this file or an earlier one, by number.
@@ -347,22 +353,28 @@ impl Chain {
             .filter(move |(_, held)| held.place.is_some_and(|place| place.file <= file))
     }
 
-    /// Every durable batch, in LSN order.
-    pub(crate) fn durable(&self) -> impl Iterator<Item = BatchId> {
-        let ids = self.by_first.values().copied();
-        ids.filter(|id| self.get(*id).place.is_some())
+    /// Every durable batch from this one on, or from the place where it was, in LSN order.
+    pub(crate) fn durable_from(&self, from: Identity) -> impl Iterator<Item = (Identity, BatchId)> {
+        let ids = self.by_first.range(from..).map(|(held, id)| (*held, *id));
+        ids.filter(|(_, id)| self.get(*id).place.is_some())
     }
 
-    /// Forgets a batch: its file goes. Whoever asks for the log at or below it hears that it is forgotten.
+    /// Forgets a batch. Whoever asks for the log at or below it hears that it is forgotten. Its number is given to no other one,
+    /// not even to an older batch that is read after it: somebody may hold on to it yet.
     pub(crate) fn forget(&mut self, id: BatchId, history: &History) {
         let slot = self.slot(id);
         let Some(held) = self.held.get_mut(slot).and_then(Option::take) else {
             return;
         };
         self.by_first.remove(&held.identity());
+        self.bad.remove(&held.identity());
         if let Some(last) = held.last_valid(Lsn::MAX, history) {
             self.log_start = self.log_start.max(last);
         }
+    }
+
+    /// The oldest file is gone with all that it held: no batch before those that are left will be read any more.
+    pub(crate) fn forget_front(&mut self) {
         while let Some(None) = self.held.front() {
             self.held.pop_front();
             if self.folded_before == self.front {
@@ -643,3 +655,7 @@ impl Chain {
 fn wholly_annulled(runs: &[(Lsn, Lsn)], history: &History) -> bool {
     common_valid(runs, runs, history).is_none()
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod chain_tests;

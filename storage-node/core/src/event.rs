@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::wire::{Message, Role};
-use sixfold_log_format::{NodeId, SegmentId};
+use sixfold_log_format::{NodeId, SegmentId, TokenDigest, VolumeId};
 
 /// A connection of the shell's. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,18 @@ pub enum Event {
         stream: StreamKey,
         /// The message.
         message: Message,
+    },
+    /// A connection was opened: what its hello said of a volume. Until this comes a connection has shown no token.
+    Connected {
+        /// The connection.
+        connection: ConnectionKey,
+        /// The volume, and the digest of the token that was shown for it.
+        shown: Option<(VolumeId, TokenDigest)>,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// Which.
+        connection: ConnectionKey,
     },
     /// A stream ended, from whichever side; nothing can be sent on it any more.
     StreamClosed {

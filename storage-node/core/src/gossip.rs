@@ -420,7 +420,6 @@ impl NodeCore {
         let identity = (header.first, header.volume_epoch, header.checksum);
         let held = segment.chain.find(&identity);
         if let Some(held) = held.filter(|held| segment.chain.get(*held).bad) {
-            self.scrub.healed += 1;
             self.write_again(id, held, bytes.clone());
         }
     }

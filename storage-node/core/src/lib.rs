@@ -35,6 +35,7 @@ mod waiters;
 mod census;
 mod install;
 mod removed;
+mod tokens;
 mod wishes;
 
 mod gossip;
@@ -50,8 +51,10 @@ mod read;
 mod scrub;
 
 mod admin;
+mod numbers;
 
 pub use action::{Action, FileName, Severity};
 pub use event::{ConnectionKey, DiskError, DiskToken, Event, FoundDirectory, PeerToken, StreamKey};
 pub use io_buf::IoBuf;
 pub use node::{Bounds, NodeCore};
+pub use numbers::{HorizonHolder, NodeNumbers, REFUSAL_REASONS, Refused, SegmentNumbers};

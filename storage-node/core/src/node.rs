@@ -44,6 +44,7 @@ use crate::roles::{Permission, permission};
 use crate::scrub::Scrubbing;
 use crate::segment::{Applied, READ_LEASE, Segment};
 use crate::streams::LogStream;
+use crate::tokens::Tokens;
 use crate::waiters::Waiter;
 use crate::wishes::Wishes;
 
@@ -103,6 +104,8 @@ pub struct NodeCore {
     pub(crate) gone: Gone,
     /// What operators left.
     pub(crate) wishes: Wishes,
+    /// What connections showed.
+    pub(crate) tokens: Tokens,
     /// How fast peers are served.
     pub(crate) pace: Pace,
     /// Segments that ask a busy peer again, and when.
@@ -184,6 +187,7 @@ impl NodeCore {
             heads: (FileNumber(0), BTreeSet::new()),
             gone: Gone::default(),
             wishes: Wishes::default(),
+            tokens: Tokens::default(),
             pace: Pace::default(),
             retries: BTreeSet::new(),
             address: None,
@@ -216,6 +220,8 @@ impl NodeCore {
             } => {
                 self.on_message(now, connection, role, stream, message);
             }
+            Event::Connected { connection, shown } => self.tokens.connected(connection, shown),
+            Event::Disconnected { connection } => self.tokens.disconnected(connection),
             Event::StreamClosed { stream } => self.on_stream_closed(stream),
             Event::Written { token, result } => self.on_written(now, token, result),
             Event::Read { token, result } => match &mut self.scan {
@@ -301,6 +307,7 @@ impl NodeCore {
             Permission::No => return self.refuse(stream, Refusal::NotAllowed),
             Permission::Never => {
                 self.counters.refused += 1;
+                self.counters.refusals.violation();
                 return self.actions.push_back(Action::Disconnect { connection });
             }
         }
@@ -312,6 +319,9 @@ impl NodeCore {
                 bytes: message.encode().len_bytes(),
                 message,
             });
+        }
+        if let Err(refusal) = self.check_token(connection, role, &message) {
+            return self.refuse(stream, refusal);
         }
         match message {
             Message::Attach(attach) => self.on_attach(now, stream, *attach),
@@ -622,6 +632,7 @@ impl NodeCore {
 
     pub(crate) fn refuse(&mut self, stream: StreamKey, refusal: Refusal) {
         self.counters.refused += 1;
+        self.counters.refusals.count(&refusal);
         self.answer(stream, Message::Refused(refusal));
     }
 

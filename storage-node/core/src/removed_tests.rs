@@ -23,6 +23,7 @@ fn manifest(membership_epoch: u64) -> Manifest {
             pages_per_pg: 1,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs: Vec::new(),
         hints: Vec::new(),

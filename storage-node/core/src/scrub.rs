@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use sixfold_log_format::SegmentId;
 use sixfold_log_format::layer::{LayerIndex, LayerNumber};
+use sixfold_log_format::{Lsn, SegmentId, VolumeEpoch};
 
 use crate::action::Severity;
+use crate::chain::Identity;
 use crate::jobs::{BackgroundStep, Work};
 use crate::layers::cache::{Decoded, LayerPart};
 use crate::node::NodeCore;
@@ -63,7 +64,8 @@ pub(crate) struct Scrubbing {
 #[derive(Debug, Clone, Copy)]
 enum ScrubAt {
     Layer(LayerNumber, u32),
-    Log(u32),
+    /// The next batch, by its identity.
+    Log(Identity),
 }
 
 impl NodeCore {
@@ -229,7 +231,7 @@ fn next_parts(
             number_at >= number && !segment.bad_layers.contains(&number_at)
         };
         let Some(layer) = layers.find(|layer| is_next(layer.number)) else {
-            at = ScrubAt::Log(0);
+            at = ScrubAt::Log((Lsn::NONE, VolumeEpoch::new(0), 0));
             return (Vec::new(), Some(at));
         };
         let same = layer.number == number;
@@ -261,13 +263,11 @@ fn next_parts(
         unreachable!("layers were dealt with");
     };
     let mut parts = Vec::new();
-    let (mut bytes, mut count) = (0, 0);
-    let durable = segment.chain.durable();
-    for id in durable.skip(from as usize) {
+    let mut bytes = 0;
+    for (identity, id) in segment.chain.durable_from(from) {
         if bytes >= bytes_max {
-            return (parts, Some(ScrubAt::Log(from + count)));
+            return (parts, Some(ScrubAt::Log(identity)));
         }
-        count += 1;
         let located = Located::batch(&segment.chain, id);
         bytes += located.bytes as usize;
         parts.push(located);

@@ -61,6 +61,7 @@ pub fn manifest(volume_epoch: VolumeEpoch, addresses: &[(u8, SocketAddr)]) -> Ma
             pages_per_pg: 1 << 20,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs: vec![PgEntry {
             pg: PgId::ROOT,

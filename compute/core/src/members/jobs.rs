@@ -70,6 +70,8 @@ pub(crate) struct Reshape {
     pub(crate) since: Duration,
     /// It is to be taken back, and why.
     pub(crate) take_back: Option<String>,
+    /// The lowest SCL of those that join, and when it was last seen to grow.
+    pub(crate) progress: (Lsn, Duration),
 }
 
 /// A group that is appended.

@@ -15,6 +15,8 @@ pub(crate) enum Purpose {
     RollBack { pg: PgId, into: SegmentId },
     /// Segments begin to join a group that lost copies for good (R19).
     BeginReshape { pg: PgId },
+    /// They are whole and join no more: both sets count.
+    ConfirmReshape { pg: PgId },
     /// They are members like the others.
     FinishReshape { pg: PgId },
     /// They are taken back.
@@ -36,6 +38,7 @@ impl Purpose {
             | Purpose::Finish { pg, .. }
             | Purpose::RollBack { pg, .. }
             | Purpose::BeginReshape { pg }
+            | Purpose::ConfirmReshape { pg }
             | Purpose::FinishReshape { pg }
             | Purpose::AbandonReshape { pg }
             | Purpose::Append { pg } => Some(pg),

@@ -211,8 +211,9 @@ impl WriterCore {
                 pages.extend(missing.unwrap_or_default());
                 self.miss(waiting, pages);
             }
-            // Pages are on their way.
+            // Pages are on their way, or are to be.
             PlanVerdict::Failed(CommitError::Full) if self.may_grow() => {
+                self.want_room();
                 return Turn::Blocked(Box::new(waiting));
             }
             PlanVerdict::Failed(error) => self.refuse(waiting, error),

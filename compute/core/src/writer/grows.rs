@@ -25,19 +25,20 @@ impl WriterCore {
         let Some(free_min) = self.members.bounds.grow_below_free_pages else {
             return;
         };
-        if self.grows_now()
-            || self.now < self.members.grow_not_before
-            || self.groups.len() >= self.pgs_max()
-            || self.closing
-        {
+        if self.may_grow() && self.free_pages().is_some_and(|free| free < free_min) {
+            self.want_room();
+        }
+    }
+
+    /// Wants a group, unless one is on its way: free pages run low, or a commit needs more than there are, however many that is.
+    pub(super) fn want_room(&mut self) {
+        if self.grows_now() {
             return;
         }
-        if self.free_pages().is_some_and(|free| free < free_min) {
-            let groups = self.groups.len() + 1;
-            let jobs = &mut self.members.jobs;
-            jobs.grows_wanted
-                .push_back(GrowWanted { wish: None, groups });
-        }
+        let groups = self.groups.len() + 1;
+        let jobs = &mut self.members.jobs;
+        jobs.grows_wanted
+            .push_back(GrowWanted { wish: None, groups });
     }
 
     /// Whether a group is being appended, or is to be.
@@ -51,7 +52,7 @@ impl WriterCore {
         let by_itself = self.members.bounds.grow_below_free_pages.is_some()
             && self.groups.len() < self.pgs_max()
             && self.now >= self.members.grow_not_before;
-        self.grows_now() || by_itself
+        !self.closing && (self.grows_now() || by_itself)
     }
 
     pub(super) fn pgs_max(&self) -> usize {
@@ -186,6 +187,7 @@ impl WriterCore {
                 }
                 self.members.grow_not_before = self.now + PAUSE;
                 self.growth_ended(grow.wish, error.to_string());
+                self.advance_line();
             }
         }
         true
@@ -229,6 +231,11 @@ impl WriterCore {
         if wish.is_some() && self.groups.len() < groups {
             let wanted = GrowWanted { wish, groups };
             self.members.jobs.grows_wanted.push_front(wanted);
+        } else if let Some(id) = wish {
+            // Some of the groups that it is for may have come by themselves.
+            let pgs = self.groups.len();
+            let text = format!("the volume has {pgs} protection groups");
+            self.members.wishes.done(id, text);
         }
     }
 

@@ -11,8 +11,9 @@
 
 use std::time::Duration;
 
-use sixfold_log_format::{Lsn, PgEntry, PgId, SegmentSet};
+use sixfold_log_format::{Lsn, Manifest, PgEntry, PgId, SegmentSet};
 use sixfold_recovery::machine::{Opened, RecoveryError};
+use sixfold_recovery::membership::abandon_reshape;
 use sixfold_recovery::quorum::write_count;
 
 use super::WriterCore;
@@ -38,6 +39,15 @@ pub(super) enum Refence {
     Asked,
     /// It could not; once more then.
     Pause { until: Duration },
+}
+
+/// Whether a reopening leaves this manifest like that: it takes back a change of a group's quorum model that cannot go on.
+fn is_left(before: &Manifest, after: &Manifest) -> bool {
+    before.pgs.len() == after.pgs.len()
+        && before.pgs.iter().zip(&after.pgs).all(|(one, other)| {
+            let without = || abandon_reshape(before, one.pg).ok();
+            one == other || without().is_some_and(|without| without.pg(one.pg) == Some(other))
+        })
 }
 
 impl WriterCore {
@@ -184,7 +194,7 @@ impl WriterCore {
         });
         let proposed = self.members.step.as_ref().map(|step| step.to());
         let mut known = [Some(&self.manifest), proposed].into_iter().flatten();
-        same_log && known.any(|manifest| manifest.pgs == opened.manifest.pgs)
+        same_log && known.any(|manifest| is_left(manifest, &opened.manifest))
     }
 
     /// Everything goes on under the new epoch, with the caches.

@@ -440,6 +440,8 @@ impl WriterCore {
             "{gone} was removed and is still a member"
         );
         if let Purpose::Finish { .. } = purpose {
+            // Who left may be what others could not join beside.
+            self.members.reshape_pauses.remove(&pg);
             self.parts_done(&job.wishes, "replaced");
             self.parts_failed(&job.restores, "too late: it was replaced");
         } else {
@@ -456,7 +458,7 @@ impl WriterCore {
             if link.is_gone() || link.is_fenced() {
                 continue;
             }
-            if self.now.saturating_sub(link.heard_at) < patience {
+            if link.silent_for(self.now) < patience {
                 self.members.repair_pauses.remove(&link.segment);
             } else {
                 silent.push((link.pg, link.segment, link.node, link.joining));

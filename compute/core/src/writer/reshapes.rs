@@ -1,33 +1,46 @@
 //! Groups that lost copies for good get others, until they have six again (R19, R20): three survivors go to four, four go to six.
 //!
 //! By way of four, so that no commit waits meanwhile: in each of these steps the members that are whole make a write quorum of the set
-//! entered by themselves. That holds as long as all of them are heard; when one falls silent, the step is taken back, and the silent
-//! one is replaced first like any other.
+//! entered by themselves. That holds as long as all of them are heard, take batches and keep up ([`Carrier`]): it is not begun before they
+//! have for a while; and when one falls silent or the group's writes stand still, the step is taken back, for which the set that was left
+//! is enough. A silent one is replaced first like any other.
 //!
 //! ```text
-//! lost copies --nodes are there, all members heard--> Creating -> Made -> Beginning -> Joining --all whole--> Finishing -> done
-//!                                                                                         \--a member silent--> RollingBack -> again
+//! lost copies --nodes are there, all members carry--> Creating -> Made -> Beginning -> Joining --all whole--> Confirming -> Finishing -> done
+//!                         ^                                                              |
+//!                         +-- a pause, longer each time <-- RollingBack <--a member silent, writes stand still, or no progress--+
 //! ```
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
     Lsn, Manifest, Member, MemberKind, PgEntry, PgId, QuorumModel, SegmentId, SegmentSet,
 };
 use sixfold_recovery::membership::{
-    EditError, abandon_reshape, begin_reshape, finish_reshape, place_more, regrown, reshape_of,
+    EditError, abandon_reshape, begin_reshape, confirm_reshape, finish_reshape, place_more,
+    regrown, reshape_of,
 };
 
 use super::WriterCore;
 use super::replaces::{CREATION_PATIENCE, REPAIR_PAUSE};
 use crate::link::Link;
 use crate::members::ReshapeStats;
+use crate::members::carrier::{Carrier, Look};
 use crate::members::jobs::{Phase, Reshape};
 use crate::members::step::Purpose;
 
 /// While segments join, every whole member is needed for a commit: one that was not heard for this long ends the joining.
 const MEMBER_PATIENCE: Duration = Duration::from_secs(5);
+/// A member that carries is heard at least this often.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// For how long the members have to have carried before others join, or for `repair_after`, if that is shorter.
+const STEADY: Duration = Duration::from_secs(30);
+/// Segments that join and were not heard for so long, or have a full disk for so long, are taken back where nobody said `repair_after`.
+const JOINING_PATIENCE: Duration = Duration::from_secs(300);
+/// Segments that join and got no further for so long are taken back. What they copy shows in their SCL only at its end.
+const STUCK: Duration = Duration::from_secs(6 * 3_600);
 
 impl WriterCore {
     /// Goes on with what an earlier writer began.
@@ -51,26 +64,85 @@ impl WriterCore {
                 phase: Phase::Joining { needed },
                 since: self.now,
                 take_back,
+                progress: (Lsn::NONE, self.now),
             });
         }
     }
 
-    /// Groups that lack copies are given some, and those that are being given some are looked after.
+    /// Groups that lack copies are given some, unless nobody is to do that; those that are being given some are looked after.
     pub(super) fn look_for_losses(&mut self) {
         for number in 0..self.manifest.pgs.len() {
             let entry = &self.manifest.pgs[number];
             let pg = entry.pg;
+            let missing = match &entry.sets[..] {
+                [set] => regrown(set.model).map(|model| (model, set.members.len())),
+                _ => None,
+            };
             let reshapes = &self.members.jobs.reshapes;
-            if reshapes.iter().any(|job| job.pg == pg) {
+            let is_running = reshapes.iter().any(|job| job.pg == pg);
+            if !is_running && missing.is_none() {
+                self.members.carriers.remove(&pg);
+                continue;
+            }
+            self.look_at_carriers(number);
+            if is_running {
                 self.look_after(pg);
-            } else if let [set] = &entry.sets[..]
-                && let Some(model) = regrown(set.model)
+            } else if let Some((model, held)) = missing
+                && self.members.bounds.repair_after.is_some()
                 && !self.closing
             {
-                let needed = model.member_count() - set.members.len();
-                self.start_reshape(number, model, needed);
+                self.start_reshape(number, model, model.member_count() - held);
             }
         }
+    }
+
+    /// How its members do.
+    fn look_at_carriers(&mut self, number: usize) {
+        let (group, links, now) = (&self.groups[number], self.shipper.links(), self.now);
+        let carrier = self.members.carriers.entry(group.entry.pg);
+        let carrier = carrier.or_insert_with(|| Carrier::new(now, group.pgcl));
+        let mark = carrier.mark();
+        let carries = |link: &Link| {
+            link.is_writable() && link.silent_for(now) < HEARD_WITHIN && link.counted_scl() >= mark
+        };
+        let mut members = group.entry.sets.iter().flat_map(|set| &set.members);
+        let all_carry = members.all(|member| {
+            let link = group.link(links, member.segment);
+            link.is_some_and(|link| link.joining || carries(link))
+        });
+        let keeps_up = |link: &Link| link.is_writable() && link.counted_scl() >= mark;
+        carrier.looked(Look {
+            now,
+            all_carry,
+            may_write: group.is_write_quorum(links, keeps_up),
+            pgcl: group.pgcl,
+            last_sealed: group.last_sealed,
+        });
+    }
+
+    /// Whether all members have carried for long enough, and do now.
+    fn is_steady(&self, number: usize) -> bool {
+        let (group, links) = (&self.groups[number], self.shipper.links());
+        let needed = self
+            .members
+            .bounds
+            .repair_after
+            .unwrap_or(STEADY)
+            .min(STEADY);
+        let carrier = self.members.carriers.get(&group.entry.pg);
+        let mut members = group.entry.sets.iter().flat_map(|set| &set.members);
+        carrier.is_some_and(|carrier| carrier.steady_for(self.now) >= needed)
+            && members.all(|member| {
+                let link = group.link(links, member.segment);
+                link.is_some_and(Link::is_writable)
+            })
+    }
+
+    /// It was tried in vain: later again.
+    fn pause_reshapes(&mut self, pg: PgId) {
+        let pause = self.members.bounds.repair_after.unwrap_or(REPAIR_PAUSE);
+        let pauses = self.members.reshape_pauses.entry(pg).or_default();
+        pauses.taken_back(self.now, pause.min(REPAIR_PAUSE));
     }
 
     /// Begins, where there are nodes for it.
@@ -78,9 +150,9 @@ impl WriterCore {
         let group = &self.groups[number];
         let pg = group.entry.pg;
         let pauses = &self.members.reshape_pauses;
-        let is_paused = pauses.get(&pg).is_some_and(|&until| self.now < until);
+        let is_paused = pauses.get(&pg).is_some_and(|pause| self.now < pause.until);
         // A member that is down is replaced, or comes back; until then no commit could do without the ones that join.
-        if is_paused || !self.all_up(number) {
+        if is_paused || !self.is_steady(number) {
             return;
         }
         let mut members = group.entry.members();
@@ -108,43 +180,79 @@ impl WriterCore {
                     phase: Phase::Creating,
                     since: self.now,
                     take_back: None,
+                    progress: (Lsn::NONE, self.now),
                 });
             }
             Err(error) => {
-                self.members
-                    .reshape_pauses
-                    .insert(pg, self.now + REPAIR_PAUSE);
+                let pauses = self.members.reshape_pauses.entry(pg).or_default();
+                pauses.no_place(self.now, REPAIR_PAUSE);
                 let text = format!("protection group {pg} has {held} copies: {error}");
                 self.members.refused(text);
             }
         }
     }
 
-    /// Whether every member of the set in force is attached.
-    fn all_up(&self, number: usize) -> bool {
-        let (group, links) = (&self.groups[number], self.shipper.links());
-        let mut members = group.entry.sets.iter().flat_map(|set| &set.members);
-        members.all(|member| group.link(links, member.segment).is_some_and(Link::is_up))
-    }
-
-    /// Takes it back when a whole member is silent: what joins may be far from whole, and commits wait.
+    /// Takes it back when a whole member is silent or the group's writes stand still: what joins may be far from whole. And when what
+    /// joins gets nowhere: until it is whole there is no member to spare.
     fn look_after(&mut self, pg: PgId) {
-        let links = self.shipper.links();
-        let now = self.now;
-        let is_silent = |link: &&Link| {
-            link.pg == pg
-                && !link.is_gone()
-                && !link.joining
-                && now.saturating_sub(link.heard_at) >= MEMBER_PATIENCE
-        };
-        let Some(silent) = links.iter().find(is_silent) else {
+        let Some(index) = self.reshape_at(pg) else {
             return;
         };
-        let reason = format!("segment {} was not heard, which has to be", silent.segment);
-        let jobs = self.members.jobs.reshapes.iter_mut();
-        for job in jobs.filter(|job| job.pg == pg) {
-            job.take_back.get_or_insert_with(|| reason.clone());
+        let reason = self.hindrance(index);
+        let job = &mut self.members.jobs.reshapes[index];
+        if let Some(reason) = reason {
+            job.take_back.get_or_insert(reason);
         }
+    }
+
+    fn reshape_at(&self, pg: PgId) -> Option<usize> {
+        let mut reshapes = self.members.jobs.reshapes.iter();
+        reshapes.position(|job| job.pg == pg)
+    }
+
+    /// Why a reshape cannot go on.
+    fn hindrance(&mut self, index: usize) -> Option<String> {
+        let now = self.now;
+        let patience = self.members.bounds.repair_after;
+        let patience = patience.unwrap_or(JOINING_PATIENCE);
+        let job = &self.members.jobs.reshapes[index];
+        let pg = job.pg;
+        let begun = !matches!(job.phase, Phase::Creating | Phase::Made);
+        let mut links = self.shipper.links().iter();
+        let of_group = links
+            .by_ref()
+            .filter(|link| link.pg == pg && !link.is_gone());
+        for link in of_group {
+            let segment = link.segment;
+            let silent = link.silent_for(now);
+            if !link.joining && silent >= MEMBER_PATIENCE {
+                return Some(format!("segment {segment} was not heard, which has to be"));
+            }
+            if link.joining && silent >= patience {
+                return Some(format!("segment {segment} was not heard for too long"));
+            }
+        }
+        let carrier = self.members.carriers.get(&pg);
+        if begun && carrier.is_some_and(|one| one.stalled_for(now) >= MEMBER_PATIENCE) {
+            return Some("the group's writes stand still without those that join".to_owned());
+        }
+        let Phase::Joining { .. } = job.phase else {
+            return None;
+        };
+        let members = job.joining.iter();
+        let scl = members.map(|member| self.scl_of(pg, member.segment)).min();
+        let is_full = job.joining.iter().any(|member| {
+            let link = self.groups[pg.get() as usize].link(self.shipper.links(), member.segment);
+            link.is_some_and(|link| link.full)
+        });
+        let scl = scl.unwrap_or(Lsn::NONE);
+        let job = &mut self.members.jobs.reshapes[index];
+        if scl > job.progress.0 {
+            job.progress = (scl, now);
+        }
+        let stuck = now.saturating_sub(job.progress.1);
+        let has_no_end = stuck >= if is_full { patience } else { STUCK };
+        has_no_end.then(|| format!("what joins has got no further than {scl}"))
     }
 
     /// One of those that join was not heard for too long.
@@ -195,6 +303,7 @@ impl WriterCore {
             let leaving = &mut self.members.leaving;
             leaving.orphaned(member.segment, member.node, said);
         }
+        self.pause_reshapes(job.pg);
         self.members.refused(reason.to_owned());
     }
 
@@ -211,11 +320,15 @@ impl WriterCore {
                 }
                 (Phase::Creating, None) => is_old && self.drop_impossible(index),
                 (Phase::Made, None) => self.propose_joining(index),
-                (Phase::Joining { .. }, Some(_)) => self.propose_end(index, true),
+                // Once they count, going on takes no more than going back.
+                (Phase::Joining { .. }, _) if self.is_confirmed(job.pg) => {
+                    self.propose_end(index, End::Finish)
+                }
+                (Phase::Joining { .. }, Some(_)) => self.propose_end(index, End::Abandon),
                 (Phase::Joining { needed }, None) => {
                     let mut joining = job.joining.iter();
                     let is_whole = |member: &Member| self.scl_of(job.pg, member.segment) >= needed;
-                    joining.all(is_whole) && self.propose_end(index, false)
+                    joining.all(is_whole) && self.propose_end(index, self.end_of_joining())
                 }
                 (Phase::Beginning | Phase::Finishing | Phase::RollingBack, _) => false,
             };
@@ -245,7 +358,7 @@ impl WriterCore {
                 let number = pg.get() as usize;
                 let group = &self.groups[number];
                 let is_complete = group.is_complete(&group.entry, self.shipper.links());
-                if !is_complete || !self.all_up(number) {
+                if !is_complete || !self.is_steady(number) {
                     return false;
                 }
                 self.members.jobs.reshapes[index].phase = Phase::Beginning;
@@ -256,13 +369,40 @@ impl WriterCore {
         }
     }
 
-    /// They are whole, or are taken back; and a write quorum of the set that remains holds all that an acceptance of the last step
+    /// Whether the members that joined count: a manifest in force says so.
+    fn is_confirmed(&self, pg: PgId) -> bool {
+        let entry = self.manifest.pg(pg);
+        let target = entry.and_then(reshape_of);
+        target.is_some_and(|target| joining_of(target).is_empty())
+    }
+
+    fn end_of_joining(&self) -> End {
+        match planted(Mutant::ReshapeUnconfirmed) {
+            true => End::Finish,
+            false => End::Confirm,
+        }
+    }
+
+    /// They are whole, or are taken back; and a write quorum of the sets that remain holds all that an acceptance of the last step
     /// named.
-    fn propose_end(&mut self, index: usize, back: bool) -> bool {
+    fn propose_end(&mut self, index: usize, end: End) -> bool {
         let pg = self.members.jobs.reshapes[index].pg;
-        let to = match back {
-            true => abandon_reshape(&self.manifest, pg),
-            false => finish_reshape(&self.manifest, pg),
+        let (to, phase, purpose) = match end {
+            End::Abandon => (
+                abandon_reshape(&self.manifest, pg),
+                Phase::RollingBack,
+                Purpose::AbandonReshape { pg },
+            ),
+            End::Confirm => (
+                confirm_reshape(&self.manifest, pg),
+                Phase::Finishing,
+                Purpose::ConfirmReshape { pg },
+            ),
+            End::Finish => (
+                finish_reshape(&self.manifest, pg),
+                Phase::Finishing,
+                Purpose::FinishReshape { pg },
+            ),
         };
         let to = to.expect("it was found in the manifest or put there");
         let remaining = to.pg(pg).expect("no group goes");
@@ -270,10 +410,6 @@ impl WriterCore {
         if !group.is_complete(remaining, self.shipper.links()) {
             return false;
         }
-        let (phase, purpose) = match back {
-            true => (Phase::RollingBack, Purpose::AbandonReshape { pg }),
-            false => (Phase::Finishing, Purpose::FinishReshape { pg }),
-        };
         self.members.jobs.reshapes[index].phase = phase;
         self.propose(to, purpose);
         true
@@ -285,14 +421,21 @@ impl WriterCore {
         let reshapes = &mut self.members.jobs.reshapes;
         let index = reshapes.iter().position(|job| job.pg == pg);
         let index = index.expect("a job stays until its last step is in force");
-        if let Purpose::BeginReshape { .. } = purpose {
+        if let Purpose::BeginReshape { .. } | Purpose::ConfirmReshape { .. } = purpose {
             let group = &self.groups[pg.get() as usize];
             let needed = group.floor.max(group.last_sealed);
             reshapes[index].phase = Phase::Joining { needed };
+            reshapes[index].progress.1 = self.now;
             return;
         }
         let job = reshapes.remove(index);
-        if let Some(reason) = job.take_back {
+        let is_back = matches!(purpose, Purpose::AbandonReshape { .. });
+        if is_back {
+            self.pause_reshapes(pg);
+        } else {
+            self.members.reshape_pauses.remove(&pg);
+        }
+        if let Some(reason) = job.take_back.filter(|_| is_back) {
             self.members.refused(format!(
                 "protection group {pg} gets no more copies for now: {reason}"
             ));
@@ -365,6 +508,17 @@ impl WriterCore {
         };
         short.map(|entry| (entry.pg, whole(entry))).collect()
     }
+}
+
+/// How the joining ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// They are taken back.
+    Abandon,
+    /// They count.
+    Confirm,
+    /// The old set goes.
+    Finish,
 }
 
 fn joining_of(target: &SegmentSet) -> Vec<Member> {

@@ -25,8 +25,10 @@ impl WriterCore {
             self.shipper.stood_still(gap);
             self.refence_stood_still();
         }
-        if let Some(patience) = self.members.take_look(self.now) {
-            self.look_for_silence(patience);
+        if self.members.take_look(self.now) {
+            if let Some(patience) = self.members.bounds.repair_after {
+                self.look_for_silence(patience);
+            }
             self.look_for_losses();
         }
         self.grow_if_low();

@@ -240,7 +240,7 @@ impl WriterCore {
             !concerned
         });
         let waiting = count;
-        let mut too_late = 0;
+        let (mut too_late, mut taken_back) = (0, 0);
         for job in &mut jobs.replaces {
             let concerned = is_subject(job.out.segment, job.out.node)
                 || is_subject(job.into.segment, job.into.node);
@@ -256,6 +256,15 @@ impl WriterCore {
             job.restores.push(id);
             count += 1;
         }
+        for job in &mut jobs.reshapes {
+            let mut joining = job.joining.iter();
+            if joining.any(|member| is_subject(member.segment, member.node)) {
+                // It ends by itself, and is not waited for.
+                job.take_back
+                    .get_or_insert_with(|| "taken back by wish".to_owned());
+                taken_back += 1;
+            }
+        }
         self.parts_failed(&ended, "taken back by wish");
         if count > 0 {
             self.members
@@ -264,6 +273,9 @@ impl WriterCore {
             for _ in 0..waiting {
                 self.members.wishes.part_done(id, "it had not begun");
             }
+        } else if taken_back > 0 {
+            let text = "the group gets no more copies for now".to_owned();
+            self.members.wishes.done(id, text);
         } else if welcomed {
             self.members
                 .wishes
@@ -375,6 +387,7 @@ impl WriterCore {
                 self.replace_in_force(purpose);
             }
             Purpose::BeginReshape { .. }
+            | Purpose::ConfirmReshape { .. }
             | Purpose::FinishReshape { .. }
             | Purpose::AbandonReshape { .. } => self.reshape_in_force(purpose),
             Purpose::Append { .. } => {
@@ -386,7 +399,9 @@ impl WriterCore {
             Purpose::Hint => {
                 // There may be a place now for what found none.
                 self.members.repair_pauses.clear();
-                self.members.reshape_pauses.clear();
+                self.members
+                    .reshape_pauses
+                    .retain(|_, pause| pause.is_repeated());
                 let edit = self.members.jobs.hints.pop_front();
                 let edit = edit.expect("an edit stays until its step is in force");
                 if let Edit::Drop(node) = edit.edit {

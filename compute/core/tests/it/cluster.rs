@@ -210,6 +210,7 @@ pub fn opened_with_pgs(page_bytes: u32, lal: u64, pg_count: u32, pages_per_pg: u
                 pages_per_pg,
                 retention_ms: 0,
                 retention_bytes: 0,
+                token: None,
             },
             pgs: (0..pg_count).map(entry).collect(),
             hints: Vec::new(),

@@ -284,7 +284,8 @@ impl HotLog {
         self.retry_at = self.retry_at.map(|_| Duration::ZERO);
     }
 
-    /// Appends a batch that is held already, whatever the bounds say: it is written so that a file can go.
+    /// Appends a batch that is held already, whatever the bounds say, while there is room for claims behind it: it is written so that
+    /// a file can go, or in the place of a damaged one.
     ///
     /// # Errors
     /// [`AppendError`]; nothing was taken.
@@ -293,6 +294,9 @@ impl HotLog {
         let bytes_max = self.entry_bytes_max();
         if bytes > bytes_max {
             return Err(AppendError::TooLong { bytes, bytes_max });
+        }
+        if bytes as u64 > self.copies_room() {
+            return Err(AppendError::Full);
         }
         Ok(self.queue_entry(entry, bytes))
     }

@@ -1,7 +1,8 @@
 //! Merging: neighboring runs become one, and what nobody can read any more stays behind.
 //!
 //! The runs are read block by block in the order of their entries, a few hundred kilobytes of each at a time, and composed into the
-//! new run: memory does not depend on how much is merged. Where the oldest run is among them, every page begins in them.
+//! new run: memory does not depend on how much is merged. Where the oldest run is among them, every page begins in them; a layer of it that
+//! holds nothing but images, of pages that no newer run has anything of, stays as it is and is not even read.
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -105,6 +106,9 @@ pub(crate) struct MergeWork {
     /// The entry that was taken last.
     last: Option<Key>,
     merged: bool,
+    is_bottom: bool,
+    /// The first page of the oldest run's next layer, while it is not known whether that one is read: below it the others go on.
+    fence: Option<PageId>,
 }
 
 /// What entries are sorted by: page, LSN, whether it is an image.
@@ -137,6 +141,8 @@ impl MergeWork {
             base: None,
             last: None,
             merged: false,
+            is_bottom,
+            fence: None,
         }
     }
 
@@ -176,8 +182,20 @@ impl MergeWork {
                 .find_base(segment, &mut sources, budget)?
                 .unwrap_or_default();
             if needs.is_empty() {
-                for cursor in &mut self.cursors {
+                let (oldest, newer) = self.cursors.split_at_mut(1);
+                for cursor in newer {
                     cursor.fill(&mut sources, &mut needs);
+                }
+                self.fence = None;
+                if needs.is_empty() {
+                    match self.oldest_next()? {
+                        Next::Read => self.cursors[0].fill(&mut sources, &mut needs),
+                        Next::Wait(page) => self.fence = Some(page),
+                        Next::Keep => {
+                            self.keep_layer(segment);
+                            continue;
+                        }
+                    }
                 }
             }
             if !needs.is_empty() {
@@ -187,6 +205,51 @@ impl MergeWork {
             }
             self.merge(segment, budget)?;
         }
+    }
+
+    /// What becomes of the next layer of the oldest run. The others have been read on.
+    fn oldest_next(&self) -> Result<Next, JobError> {
+        let oldest = &self.cursors[0];
+        let is_begun = oldest.next_block > 0 || !oldest.blocks.is_empty();
+        let Some(layer) = oldest
+            .layers
+            .front()
+            .filter(|_| self.is_bottom && !is_begun)
+        else {
+            return Ok(Next::Read);
+        };
+        let summary = &layer.summary;
+        let goes_on = oldest.layers.get(1);
+        let is_shared = goes_on.is_some_and(|next| next.summary.page_first <= summary.page_last)
+            || self.composer.page() >= Some(summary.page_first);
+        // Records of it may be collected by now; images of pages that nobody wrote to may not.
+        if summary.record_count > 0 || is_shared {
+            return Ok(Next::Read);
+        }
+        let mut least: Option<PageId> = None;
+        for cursor in &self.cursors[1..] {
+            if let Some(entry) = cursor.entries().next() {
+                let page = entry.map_err(JobError::Block)?.page();
+                least = Some(least.map_or(page, |least| least.min(page)));
+            }
+        }
+        Ok(match least {
+            Some(page) if page < summary.page_first => Next::Wait(summary.page_first),
+            Some(page) if page <= summary.page_last => Next::Read,
+            _ => Next::Keep,
+        })
+    }
+
+    /// The next layer of the oldest run stays. What is written ends before it and goes on behind it.
+    fn keep_layer(&mut self, segment: &mut Segment) {
+        if self.composer.page().is_some() {
+            let builder = self.output.builder(|| segment.layers.take_number());
+            self.composer.end_page(builder);
+        }
+        self.output.finish_layer();
+        let kept = self.cursors[0].layers.pop_front();
+        let kept = kept.expect("looked at by the caller").number;
+        self.gone.retain(|layer| *layer != kept);
     }
 
     /// Where the composer asked for a page: what is still needed for it.
@@ -227,6 +290,7 @@ impl MergeWork {
             output,
             base,
             last,
+            fence,
             ..
         } = self;
         let layers = &mut segment.layers;
@@ -239,7 +303,7 @@ impl MergeWork {
             if output.has_chunk() || *budget == 0 {
                 break Ok(false);
             }
-            let (key, at) = match least(&mut heads, cursors)? {
+            let (key, at) = match least(&mut heads, cursors, *fence)? {
                 Least::Entry(key, at) => (key, at),
                 Least::ReadOn => break Ok(false),
                 Least::End => break Ok(true),
@@ -313,6 +377,16 @@ impl MergeWork {
     }
 }
 
+/// What becomes of the next layer of the oldest run.
+enum Next {
+    /// It is read, or was begun, or there is none.
+    Read,
+    /// That is known when all others are at this page.
+    Wait(PageId),
+    /// It stays as it is.
+    Keep,
+}
+
 /// What a merge takes next.
 enum Least {
     /// The next entry of this run.
@@ -327,8 +401,9 @@ enum Least {
 fn least<'a>(
     heads: &mut [Peekable<impl Iterator<Item = Result<LayerEntry<'a>, DecodeError>>>],
     cursors: &[Cursor],
+    fence: Option<PageId>,
 ) -> Result<Least, JobError> {
-    let mut first = None;
+    let mut first: Option<(Key, usize)> = None;
     for (at, head) in heads.iter_mut().enumerate() {
         match head.peek() {
             Some(Ok(entry)) => {
@@ -340,8 +415,14 @@ fn least<'a>(
             }
             Some(Err(error)) => return Err(JobError::Block(error.clone())),
             None if cursors[at].is_at_end() => {}
+            None if at == 0 && fence.is_some() => {}
             None => return Ok(Least::ReadOn),
         }
+    }
+    if let Some(fence) = fence
+        && first.is_none_or(|((page, ..), _)| page >= fence)
+    {
+        return Ok(Least::ReadOn);
     }
     Ok(first.map_or(Least::End, |(key, at)| Least::Entry(key, at)))
 }

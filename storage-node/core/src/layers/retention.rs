@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::numbers::HorizonHolder;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{BatchHeader, Lsn, VolumeParameters};
 
@@ -104,21 +105,46 @@ impl Retention {
         if now >= self.lease_until && !ignored {
             return None;
         }
-        let by_time =
-            self.newest(|mark| mark.unix_ms.saturating_add(parameters.retention_ms) <= self.stamp);
-        let by_bytes = match parameters.retention_bytes {
-            0 => Lsn::NONE,
-            bytes => self.newest(|mark| mark.redo_bytes.saturating_add(bytes) <= self.redo_bytes),
-        };
-        let retained = by_time.max(by_bytes);
+        let retained = self.newest_old(parameters);
+        let retained = retained.map_or(Lsn::NONE, |at| self.marks[at].lsn);
         let in_use = if ignored { Lsn::MAX } else { self.pgmrpl };
         Some(retained.min(in_use))
     }
 
-    /// The newest mark of which `is_old` is true.
-    fn newest(&self, is_old: impl Fn(&Mark) -> bool) -> Lsn {
-        let at = self.marks.partition_point(is_old);
-        at.checked_sub(1).map_or(Lsn::NONE, |at| self.marks[at].lsn)
+    /// The lowest read point in use, as the writer said last.
+    pub(crate) fn pgmrpl(&self) -> Lsn {
+        self.pgmrpl
+    }
+
+    /// What [`Retention::limit`] stands at.
+    pub(crate) fn holder(&self, now: Duration, parameters: &VolumeParameters) -> HorizonHolder {
+        match self.limit(now, parameters) {
+            None => HorizonHolder::NoWriter,
+            // Where both are the same point, it is the reader who would hold more.
+            Some(limit) if limit == self.pgmrpl => HorizonHolder::ReadPoint,
+            Some(_) => HorizonHolder::Retention,
+        }
+    }
+
+    /// The newest mark that retention does not keep, by its place.
+    fn newest_old(&self, parameters: &VolumeParameters) -> Option<usize> {
+        let (time, bytes) = (parameters.retention_ms, parameters.retention_bytes);
+        let by_time = |mark: &Mark| mark.unix_ms.saturating_add(time) <= self.stamp;
+        let by_bytes =
+            |mark: &Mark| bytes > 0 && mark.redo_bytes.saturating_add(bytes) <= self.redo_bytes;
+        let old = self.marks.partition_point(by_time);
+        old.max(self.marks.partition_point(by_bytes)).checked_sub(1)
+    }
+
+    /// Forgets the marks below what retention keeps: nobody looks them up. Without that they would lie farther apart the longer the
+    /// log grows, and what is collected would lag behind by as much.
+    pub(crate) fn pass(&mut self, parameters: &VolumeParameters) {
+        if let Some(at) = self.newest_old(parameters) {
+            self.marks.drain(..at);
+        }
+        if self.marks.len() < MARKS_MAX / 4 {
+            (self.step_bytes, self.step_ms) = (self.step_bytes / 2, self.step_ms / 2);
+        }
     }
 
     /// Whether a batch with this stamp lies outside a window.
@@ -127,3 +153,7 @@ impl Retention {
         unix_ms.saturating_add(window) <= self.stamp
     }
 }
+
+#[cfg(test)]
+#[path = "retention_tests.rs"]
+mod retention_tests;

@@ -1,8 +1,9 @@
 //! Which layers a segment has, as its catalog says, in the order in which reads want them.
 //!
-//! Layers form *runs*: a run covers a range of LSNs, `(after, through]`, and its layers share it, each for pages of its own; but a
-//! page that would make a layer too long goes on in the next one, its later entries there. Runs do not overlap and leave no gap,
-//! the oldest one first. A freeze adds a run at the end, a merge replaces neighbors by one.
+//! Layers form *runs*: a run covers a range of LSNs, `(after, through]`, each of its layers for pages of its own; but a page that would
+//! make a layer too long goes on in the next one, its later entries there. Runs do not overlap and leave no gap, the oldest one
+//! first. A freeze adds a run at the end, a merge replaces neighbors by one. Layers of the oldest run that a merge left as they were, since
+//! nothing newer touched their pages, end below the others of their run: there is nothing of their pages in between.
 
 use std::collections::BTreeMap;
 
@@ -83,19 +84,41 @@ pub(crate) fn runs_of(catalog: &LayerCatalog) -> Result<Vec<Run>, CatalogError> 
             let written = summary.identity.layer;
             (summary.page_first, summary.page_last, written)
         });
-        let overlap = layers
+        let layer = layers[0].number;
+        match runs.last_mut().filter(|before| before.after == after) {
+            Some(same) => {
+                same.layers.append(&mut layers);
+                let pages =
+                    |layer: &CatalogLayer| (layer.summary.page_first, layer.summary.page_last);
+                // Stable: each of the two is in order, and a page is in one of them.
+                same.layers.sort_by_key(pages);
+                same.through = through;
+                let is_shared = |pair: &[CatalogLayer]| {
+                    let (one, other) = (&pair[0].summary, &pair[1].summary);
+                    one.lsn_through != other.lsn_through && one.page_last >= other.page_first
+                };
+                if same.layers.windows(2).any(is_shared) {
+                    return Err(CatalogError::Overlap { layer });
+                }
+            }
+            None => runs.push(Run {
+                after,
+                through,
+                layers,
+            }),
+        }
+        let is_clash = match &runs[..] {
+            [.., before, last] => before.through > last.after,
+            _ => false,
+        };
+        let run = runs.last().expect("added just now");
+        let overlap = run
+            .layers
             .windows(2)
-            .find(|pair| pair[0].summary.page_last > pair[1].summary.page_first);
-        let clash = runs.last().is_some_and(|before| before.through > after);
-        if overlap.is_some() || clash {
-            let layer = layers[0].number;
+            .any(|pair| pair[0].summary.page_last > pair[1].summary.page_first);
+        if overlap || is_clash {
             return Err(CatalogError::Overlap { layer });
         }
-        runs.push(Run {
-            after,
-            through,
-            layers,
-        });
     }
     Ok(runs)
 }

@@ -80,6 +80,8 @@ impl NodeCore {
     fn unpin(&mut self, pinned: &[(SegmentId, BatchId)]) {
         let mut moves: BTreeMap<SegmentId, Vec<BatchId>> = BTreeMap::new();
         let mut bytes = self.upkeep.moving_bytes;
+        // On a full disk no copy takes the room of a claim.
+        let room = self.log.copies_room();
         for (id, batch) in pinned {
             let segment = self.segments.get_mut(id).expect("listed just now");
             let held = segment.chain.get(*batch);
@@ -87,7 +89,9 @@ impl NodeCore {
                 segment.freeze_wanted = true;
                 continue;
             }
-            if self.upkeep.is_moving(*id, *batch) || held.bad || bytes > MOVE_BYTES_MAX {
+            let is_too_much =
+                bytes > MOVE_BYTES_MAX || (bytes as u64 + u64::from(held.bytes)) > room;
+            if self.upkeep.is_moving(*id, *batch) || held.bad || is_too_much {
                 continue;
             }
             bytes += held.bytes as usize;
@@ -138,6 +142,8 @@ impl NodeCore {
     /// The copy of a batch is durable.
     pub(crate) fn batch_moved(&mut self, id: SegmentId, batch: BatchId, place: Place) {
         if let Some(segment) = self.segments.get_mut(&id) {
+            // What was damaged is whole again when its copy is durable, and not before.
+            self.scrub.healed += u64::from(segment.is_bad(Part::Batch(batch)));
             segment.chain.set_moved(batch, place);
             segment.parts_generation += 1;
         }
@@ -158,6 +164,7 @@ impl NodeCore {
                 segment.chain.forget(batch, &segment.history);
                 segment.doubts.remove(&Part::Batch(batch));
             }
+            segment.chain.forget_front();
             segment.parts_generation += 1;
         }
         self.log.freed(file);

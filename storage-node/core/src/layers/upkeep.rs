@@ -30,6 +30,7 @@ use crate::chain::BatchId;
 use crate::hot_log::Ticket;
 use crate::jobs::{Job, Work};
 use crate::node::NodeCore;
+use crate::numbers::HorizonHolder;
 use crate::parts::Part;
 use crate::segment::Segment;
 
@@ -172,6 +173,14 @@ impl Segment {
         let wanted = limit.unwrap_or(Lsn::NONE).min(folded);
         wanted.min(self.foldable_through()).max(published)
     }
+
+    /// What keeps the horizon where it is, for status.
+    pub(crate) fn horizon_holder(&self, now: Duration) -> HorizonHolder {
+        if self.guard.claim != self.history_epoch() || self.guard != self.durable_guard {
+            return HorizonHolder::Claim;
+        }
+        self.retention.holder(now, &self.manifest.parameters)
+    }
 }
 
 impl NodeCore {
@@ -181,6 +190,9 @@ impl NodeCore {
             return;
         }
         self.upkeep.redo_since = 0;
+        for segment in self.segments.values_mut() {
+            segment.retention.pass(&segment.manifest.parameters);
+        }
         self.trim();
         self.pressed = self.is_pressed();
         self.at_bound = self.is_at_bound();
@@ -272,7 +284,7 @@ impl NodeCore {
 
     /// Whether its batches are refused because the disk is full: for the hot log, or for layers that would move a bound away.
     pub(crate) fn is_full_for(&self, segment: &Segment) -> bool {
-        let lacks = self.log.is_full() || self.upkeep.no_space;
+        let lacks = self.log.is_full() || self.upkeep.no_space || self.upkeep.lacks_room;
         !self.log.takes_batches() || lacks && self.is_crowded(segment)
     }
 
@@ -380,7 +392,7 @@ impl NodeCore {
     fn start_merge(&mut self, now: Duration) {
         let crowded = self.is_crowded_with_layers();
         let runs_max = self.bounds.runs_max;
-        let chosen = self
+        let mut due: Vec<(usize, SegmentId, Range<usize>)> = self
             .segments
             .values()
             .filter(|segment| !self.is_publishing(segment))
@@ -395,9 +407,20 @@ impl NodeCore {
                 let range = choose(runs, runs_max, crowded).or_else(shorten)?;
                 Some((segment.layers.runs().len(), segment.id, range))
             })
-            .max_by_key(|(count, id, _)| (*count, *id));
-        let Some((_, id, range)) = chosen else { return };
-        let Some(range) = self.with_room_for(id, range) else {
+            .collect();
+        due.sort_by_key(|(count, id, _)| (*count, *id));
+        // The one with the most runs first; where the disk has no room for it, another one.
+        let mut fits = due.iter().rev().filter_map(|(_, id, range)| {
+            let range = self.with_room_for(*id, range.clone())?;
+            Some((*id, range))
+        });
+        let begun = fits.next();
+        let lacks_room = begun.is_none() && !due.is_empty();
+        let lacked_room = std::mem::replace(&mut self.upkeep.lacks_room, lacks_room);
+        let Some((id, range)) = begun else {
+            if let Some((_, id, range)) = due.last().filter(|_| !lacked_room) {
+                self.say_lack_of_room(*id, range.clone());
+            }
             return;
         };
         let segment = &self.segments[&id];
@@ -418,11 +441,8 @@ impl NodeCore {
 
     /// As many of these runs, the newest ones, as the disk has room to write again while the old ones are there still, beside two
     /// hot-log files: what a merge takes in between must never be what fills the disk. `None` when there are not two of them.
-    fn with_room_for(&mut self, id: SegmentId, mut range: Range<usize>) -> Option<Range<usize>> {
-        let Some(free_bytes) = self.upkeep.free_bytes else {
-            return Some(range);
-        };
-        let room = free_bytes.saturating_sub(2 * self.log.file_bytes());
+    fn with_room_for(&self, id: SegmentId, mut range: Range<usize>) -> Option<Range<usize>> {
+        let room = self.merge_room();
         let runs = self.segments[&id].layers.runs();
         let bytes = |range: &Range<usize>| runs[range.clone()].iter().map(Run::bytes).sum::<u64>();
         let wanted = bytes(&range);
@@ -431,16 +451,25 @@ impl NodeCore {
         }
         // One run is written again alone only where its layers are to be fewer.
         let lacks_room = bytes(&range) > room || range.len() < 2 && wanted > room;
-        if lacks_room && !std::mem::replace(&mut self.upkeep.lacks_room, lacks_room) {
-            self.log_line(
-                Severity::Warning,
-                format!(
-                    "segment {id}: a merge of {wanted} bytes waits for room, {room} bytes are free"
-                ),
-            );
-        }
-        self.upkeep.lacks_room = lacks_room;
         (!lacks_room).then_some(range)
+    }
+
+    /// What a merge may take of the disk in between, bytes.
+    fn merge_room(&self) -> u64 {
+        let free_bytes = self.upkeep.free_bytes.unwrap_or(u64::MAX);
+        free_bytes.saturating_sub(2 * self.log.file_bytes())
+    }
+
+    fn say_lack_of_room(&mut self, id: SegmentId, range: Range<usize>) {
+        let room = self.merge_room();
+        let runs = &self.segments[&id].layers.runs()[range];
+        let wanted: u64 = runs.iter().map(Run::bytes).sum();
+        self.log_line(
+            Severity::Warning,
+            format!(
+                "segment {id}: a merge of {wanted} bytes waits for room, {room} bytes are free"
+            ),
+        );
     }
 
     /// A freeze or merge has written and synced its layers: the catalog names them.

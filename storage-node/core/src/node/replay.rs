@@ -114,12 +114,18 @@ impl NodeCore {
 
     /// Something behind the files that were passed over is damaged: what they hold is not needed only while all behind them is
     /// sound. The scan begins again, with all of them.
-    fn start_over(&mut self, now: Duration) {
+    fn start_over(&mut self, now: Duration, why: &str) {
+        // Where the second scan finds nothing wrong, this is all that anybody hears of it.
+        self.log_line(
+            Severity::Warning,
+            format!("the hot log is read again, with the files whose redo is in layers: {why}"),
+        );
         let begin = self.begin.take().expect("the start goes on");
         let mut fresh = NodeCore::blank(begin.found, self.now);
         fresh.early = std::mem::take(&mut self.early);
         fresh.actions = std::mem::take(&mut self.actions);
         fresh.address = self.address;
+        fresh.tokens = std::mem::take(&mut self.tokens);
         fresh.reads.go_on_behind(&self.reads);
         *self = fresh;
         self.begin_scan(now, 0);
@@ -151,8 +157,14 @@ impl NodeCore {
                     });
                 }
             }
-            Next::Corrupt(_) if self.has_passed_over() => self.start_over(now),
-            Next::Done(tail) if self.has_passed_over() && !tail.is_sound() => self.start_over(now),
+            Next::Corrupt(line) if self.has_passed_over() => self.start_over(now, &line),
+            Next::Done(tail) if self.has_passed_over() && !tail.is_sound() => {
+                let why = tail
+                    .damage
+                    .first()
+                    .map_or("it does not end as it should", |line| line);
+                self.start_over(now, why);
+            }
             Next::Corrupt(line) => {
                 self.log_line(Severity::Error, line.clone());
                 self.stop(line);

@@ -224,6 +224,7 @@ fn a_batch_that_rots_in_the_hot_log_is_healed_from_a_peer() {
     cluster.rounds_until("healed", &mut |cluster| {
         !cluster.nodes[1].status().segments[0].damaged
     });
+    assert_eq!(cluster.nodes[1].status().upkeep.damage_healed, 1);
     assert_eq!(
         cluster.nodes[1].errors().len(),
         1,

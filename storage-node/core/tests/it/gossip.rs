@@ -291,3 +291,41 @@ fn a_newer_manifest_spreads_but_not_below_a_claim() {
     assert_eq!(probe(&mut cluster), changed.manifest.version);
     assert_eq!(probe(&mut claimed), first.manifest.version, "R4, R21");
 }
+
+#[test]
+fn a_pull_whose_queue_was_given_up_goes_on_when_there_is_space_again() {
+    let mut cluster = Cluster::new(2);
+    cluster.nodes[1].hold_making = true;
+    let mut writer = Writer::first();
+    let streams = [0_u8, 1].map(|number| {
+        let shell = &mut cluster.nodes[usize::from(number)];
+        writer.attach(shell, number)
+    });
+    // More than half of what may wait does, for a file that does not come.
+    let queued = |shell: &mut Shell| shell.status().upkeep.memory.queued_bytes;
+    for number in 0..20_000 {
+        let batch = writer.batch(&[2, 3, 4, 5, 6, 7, 8, 9]);
+        for (index, stream) in streams.iter().enumerate() {
+            let append = writer.append(&batch);
+            cluster.nodes[index].say(*stream, append);
+            cluster.nodes[index].settle();
+        }
+        if number % 64 == 0 && queued(&mut cluster.nodes[1]) > 600 << 10 {
+            break;
+        }
+    }
+    assert!(queued(&mut cluster.nodes[1]) > 600 << 10);
+    for _ in 0..5 {
+        cluster.round();
+    }
+    let lagging = cluster.scls()[1];
+    assert!(lagging < writer.prev);
+    cluster.nodes[1].disk_full = true;
+    cluster.nodes[1].complete_making();
+    cluster.nodes[1].settle();
+    assert_eq!(queued(&mut cluster.nodes[1]), 0);
+    assert_eq!(cluster.scls(), [writer.prev, lagging]);
+    cluster.nodes[1].disk_full = false;
+    cluster.nodes[1].hold_making = false;
+    cluster.rounds_until(writer.prev);
+}

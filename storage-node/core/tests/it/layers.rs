@@ -576,3 +576,63 @@ fn a_merge_begins_only_where_the_disk_has_room_for_what_it_takes_in_between() {
     assert!(said(&shell) <= 2, "{:?}", shell.logged);
     check_all(&mut shell, &writer, Lsn::NONE);
 }
+
+#[test]
+fn a_merge_leaves_layers_whose_pages_were_not_written_to_as_they_are() {
+    let mut shell = node_with(small());
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    // Pages between those that are written to all the time, and on both sides of them.
+    let cold: Vec<u64> = (20..120).collect();
+    let hot = [2, 60, 61, 130];
+    let ship = |shell: &mut Shell, writer: &mut Writer, pages: &[u64]| {
+        let batch = writer.batch(pages);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.settle();
+        writer.vdl = writer.prev;
+        // Nobody reads the past.
+        writer.pgmrpl = writer.prev;
+        say_heartbeat(shell, writer, stream);
+    };
+    for pages in cold.chunks(4) {
+        for _ in 0..3 {
+            ship(&mut shell, &mut writer, pages);
+        }
+    }
+    let mut kept = 0;
+    let mut merges = 0;
+    for round in 0..60 {
+        let before: Vec<_> = shell.layers.keys().copied().collect();
+        let was = shell.status().upkeep.merges;
+        for number in 0..12 {
+            ship(&mut shell, &mut writer, &hot[..1 + (round + number) % 4]);
+        }
+        shell.pass(Duration::from_millis(3));
+        let status = shell.status();
+        merges += status.upkeep.merges - was;
+        // Only one run is left: what is older than the merge was left as it was.
+        if status.upkeep.merges > was && status.segments[0].run_count == 1 {
+            kept = kept.max(
+                before
+                    .iter()
+                    .filter(|layer| shell.layers.contains_key(layer))
+                    .count(),
+            );
+        }
+    }
+    assert!(
+        merges > 3 && kept > 2,
+        "{merges} merges, {kept} layers kept"
+    );
+    let all: Vec<u64> = cold.iter().chain(&hot).copied().collect();
+    for pages in all.chunks(8) {
+        writer.check_pages(&mut shell, 0, pages, writer.prev);
+    }
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert!(shell.errors().is_empty(), "{:?}", shell.logged);
+    for pages in all.chunks(8) {
+        writer.check_pages(&mut shell, 0, pages, writer.prev);
+    }
+}

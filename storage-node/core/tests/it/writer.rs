@@ -60,6 +60,7 @@ pub fn manifest(volume_epoch: u64) -> Manifest {
             pages_per_pg: 1 << 20,
             retention_ms: 0,
             retention_bytes: 0,
+            token: None,
         },
         pgs: vec![PgEntry {
             pg: PgId::ROOT,

@@ -7,6 +7,7 @@ use sixfold_log_format::SegmentId;
 use sixfold_log_format::hot_log::{Entry, FileNumber};
 
 use super::HotLog;
+use crate::bounds::CONTROL_BYTES_MAX;
 use crate::hot_log::Ticket;
 
 impl HotLog {
@@ -14,6 +15,19 @@ impl HotLog {
     pub(crate) fn takes_batches(&self) -> bool {
         let taken = self.offset + self.queued_bytes as u64;
         !self.full || (self.current.is_some() && taken < self.file_bytes / 2)
+    }
+
+    /// Bytes that batches which are written once more may take. On a full disk they may pass the half of a file, since what they free is
+    /// worth more, but leave room for what a claim or a manifest may take.
+    pub(crate) fn copies_room(&self) -> u64 {
+        if !self.full {
+            return u64::MAX;
+        }
+        let kept = (CONTROL_BYTES_MAX as u64).min(self.file_bytes / 4);
+        // What waits is padded to whole blocks, the copies too.
+        let padded = self.group_bytes(self.queued_bytes) + 2 * u64::from(self.block_bytes);
+        let left = self.file_bytes.saturating_sub(self.offset + kept + padded);
+        if self.current.is_some() { left } else { 0 }
     }
 
     /// Whether so many bytes of entries, a batch at their end, may go into the current file: past its half only when there is a next one.
@@ -69,6 +83,51 @@ impl HotLog {
                 .folded
                 .min(FileNumber(current.file.0.saturating_sub(1))),
             _ => FileNumber(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use sixfold_log_format::hot_log::FileHeader;
+    use sixfold_log_format::{NodeId, VolumeEpoch, WriterId};
+
+    use super::*;
+    use crate::bounds::Bounds;
+
+    #[test]
+    fn copies_leave_room_for_claims_on_a_full_disk() {
+        let file_bytes = 64 << 10;
+        let copy = || Entry::Batch {
+            segment: SegmentId::default(),
+            bytes: Bytes::from(vec![0; 1_000]),
+        };
+        for full in [false, true] {
+            let mut log = HotLog::new(NodeId::default(), 512, file_bytes, &Bounds::default());
+            log.current = Some(FileHeader {
+                node: NodeId::default(),
+                file: FileNumber(1),
+                block_bytes: 512,
+                first_sequence: 1,
+                folded: FileNumber(0),
+            });
+            (log.offset, log.full) = (file_bytes / 2, full);
+            let taken = (0..100)
+                .take_while(|_| log.append_reserved(copy()).is_ok())
+                .count();
+            assert_eq!(taken < 16, full, "{taken} copies");
+            assert!(taken > 8, "past the half of a file: {taken}");
+            if full {
+                let end = log.offset + log.group_bytes(log.queued_bytes);
+                assert!(end + file_bytes / 4 <= file_bytes);
+            }
+            let claim = Entry::Claim {
+                segment: SegmentId::default(),
+                volume_epoch: VolumeEpoch::new(1),
+                writer: WriterId::from_bytes([1; 16]),
+            };
+            assert!(log.append(claim).is_ok());
         }
     }
 }
