@@ -47,6 +47,7 @@ if [ -n "$quick" ]; then
     done
     measure read read --keys 20000 --rounds 1 --round-ms 100
     measure scan scan --keys 20000 --rounds 1 --round-ms 100
+    measure miss miss --mib 16 --seconds 2 --reads 1000
     measure mixed mixed --keys 2000 --seconds 1
     measure versus-64 versus --clients 64 --seconds 1
     measure reopen reopen --unfolded 8MiB
@@ -63,6 +64,7 @@ for load in update ordered random; do
 done
 measure read read
 measure scan scan
+measure miss miss
 measure mixed mixed --seconds 10
 for clients in 1 64 256; do
     measure "versus-$clients" versus --clients "$clients" --seconds 10
@@ -72,3 +74,4 @@ measure outage outage --seconds 10
 measure crash crash --cycles 166
 measure disk disk
 measure node node
+measure repair repair

@@ -12,6 +12,7 @@ pub mod commit;
 pub mod wire;
 
 pub mod fill;
+pub mod miss;
 pub mod mixed;
 pub mod points;
 pub mod read;

@@ -12,6 +12,7 @@ mod crash_writer;
 mod disk;
 mod history;
 mod history_writer;
+mod miss;
 mod mixed;
 mod node;
 mod outage;
@@ -68,6 +69,8 @@ enum What {
     Read(read::ReadArgs),
     /// Range scans of what is in the cache, beside embedded peers
     Scan(read::ScanArgs),
+    /// Point reads whose page is in no cache, beside a round trip and a device read
+    Miss(miss::MissArgs),
     /// YCSB's workloads A to F
     Mixed(mixed::MixedArgs),
     /// The load of `commit` on other durable systems
@@ -102,7 +105,7 @@ enum What {
     CrashWriter(crash_writer::CrashWriterArgs),
     /// A storage node whose disk fails on command, for `crash`
     #[command(hide = true)]
-    CrashNode(crash_node::CrashNodeArgs),
+    CrashNode(Box<crash_node::CrashNodeArgs>),
     /// A node without a storage node, for `floor`
     #[command(hide = true)]
     BareNode(BareNodeArgs),
@@ -188,6 +191,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         What::Wire(args) => wire::run(args),
         What::Read(args) => read::run(args),
         What::Scan(args) => read::run_scan(args),
+        What::Miss(args) => miss::run(args),
         What::Mixed(args) => mixed::run(args),
         What::Versus(args) => versus::run(args),
         What::Node(args) => node::run(args),

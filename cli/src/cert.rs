@@ -4,17 +4,22 @@
 //! A renewed certificate is taken up by the running process within seconds; connections that are open stay open.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::Role;
 use sixfold_storage_node::TLS_NAME;
+use sixfold_transport::certificate::{self, Facts};
 use sixfold_transport::endpoint::role_name;
 use sixfold_transport::{ClusterCa, Identity};
 
 use crate::verbs::node_id;
+
+/// Names of the certificates in a directory.
+const NAMES: [&str; 4] = [TLS_NAME, "writer", "reader", "operator"];
 
 /// Verbs of `cert`.
 #[derive(Debug, Subcommand)]
@@ -25,6 +30,34 @@ pub(crate) enum CertVerb {
     Issue(IssueArgs),
     /// Issue the certificates of a directory anew, for the same parties
     Renew(RenewArgs),
+    /// Show whose the certificates of a directory are, until when, and of which authority
+    Show(ShowArgs),
+    /// Trust another authority, too: the first step from one to another
+    Trust(TrustArgs),
+    /// Trust an authority no longer: the last step
+    Distrust(TrustArgs),
+}
+
+/// Flags of `cert show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Directory with certificates
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `cert trust` and `cert distrust`.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Directory with certificates, of a node or of a client
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Directory with the authority's ca.pem; its key is not needed
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
 }
 
 /// Flags of `cert ca`.
@@ -112,6 +145,9 @@ pub(crate) fn run(verb: &CertVerb) -> Result<()> {
         CertVerb::Ca(args) => make_ca(&args.dir),
         CertVerb::Issue(args) => issue(args),
         CertVerb::Renew(args) => renew(args),
+        CertVerb::Show(args) => show(args),
+        CertVerb::Trust(args) => trust(args),
+        CertVerb::Distrust(args) => distrust(args),
     }
 }
 
@@ -152,7 +188,7 @@ fn issue(args: &IssueArgs) -> Result<()> {
     let authority = args.authority.load()?;
     keep_authority(&args.out, &args.authority.ca)?;
     let identity = authority.issue_for(role, node, args.authority.validity())?;
-    identity.save(&args.out, name)?;
+    save(&identity, &args.out, name)?;
     say!(
         "issued {}/{name}.pem, valid for {} days",
         args.out.display(),
@@ -161,22 +197,140 @@ fn issue(args: &IssueArgs) -> Result<()> {
     Ok(())
 }
 
-/// A directory trusts one authority: another one's certificate would make those in it worthless.
+/// What is issued into a directory is of an authority that is trusted there.
 fn keep_authority(dir: &Path, ca: &Path) -> Result<()> {
     let held = dir.join("ca.pem");
+    let ca_file = ca.join("ca.pem");
     if !held.exists() {
         return Ok(());
     }
-    let read = |path: &Path| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    ensure!(
+        certificate::trusts(dir, &ca_file)?,
+        "{} is of another authority than {}; `sixfold cert trust` adds it",
+        held.display(),
+        ca.display()
+    );
+    Ok(())
+}
+
+/// Writes a certificate and its key; `ca.pem` only where there is none, since it may name more authorities than one.
+fn save(identity: &Identity, dir: &Path, name: &str) -> Result<()> {
+    if dir.join("ca.pem").exists() {
+        identity.save_own(dir, name)?;
+    } else {
+        identity.save(dir, name)?;
+    }
+    Ok(())
+}
+
+/// The object of `cert show`.
+#[derive(Debug, Serialize)]
+struct Shown {
+    certificates: Vec<ShownCertificate>,
+    authorities: Vec<ShownCertificate>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownCertificate {
+    file: String,
+    /// `node`, `writer`, `reader` or `operator`; absent for an authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    not_after: String,
+    not_after_unix_seconds: u64,
+    days_left: i64,
+    /// SHA-256.
+    fingerprint: String,
+    /// The fingerprint of the authority that issued it; absent when none in ca.pem did, or when it is not valid now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+}
+
+fn shown(file: &Path, facts: Facts) -> ShownCertificate {
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
     };
-    if read(&held)? != read(&ca.join("ca.pem"))? {
-        bail!(
-            "{} is of another authority than {}",
-            held.display(),
-            ca.display()
+    let end = seconds(facts.not_after);
+    let left = end.cast_signed() - seconds(SystemTime::now()).cast_signed();
+    ShownCertificate {
+        file: file.display().to_string(),
+        role: facts.party.map(|(role, _)| role_name(role)),
+        node: facts
+            .party
+            .and_then(|(_, node)| node.map(|node| node.to_string())),
+        not_after: certificate::rfc3339(facts.not_after),
+        not_after_unix_seconds: end,
+        days_left: left.div_euclid(86_400),
+        fingerprint: facts.fingerprint,
+        issuer: facts.issuer,
+    }
+}
+
+fn show(args: &ShowArgs) -> Result<()> {
+    let ca_file = args.dir.join("ca.pem");
+    let authorities = certificate::of_authorities(&ca_file)?;
+    let mut certificates = Vec::new();
+    for name in NAMES {
+        let file = args.dir.join(format!("{name}.pem"));
+        if file.exists() {
+            let facts = certificate::of_party(&file, &ca_file)?;
+            certificates.push(shown(&file, facts));
+        }
+    }
+    let authorities = authorities.into_iter();
+    let all = Shown {
+        certificates,
+        authorities: authorities.map(|facts| shown(&ca_file, facts)).collect(),
+    };
+    for one in &all.certificates {
+        let node = one.node.as_ref();
+        say!(
+            "{} {}{} until {} ({} days), sha-256 {}, {}",
+            one.file,
+            one.role.unwrap_or("of no party"),
+            node.map_or(String::new(), |node| format!(" {node}")),
+            one.not_after,
+            one.days_left,
+            one.fingerprint,
+            match &one.issuer {
+                Some(issuer) => format!("issued by {issuer}"),
+                None => "NOT ISSUED by an authority in ca.pem, or not valid now".to_owned(),
+            }
         );
     }
+    for one in &all.authorities {
+        say!(
+            "{} authority until {} ({} days), sha-256 {}",
+            one.file,
+            one.not_after,
+            one.days_left,
+            one.fingerprint
+        );
+    }
+    if args.json {
+        say!("{}", serde_json::to_string(&all)?);
+    }
+    Ok(())
+}
+
+fn trust(args: &TrustArgs) -> Result<()> {
+    let added = certificate::trust(&args.dir, &args.ca.join("ca.pem"))?;
+    say!(
+        "{}: {added} authorities added",
+        args.dir.join("ca.pem").display()
+    );
+    Ok(())
+}
+
+fn distrust(args: &TrustArgs) -> Result<()> {
+    let removed = certificate::distrust(&args.dir, &args.ca.join("ca.pem"), &NAMES)?;
+    say!(
+        "{}: {removed} authorities removed",
+        args.dir.join("ca.pem").display()
+    );
     Ok(())
 }
 
@@ -191,7 +345,7 @@ fn renew(args: &RenewArgs) -> Result<()> {
         }
         let (role, node) = Identity::named_in(&args.dir, name)?;
         let identity = authority.issue_for(role, node, args.authority.validity())?;
-        identity.save(&args.dir, name)?;
+        save(&identity, &args.dir, name)?;
         renewed += 1;
         say!(
             "renewed {}/{name}.pem, valid for {} days",

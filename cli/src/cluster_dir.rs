@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sixfold::{Cluster, ClusterNode};
+use sixfold::{Cluster, ClusterNode, VOLUME_TOKEN_FILE};
 use sixfold_benches::crash::relay::Relay;
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{NodeId, VolumeId};
-use sixfold_transport::ClusterCa;
+use sixfold_transport::{ClusterCa, VolumeToken};
 
 use crate::child::OwnedChild;
 use crate::storage_node::NodeConfig;
@@ -100,6 +100,7 @@ impl ClusterDir {
         ca.issue(Role::Writer, None)?.save(&tls_dir, "writer")?;
         ca.issue(Role::Operator, None)?.save(&tls_dir, "operator")?;
         ca.issue(Role::Reader, None)?.save(&tls_dir, "reader")?;
+        VolumeToken::draw().save(&tls_dir.join(VOLUME_TOKEN_FILE))?;
         let addresses = free_addresses(node_count)?;
         let mut nodes = Vec::with_capacity(node_count);
         for (index, address) in addresses.into_iter().enumerate() {
@@ -110,6 +111,7 @@ impl ClusterDir {
             volume,
             nodes,
             tls_dir: PathBuf::from("tls"),
+            volume_token_file: None,
         }
         .save(self.cluster_file())?;
         Ok(())

@@ -14,16 +14,19 @@ mod child;
 mod cluster_dir;
 mod completions;
 mod config;
+mod console;
 mod demo;
 mod dump;
 mod inspect;
 mod local;
 mod node;
+mod observe;
 mod service;
 mod shell;
 mod standby;
 mod status;
 mod storage_node;
+mod top;
 mod verbs;
 mod volume;
 
@@ -45,8 +48,26 @@ struct Cli {
         value_name = "FILTER"
     )]
     log: String,
+    /// How log lines are written: for people, or a JSON object a line
+    #[arg(
+        long,
+        global = true,
+        env = "SIXFOLD_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line: `timestamp`, `level`, `target`, `fields`, and the spans around it.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,6 +84,10 @@ enum Verb {
     Standby(standby::StandbyArgs),
     /// Show how the nodes of a cluster are
     Status(status::StatusArgs),
+    /// Show how a cluster is in this terminal, live
+    Top(top::TopArgs),
+    /// Serve a web page that shows how a cluster is
+    Console(console::ConsoleArgs),
     /// Create, show, grow or retire the volume
     #[command(subcommand)]
     Volume(volume::VolumeVerb),
@@ -101,12 +126,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(true)
-        .init();
+        .with_target(true);
+    match cli.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
+    }
     let result = match cli.verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::StorageNode(args) => storage_node::run(args),
@@ -114,6 +141,8 @@ fn main() -> ExitCode {
         Verb::Shell(args) => shell::run(&args),
         Verb::Standby(args) => standby::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Top(args) => top::run(&args),
+        Verb::Console(args) => console::run(&args),
         Verb::Volume(verb) => volume::run(&verb),
         Verb::Node(verb) => node::run(&verb),
         Verb::Inspect(args) => inspect::run(&args),

@@ -19,6 +19,8 @@ use sixfold::{Database, FailoverReport, Options, StandbyOptions};
 
 use crate::child::stop_signal;
 use crate::cluster_dir::ClusterDir;
+use crate::observe::collect::Slot;
+use crate::observe::{ServeArgs, Source};
 
 /// How often a writer looks whether it is fenced.
 const FENCE_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,6 +46,8 @@ pub(crate) struct StandbyArgs {
     /// End when standard input ends
     #[arg(long)]
     stop_with_stdin: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 /// Something that happened.
@@ -107,7 +111,14 @@ impl Event {
 /// Follows, opens and holds, until it is told to end.
 pub(crate) fn run(args: &StandbyArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
-    let options = Options::new(dir.cluster()?);
+    let cluster = dir.cluster()?;
+    let slot = Slot::default();
+    let source = Source::Writer {
+        slot: slot.clone(),
+        cluster: cluster.clone(),
+    };
+    let _served = args.serve.serve("standby", source)?;
+    let options = Options::new(cluster);
     let watch = StandbyOptions::new()
         .patience(Duration::from_millis(args.patience_ms))
         .poll(Duration::from_millis(args.poll_ms));
@@ -120,7 +131,7 @@ pub(crate) fn run(args: &StandbyArgs) -> Result<()> {
             // Signals are waited for before there is anything to be left behind.
             biased;
             () = stop_signal(args.stop_with_stdin) => Ok(()),
-            ended = follow(args, options, watch, &mut held) => ended,
+            ended = follow(args, options, watch, (&mut held, &slot)) => ended,
         };
         if let Some(database) = held {
             database.close().await;
@@ -133,7 +144,7 @@ async fn follow(
     args: &StandbyArgs,
     options: Options,
     watch: StandbyOptions,
-    held: &mut Option<Database>,
+    (held, slot): (&mut Option<Database>, &Slot),
 ) -> Result<()> {
     let mut standby = Database::standby(options, watch);
     loop {
@@ -141,11 +152,13 @@ async fn follow(
         let (database, report) = standby.opened().await?;
         Event::opened(&database, report).print(args)?;
         *held = Some(database.clone());
+        slot.set(Some(database.clone()));
         while !database.is_fenced() {
             tokio::time::sleep(FENCE_INTERVAL).await;
         }
         Event::Fenced.print(args)?;
         *held = None;
+        slot.set(None);
         database.close().await;
         if args.once {
             return Ok(());

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use sixfold::{Cluster, ClusterNode};
 use sixfold_log_format::wire::{Attach, Hello, Message, NodeStatus, Role, SegmentStatus};
-use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions};
+use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions, VolumeToken};
 
 use crate::cluster_dir::ClusterDir;
 
@@ -90,6 +90,7 @@ fn print_status(node: &ClusterNode, status: &NodeStatus) -> Result<()> {
 pub(crate) struct Operator {
     endpoint: Endpoint,
     cluster: Cluster,
+    token: Option<VolumeToken>,
     role: Role,
 }
 
@@ -101,13 +102,15 @@ impl Operator {
         Ok(Operator {
             endpoint,
             cluster: cluster.clone(),
+            token: cluster.volume_token()?,
             role: identity.role(),
         })
     }
 
     /// Connects to a node.
     pub(crate) async fn connect(&self, node: &ClusterNode) -> Result<Connection> {
-        let hello = Hello::new(self.role, node.node, Some(self.cluster.volume));
+        let token = self.token.as_ref().map_or(&[][..], VolumeToken::as_bytes);
+        let hello = Hello::new(self.role, node.node, Some(self.cluster.volume)).with_token(token);
         Ok(self.endpoint.connect(node.address, hello).await?.0)
     }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sixfold::{Database, Operation, Options};
+use sixfold::{Cluster, Database, Operation, Options, VOLUME_TOKEN_VARIABLE};
 use sixfold_log_format::wire::{Message, RetireVolume};
 use sixfold_log_format::{Member, VolumeId};
+use sixfold_transport::VolumeToken;
 
 use crate::cluster_dir::ClusterDir;
 use crate::verbs::hands::{Hands, View};
@@ -52,6 +53,9 @@ pub(crate) struct CreateArgs {
     /// How long the nodes may take to answer, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     timeout: u64,
+    /// Without a token: every writer's certificate of the cluster opens the volume
+    #[arg(long)]
+    no_token: bool,
     /// Say whether it would be possible, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -139,6 +143,7 @@ fn create(args: &CreateArgs) -> Result<()> {
                 ),
             ));
         }
+        let told = make_token(&cluster, args.no_token)?;
         let mut options = Options::new(cluster).open_deadline(Duration::from_secs(args.timeout));
         if let Some(pages) = args.pages_per_pg {
             options = options.pages_per_pg(pages);
@@ -151,8 +156,36 @@ fn create(args: &CreateArgs) -> Result<()> {
         }
         let database = Database::create(options).await.map_err(of_library)?;
         database.close().await;
-        Ok(Outcome::done("create", format!("created volume {volume}")))
+        Ok(Outcome::done(
+            "create",
+            format!("created volume {volume}, {told}"),
+        ))
     })
+}
+
+/// The token of a volume to be created: the one at hand, or a new one in its file. What to tell of it.
+fn make_token(cluster: &Cluster, without: bool) -> Result<String> {
+    let held = cluster.volume_token()?;
+    let path = cluster.volume_token_path();
+    if without {
+        // Whoever opens the volume would show it, and believe that it is asked for.
+        ensure!(
+            held.is_none(),
+            "--no-token, but there is a token: {} or {VOLUME_TOKEN_VARIABLE}",
+            path.display()
+        );
+        return Ok("which every writer's certificate of this cluster opens".to_owned());
+    }
+    if held.is_none() {
+        VolumeToken::draw().save(&path)?;
+    }
+    Ok(format!(
+        "which opens to the token in {} alone: keep a copy, nothing else opens it",
+        match std::env::var_os(VOLUME_TOKEN_VARIABLE) {
+            Some(_) => VOLUME_TOKEN_VARIABLE.to_owned(),
+            None => path.display().to_string(),
+        }
+    ))
 }
 
 /// The object of `volume status`.

@@ -276,7 +276,10 @@ fn one_line(error: &toml::de::Error, text: &str) -> String {
                 + 1;
             let start = text.get(..span.start).and_then(|before| before.rfind('\n'));
             let begin = start.map_or(0, |newline| newline + 1);
-            let column = text.get(begin..span.start).map_or(0, |part| part.chars().count()) + 1;
+            let column = text
+                .get(begin..span.start)
+                .map_or(0, |part| part.chars().count())
+                + 1;
             format!("line {line}, column {column}: {message}")
         }
         None => message,

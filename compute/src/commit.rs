@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sixfold_compute_core::{CommitRequest, ReadPoint, WriteSet};
 use sixfold_log_format::Lsn;
+use tracing::Instrument;
 
 use crate::database::Inner;
 use crate::driver::clock;
@@ -115,14 +116,19 @@ impl Prepared {
             room: inner.room_for(self.bytes).await,
         };
         let request = self.request;
-        let answered = inner
-            .send(|answer| Command::Commit {
-                request,
-                holds,
-                answer,
-            })
-            .await?;
-        match answered.await {
+        // A span costs nothing while nobody listens to it.
+        let span = tracing::debug_span!(target: "sixfold::commit", "commit", bytes = self.bytes);
+        let work = async {
+            inner
+                .send(|answer| Command::Commit {
+                    request,
+                    holds,
+                    answer,
+                })
+                .await
+        };
+        let answered = work.instrument(span.clone()).await?;
+        match answered.instrument(span).await {
             Ok((result, answered_at)) => {
                 let lsn = result?;
                 let (now, meters) = (clock::now(), &inner.state.meters);

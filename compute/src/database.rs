@@ -123,10 +123,13 @@ impl Database {
         options: Options,
         mode: Mode,
     ) -> Result<(Database, Option<Detected>), Error> {
+        let begin = clock::now();
         let started = driver::start(options.clone(), mode).await?;
         let detected = started.detected;
         let mut inner = Inner::new(&options, started);
-        let recorded = inner.recorded_ms().await;
+        let recorded = inner
+            .recorded_ms(ReadLimit::of_opening(&options, begin))
+            .await;
         if let Ok(recorded_ms) = recorded {
             inner.clock.raise(recorded_ms);
         }
@@ -342,13 +345,13 @@ impl Inner {
     }
 
     /// The clock that the volume has recorded.
-    pub(crate) async fn recorded_ms(&self) -> Result<u64, Error> {
+    pub(crate) async fn recorded_ms(&self, limit: ReadLimit) -> Result<u64, Error> {
         let point = self.shared.announce();
         let meta = |view: &PageView| match view.page(PageId::META) {
             Some(meta) => Ok(meta.clock_ms()),
             None => Err(KvError::Miss(vec![PageId::META])),
         };
-        read::run(self, &mut Pages::new(&point), ReadLimit::default(), meta).await
+        read::run(self, &mut Pages::new(&point), limit, meta).await
     }
 
     /// Room for a commit among those that wait for the writer.

@@ -137,7 +137,10 @@ mod admin;
 pub mod blocking;
 
 pub use admin::{Admin, Operation, OperationState, Progress, Subject};
-pub use cluster::{CLUSTER_FILE, Cluster, ClusterNode, READER_IDENTITY, WRITER_IDENTITY};
+pub use cluster::{
+    CLUSTER_FILE, Cluster, ClusterNode, READER_IDENTITY, VOLUME_TOKEN_FILE, VOLUME_TOKEN_VARIABLE,
+    WRITER_IDENTITY,
+};
 pub use commit::CommitInfo;
 pub use database::Database;
 pub use error::Error;

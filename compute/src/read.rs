@@ -10,8 +10,10 @@ use sixfold_kv::{Found, KvError};
 use sixfold_log_format::Page;
 
 use crate::database::Inner;
+use crate::driver::clock;
 use crate::driver::commands::Command;
 use crate::error::Error;
+use crate::options::Options;
 
 /// Keys that are looked up together.
 const KEYS_TOGETHER_MAX: usize = 64;
@@ -19,6 +21,15 @@ const KEYS_TOGETHER_MAX: usize = 64;
 /// How long one read may wait for storage nodes; `None` = as the database's options say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ReadLimit(pub(crate) Option<Duration>);
+
+impl ReadLimit {
+    /// For the first page of an opening that began at `begin`: what is left of the time to open, and no less than any read has.
+    pub(crate) fn of_opening(options: &Options, begin: Duration) -> ReadLimit {
+        let until = begin.saturating_add(options.open_deadline);
+        let left = until.saturating_sub(clock::now());
+        ReadLimit(Some(left.max(options.read_deadline)))
+    }
+}
 
 /// Pages that may stay held from one operation to the next.
 const HELD_COUNT_MAX: usize = 64;

@@ -15,6 +15,7 @@ use crate::driver::reader::{self, Again, Reading};
 use crate::error::Error;
 use crate::options::Options;
 use crate::range::{KeyRange, Range};
+use crate::read::ReadLimit;
 use crate::snapshot::Snapshot;
 
 /// A volume, open for reading at one point. Cheap to clone.
@@ -99,13 +100,18 @@ impl Database {
     /// [`Error::Unavailable`] when fewer answer, or when they do not come to hold the same in time; [`Error::NoVolume`],
     /// [`Error::Config`], [`Error::Corrupt`].
     pub async fn open_read_only(options: Options) -> Result<ReadOnly, Error> {
+        let begin = clock::now();
         let reading = reader::start(options.clone()).await?;
-        ReadOnly::new(Arc::new(options), reading).await
+        ReadOnly::new(Arc::new(options), reading, begin).await
     }
 }
 
 impl ReadOnly {
-    async fn new(options: Arc<Options>, reading: Reading) -> Result<ReadOnly, Error> {
+    async fn new(
+        options: Arc<Options>,
+        reading: Reading,
+        begin: Duration,
+    ) -> Result<ReadOnly, Error> {
         let Reading {
             started,
             lsn,
@@ -115,7 +121,9 @@ impl ReadOnly {
         let report = started.report;
         let inner = Inner::new(&options, started);
         // Shows, too, that pages can be read.
-        let recorded_ms = inner.recorded_ms().await?;
+        let recorded_ms = inner
+            .recorded_ms(ReadLimit::of_opening(&options, begin))
+            .await?;
         let as_of = AsOf {
             lsn,
             unix_ms: Some(recorded_ms).filter(|&ms| ms > 0),
@@ -186,6 +194,7 @@ impl ReadOnly {
     /// Those of [`Database::open_read_only`], [`Error::Closed`].
     pub async fn refresh(&self) -> Result<ReadOnly, Error> {
         self.inner.state.check_open()?;
+        let begin = clock::now();
         let (answer, answered) = oneshot::channel();
         let gone = |_| self.inner.state.gone();
         self.again
@@ -193,7 +202,7 @@ impl ReadOnly {
             .await
             .map_err(|_| self.inner.state.gone())?;
         let reading = answered.await.map_err(gone)??;
-        ReadOnly::new(Arc::clone(&self.options), reading).await
+        ReadOnly::new(Arc::clone(&self.options), reading, begin).await
     }
 
     /// Closes it, with every handle that was refreshed from it or that it was refreshed from: later calls are refused as

@@ -178,7 +178,9 @@ impl Disk {
     /// Whether a start may come back without something that was promised: what was lost left no trace, or nothing sound stands
     /// behind it, so that it looks like a torn tail (R12). Damage before something sound must be noticed.
     pub(crate) fn may_forget(&mut self) -> bool {
-        let damaged = self.written.iter().find(|(_, written)| !written.sound);
+        // Of several damaged places the last one decides: there may be something sound between them.
+        let mut damaged = self.written.iter().rev();
+        let damaged = damaged.find(|(_, written)| !written.sound);
         if let Some((place, _)) = damaged {
             let behind = self.written.range(place..);
             let proof = |written: &Written| written.sound && !written.is_zeros;

@@ -1,7 +1,7 @@
 //! Cuts a failing plan down as long as it still fails in the same way: fewer faults and failovers, less work, plainer sizes, less time.
 
 use crate::clock::MS;
-use crate::plan::{Plan, Shape};
+use crate::plan::{Fault, Plan, Shape};
 use crate::run::run;
 
 /// What kind of failure it is. A run that is cut down may fail with another rule, since what is seen first depends on the schedule,
@@ -37,6 +37,13 @@ impl Cut {
             return false;
         }
         self.left -= 1;
+        // Without an operator's word nobody is to write after a loss: such a run stands still for another reason.
+        let has = |wanted: fn(&Fault) -> bool| candidate.faults.iter().any(|(_, f)| wanted(f));
+        let is_destroyed = has(|fault| matches!(fault, Fault::Destroy { .. }));
+        let is_told = has(|fault| matches!(fault, Fault::GiveWord { .. }));
+        if is_destroyed && !is_told && !candidate.shape.members.ends_read_only {
+            return false;
+        }
         let failure = run(&candidate, false).failure;
         let same = failure.is_some_and(|failure| kind_of(&failure) == self.kind);
         if same {

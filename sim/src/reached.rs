@@ -100,6 +100,11 @@ pub enum Reached {
     SilenceRolled,
     SurveyOfTwoMoments,
     SixAfterALoss,
+    ReshapeConfirmed,
+    ReshapeGivenUp,
+    WriterDiedWhileJoining,
+    TakenOverInTime,
+    StrangerRefused,
 }
 
 const NAMES: &[(Reached, &str)] = &[
@@ -297,6 +302,23 @@ const NAMES: &[(Reached, &str)] = &[
         "survey with answers of two moments",
     ),
     (Reached::SixAfterALoss, "six copies again after a loss"),
+    (
+        Reached::ReshapeConfirmed,
+        "change of a group's model confirmed",
+    ),
+    (
+        Reached::ReshapeGivenUp,
+        "change of a group's model given up by an opening",
+    ),
+    (
+        Reached::WriterDiedWhileJoining,
+        "writer and a survivor died while others joined",
+    ),
+    (Reached::TakenOverInTime, "standby took over in time"),
+    (
+        Reached::StrangerRefused,
+        "stranger without the token refused",
+    ),
 ];
 
 /// How often each situation was met.

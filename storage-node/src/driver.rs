@@ -16,7 +16,8 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 use sixfold_log_format::hot_log::FileNumber;
-use sixfold_log_format::wire::Message;
+use sixfold_log_format::wire::{Message, WIRE_VERSION_MIN};
+use sixfold_log_format::{TokenDigest, VolumeId};
 use sixfold_storage_node_core::{
     Action, ConnectionKey, DiskError, DiskToken, Event, FileName, IoBuf, NodeCore, PeerToken,
     Severity, StreamKey,

@@ -26,6 +26,21 @@ fn dates_are_read_as_they_are_written() {
 }
 
 #[test]
+fn dates_are_written_as_they_are_read() {
+    for day in (0..80_000).step_by(13) {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399 - day);
+        let written = rfc3339(at);
+        let digits: String = written.chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(
+            time(0x18, format!("{digits}Z").as_bytes()),
+            Some(at),
+            "{written}"
+        );
+    }
+    assert_eq!(rfc3339(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00Z");
+}
+
+#[test]
 fn a_certificate_says_whose_it_is_and_until_when() {
     let dir = tempfile::tempdir().unwrap();
     let ca = ClusterCa::generate().unwrap();

@@ -72,7 +72,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// The peer answered the hello with a refusal.
-    #[error("{address}: refused: {refusal:?}")]
+    #[error("{address}: refused: {refusal}")]
     Refused {
         /// The peer.
         address: SocketAddr,

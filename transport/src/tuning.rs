@@ -144,11 +144,31 @@ impl ConnectionIdGenerator for DrawnConnectionIds {
 /// Asks for large buffers; the kernel may give less, which costs only speed.
 pub(crate) fn enlarge_buffers(socket: &UdpSocket) {
     let bytes = SOCKET_BUFFER_BYTES;
-    let received = sockopt::set_socket_recv_buffer_size_force(socket, bytes)
+    let received = force_buffer(socket, Half::Receive, bytes)
         .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, bytes));
-    let sent = sockopt::set_socket_send_buffer_size_force(socket, bytes)
+    let sent = force_buffer(socket, Half::Send, bytes)
         .or_else(|_| sockopt::set_socket_send_buffer_size(socket, bytes));
     if let Err(error) = received.and(sent) {
         tracing::debug!(%error, "socket buffers keep their size");
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Receive,
+    Send,
+}
+
+/// Beyond the system's bound, for those who may: only Linux knows that.
+#[cfg(target_os = "linux")]
+fn force_buffer(socket: &UdpSocket, half: Half, bytes: usize) -> rustix::io::Result<()> {
+    match half {
+        Half::Receive => sockopt::set_socket_recv_buffer_size_force(socket, bytes),
+        Half::Send => sockopt::set_socket_send_buffer_size_force(socket, bytes),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn force_buffer(_: &UdpSocket, _: Half, _: usize) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::OPNOTSUPP)
 }

@@ -174,6 +174,42 @@ fn goals(runs: &Runs) -> Vec<Goal> {
             100.0,
             slowest_reopening(runs),
         ),
+        Goal::at_most(
+            "a page in no cache: p99 of a read over that of a round trip and a device read",
+            2.0,
+            runs.get("miss")
+                .and_then(|miss| number(miss, "p99_over_floor")),
+        ),
+        Goal::at_least(
+            "a node's appends, 64 KiB groups: share of a plain writer's",
+            0.9,
+            ratio(
+                runs.get("node"),
+                "append_mb_per_second",
+                "plain_append_mb_per_second",
+            ),
+        ),
+        Goal::at_most(
+            "a node's lone append: p50 over that of a plain write",
+            1.2,
+            ratio(runs.get("node"), "lone_p50_us", "plain_lone_p50_us"),
+        ),
+        Goal::at_most(
+            "a node's page read at the longest chain: p99 over that of a device read",
+            2.0,
+            ratio(runs.get("node"), "read_p99_us", "device_read_p99_us"),
+        ),
+        Goal::at_least(
+            "repair beside nothing: share of a plain writer's rate",
+            0.8,
+            runs.get("repair")
+                .and_then(|repair| number(repair, "share_of_device")),
+        ),
+        Goal::at_most(
+            "commit p99 during a repair, over p99 before",
+            1.1,
+            ratio(runs.get("repair"), "p99_during_us", "p99_before_us"),
+        ),
         Goal::at_least(
             "cached point reads, one thread: times redb",
             1.0,

@@ -16,7 +16,7 @@ use sixfold_storage_node_core::Bounds;
 use crate::latency::Latencies;
 pub use beside::{Beside, BesideOptions, Side, run as run_beside};
 use load::{Drawn, Load, Reader};
-use plain::Plain;
+pub(crate) use plain::Plain;
 pub use plain::plain_append;
 use shell::LocalNode;
 
@@ -110,6 +110,8 @@ pub struct NodeRun {
 pub struct Restart {
     /// Redo that had been appended, bytes.
     pub appended_bytes: u64,
+    /// Nearly all of it was in layers, and its files were kept for gossip and watch all the same: the start passes over them.
+    pub folded: bool,
     /// Bytes that the start read.
     pub read_bytes: u64,
     /// Until it is ready, milliseconds.
@@ -132,7 +134,10 @@ pub async fn run(options: &NodeOptions) -> Result<NodeRun> {
     let (read, device_read, reads_per_read, unfolded_bytes) = reads(options).await?;
     let mut restarts = Vec::new();
     for bytes in &options.restart_bytes {
-        restarts.push(restart(options, *bytes).await?);
+        restarts.push(restart(options, *bytes, false).await?);
+    }
+    if let Some(bytes) = options.restart_bytes.iter().max() {
+        restarts.push(restart(options, *bytes, true).await?);
     }
     let beside = match &options.beside {
         Some(beside) => Some(beside::run(&options.dir, beside).await?),
@@ -338,9 +343,15 @@ async fn reads(options: &NodeOptions) -> Result<(Latencies, Latencies, f64, u64)
     Ok((read, device, device_reads, unfolded_bytes))
 }
 
-async fn restart(options: &NodeOptions, bytes: u64) -> Result<Restart> {
+/// Measures a start behind `bytes` of redo, in layers or not.
+async fn restart(options: &NodeOptions, bytes: u64, folded: bool) -> Result<Restart> {
+    let keeping = Bounds {
+        log_window_bytes: 64 << 30,
+        log_bytes_max: 256 << 30,
+        ..Bounds::default()
+    };
     let scratch = Scratch::new(&options.dir, "restart")?;
-    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let mut node = LocalNode::start(&scratch.0, keeping.clone()).await?;
     let mut load = Load::create(&mut node).await?;
     let mut appended_bytes = 0;
     while appended_bytes < bytes {
@@ -349,8 +360,26 @@ async fn restart(options: &NodeOptions, bytes: u64) -> Result<Restart> {
         load.append(&mut node, batches, IN_FLIGHT).await?;
     }
     drop(node);
+    if folded {
+        let fold = Bounds {
+            unfolded_bytes_max: 1 << 20,
+            ..keeping.clone()
+        };
+        let mut node = LocalNode::start(&scratch.0, fold).await?;
+        let begun = Instant::now();
+        while node.unfolded_bytes().await? > 1 << 20 && begun.elapsed() < FOLD_LIMIT {
+            node.idle(Duration::from_millis(100)).await?;
+        }
+        drop(node);
+        // The next file's header says that those before it are not needed.
+        let mut node = LocalNode::start(&scratch.0, keeping.clone()).await?;
+        load.attach_again(&mut node).await?;
+        let batches = load.large_batches(2 * TURN_BYTES, 1 << 20);
+        appended_bytes += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        load.append(&mut node, batches, IN_FLIGHT).await?;
+    }
     let begun = Instant::now();
-    let mut node = LocalNode::start(&scratch.0, Bounds::default()).await?;
+    let mut node = LocalNode::start(&scratch.0, keeping).await?;
     let elapsed = begun.elapsed();
     ensure!(
         load.is_all_there(&mut node).await?,
@@ -358,6 +387,7 @@ async fn restart(options: &NodeOptions, bytes: u64) -> Result<Restart> {
     );
     Ok(Restart {
         appended_bytes,
+        folded,
         read_bytes: node.start_bytes(),
         restart_ms: elapsed.as_secs_f64() * 1e3,
     })

@@ -12,7 +12,7 @@ use sixfold_storage_node_core::{DiskToken, IoBuf};
 use crate::bare_node::{BARE_FILE_BYTES, prepare_file};
 
 /// A pre-zeroed file, written around and around.
-pub(super) struct Plain {
+pub(crate) struct Plain {
     ring: Ring,
     watch: Watch,
     file: Rc<File>,
@@ -21,7 +21,7 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    pub(super) fn new(path: &Path) -> Result<Plain> {
+    pub(crate) fn new(path: &Path) -> Result<Plain> {
         let ring = Ring::new().context("io_uring")?;
         let watch = ring.watch()?;
         Ok(Plain {
@@ -34,7 +34,7 @@ impl Plain {
     }
 
     /// Writes `count` times `bytes`, each when the one before is durable.
-    pub(super) async fn append(&mut self, count: usize, bytes: usize) -> Result<()> {
+    pub(crate) async fn append(&mut self, count: usize, bytes: usize) -> Result<()> {
         for _ in 0..count {
             let mut buf = IoBuf::zeroed(bytes);
             buf.as_mut().fill(0x5a);
@@ -50,7 +50,7 @@ impl Plain {
     }
 
     /// Reads `bytes` from the block that a drawn number picks.
-    pub(super) async fn read(&mut self, drawn: u64, bytes: u32) -> Result<()> {
+    pub(crate) async fn read(&mut self, drawn: u64, bytes: u32) -> Result<()> {
         let block = drawn % (BARE_FILE_BYTES / u64::from(bytes));
         let offset = block * u64::from(bytes);
         self.ring

@@ -46,7 +46,7 @@ pub(crate) fn open(system: &str, dir: &Path, cache_mib: usize) -> Result<Box<dyn
         "rocksdb" => Ok(Box::new(crate::rocksdb::Rocksdb::open(dir, cache_mib)?)),
         #[cfg(not(feature = "rocksdb"))]
         "rocksdb" => Err(NotHere(
-            "sixfold-versus is built without it (--features rocksdb, needs a C++ compiler and libclang)"
+            "sixfold-versus is built without it (--features rocksdb, needs librocksdb-dev and libclang-dev)"
                 .to_owned(),
         )
         .into()),

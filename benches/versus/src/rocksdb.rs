@@ -1,11 +1,12 @@
-//! RocksDB.
+//! RocksDB, the system's library as the other peers are the system's servers.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use rust_rocksdb::{
-    BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions,
+use ::rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch,
+    WriteOptions,
 };
+use anyhow::{Context, Result, ensure};
 
 use crate::draw::KeyName;
 use crate::embedded::{Store, groups};
@@ -23,9 +24,10 @@ pub(crate) struct Rocksdb {
 impl Rocksdb {
     pub(crate) fn open(dir: &Path, cache_mib: usize) -> Result<Rocksdb> {
         let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&Cache::new_lru_cache(cache_mib << 20));
+        blocks.set_block_cache(&Cache::new_lru_cache(cache_mib << 20)?);
         let mut options = Options::default();
         options.create_if_missing(true);
+        options.set_compression_type(DBCompressionType::None);
         options.set_block_based_table_factory(&blocks);
         let database = DB::open(&options, dir.join("kv.rocksdb"))?;
         let mut synced = WriteOptions::default();
@@ -40,7 +42,14 @@ impl Rocksdb {
 
 impl Store for Rocksdb {
     fn version(&self) -> String {
-        "RocksDB 11.12 (rust-rocksdb 0.54)".to_owned()
+        // Its C interface does not say; the name of the library that is mapped does.
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let library = maps.split("librocksdb.so.").nth(1);
+        let number = library.and_then(|rest| rest.lines().next());
+        format!(
+            "RocksDB {} (rocksdb 0.20)",
+            number.unwrap_or("of the system")
+        )
     }
 
     fn settings(&self) -> String {
@@ -61,7 +70,7 @@ impl Store for Rocksdb {
             for number in group {
                 batch.put(KeyName::of(number).as_ref(), value(number));
             }
-            self.database.write(&batch)?;
+            self.database.write(batch)?;
         }
         self.database.compact_range(None::<&[u8]>, None::<&[u8]>);
         Ok(())

@@ -171,9 +171,14 @@ fn print(run: &NodeRun) -> Result<()> {
     }
     for restart in &run.restarts {
         say!(
-            "restart  {:>8.0} ms after {} MiB of redo, {} MiB read",
+            "restart  {:>8.0} ms after {} MiB of redo{}, {} MiB read",
             restart.restart_ms,
             restart.appended_bytes >> 20,
+            if restart.folded {
+                ", in layers, its files kept"
+            } else {
+                ""
+            },
             restart.read_bytes >> 20
         );
     }

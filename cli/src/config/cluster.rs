@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::place::Document;
 use crate::cluster_dir::{NODE_COUNT, az_of, random_bytes};
 
-const KEYS: [&str; 3] = ["volume", "tls_dir", "nodes"];
+const KEYS: [&str; 4] = ["volume", "tls_dir", "volume_token_file", "nodes"];
 const NODE_KEYS: [&str; 3] = ["node", "az", "address"];
 /// Zones of a volume, and nodes in each of them.
 const ZONES: usize = 3;
@@ -44,6 +44,10 @@ pub(crate) fn template(tls_dir: &Path) -> Result<String> {
          # Directory with ca.pem and, for whoever uses this file, writer.pem, reader.pem or operator.pem with their keys\n\
          # (`sixfold cert issue`). Relative to this file.\n\
          tls_dir = {}\n\
+         \n\
+         # File with the volume's token, which opens it beside a certificate; relative to this file. `sixfold volume create` draws one.\n\
+         # SIXFOLD_VOLUME_TOKEN goes before it. Unless set: volume.token in tls_dir, where that is there.\n\
+         # volume_token_file = \"tls/volume.token\"\n\
          \n\
          # The storage nodes: two in each of three availability zones at least; more are spares. `node` is the id in the node's\n\
          # certificate and in its settings; `address` is where it listens, an IP address with a port.\n",
@@ -96,6 +100,10 @@ fn check_document(document: &Document<'_>) -> Vec<String> {
         found => wrong.extend(found.err()),
     }
     wrong.extend(document.text_of(&document.table, &top, "tls_dir").err());
+    if document.place_of("volume_token_file").is_some() {
+        let found = document.text_of(&document.table, &top, "volume_token_file");
+        wrong.extend(found.err());
+    }
     let nodes = document
         .table
         .iter()
@@ -213,8 +221,9 @@ fn check_certificates(path: &Path) -> Vec<String> {
         Err(error) => return vec![error.to_string()],
     };
     let dir = &cluster.tls_dir;
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<String> = Vec::new();
     let mut found = 0;
+    wrong.extend(cluster.volume_token().err().map(|error| error.to_string()));
     for (name, role) in [
         (WRITER_IDENTITY, Role::Writer),
         (READER_IDENTITY, Role::Reader),

@@ -40,6 +40,10 @@ pub(crate) struct NodeConfig {
     #[arg(long, value_name = "DIR", env = "SIXFOLD_TLS_DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_dir: Option<PathBuf>,
+    /// Where metrics, health and the console are served over HTTP: HOST:PORT (TCP), or "off"; unless set, on 127.0.0.1 at the number of the UDP port
+    #[arg(long, value_name = "ADDRESS", env = "SIXFOLD_METRICS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<String>,
     /// UDP payload to begin with, bytes, 1200 to 65000 (8900 for jumbo frames); unless set, QUIC begins at 1200 and looks for more
     #[arg(long, value_name = "BYTES", env = "SIXFOLD_MTU_BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,32 @@ pub(crate) struct NodeConfig {
 
 /// Keys that have no default.
 pub(crate) const REQUIRED: [&str; 5] = ["node", "az", "listen", "data_dir", "tls_dir"];
+
+/// Keys whose default is not a value, each with a value for the template.
+const OPTIONAL: [&str; 2] = ["metrics", "mtu_bytes"];
+
+/// Where a node serves metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetricsAt {
+    /// Nowhere.
+    Off,
+    /// On loopback, at the number of the node's port; without them when that is taken.
+    BesidePort,
+    /// Here, or not at all.
+    Address(SocketAddr),
+}
+
+impl MetricsAt {
+    fn parse(text: Option<&str>) -> Result<MetricsAt, String> {
+        match text {
+            None => Ok(MetricsAt::BesidePort),
+            Some("off") => Ok(MetricsAt::Off),
+            Some(text) => text.parse().map(MetricsAt::Address).map_err(|_| {
+                format!("{text:?} is neither HOST:PORT with a numeric host, nor \"off\"")
+            }),
+        }
+    }
+}
 
 /// A setting that is a number with a default.
 struct Number {
@@ -147,7 +177,7 @@ pub(crate) fn names() -> Vec<&'static str> {
     let numbers = NUMBERS.iter().map(|number| number.name);
     REQUIRED
         .into_iter()
-        .chain(["mtu_bytes"])
+        .chain(OPTIONAL)
         .chain(numbers)
         .collect()
 }
@@ -173,6 +203,7 @@ impl NodeConfig {
             listen: self.listen.or(other.listen),
             data_dir: self.data_dir.or(other.data_dir),
             tls_dir: self.tls_dir.or(other.tls_dir),
+            metrics: self.metrics.or(other.metrics),
             mtu_bytes: self.mtu_bytes.or(other.mtu_bytes),
             ..self
         }
@@ -275,6 +306,17 @@ fn required<T>(value: Option<T>, name: &str) -> Result<T> {
 /// # Errors
 /// One line: the key, where it was set, and what is wrong with it.
 pub(crate) fn resolve(flags: NodeConfig, file: Option<&Loaded>) -> Result<NodeOptions> {
+    Ok(resolve_all(flags, file)?.0)
+}
+
+/// The same, and where metrics are served.
+///
+/// # Errors
+/// Those of [`resolve`].
+pub(crate) fn resolve_all(
+    flags: NodeConfig,
+    file: Option<&Loaded>,
+) -> Result<(NodeOptions, MetricsAt)> {
     let said = flags.clone();
     let wrong = |key: &str, what: &str| blame(key, what, &said, file);
     let mut config = flags.or(file.map(|file| file.config.clone()).unwrap_or_default());
@@ -288,6 +330,8 @@ pub(crate) fn resolve(flags: NodeConfig, file: Option<&Loaded>) -> Result<NodeOp
         required(config.listen, "listen")?,
         required(config.tls_dir.take(), "tls_dir")?,
     );
+    let metrics = MetricsAt::parse(config.metrics.as_deref());
+    let metrics = metrics.map_err(|what| wrong("metrics", &what))?;
     options.mtu_bytes = config.mtu_bytes;
     if let Some(mtu_bytes) = config.mtu_bytes.filter(|bytes| !MTU_BYTES.contains(bytes)) {
         let (least, most) = (MTU_BYTES.start(), MTU_BYTES.end());
@@ -305,7 +349,7 @@ pub(crate) fn resolve(flags: NodeConfig, file: Option<&Loaded>) -> Result<NodeOp
         }
     }
     match options.check() {
-        Ok(()) => Ok(options),
+        Ok(()) => Ok((options, metrics)),
         Err(NodeError::Option { name, reason }) => {
             let number = NUMBERS.iter().find(|number| number.option == name);
             let key = number.map_or(name, |number| number.name);
@@ -355,6 +399,7 @@ pub(crate) fn template(config: &NodeConfig) -> Result<String> {
         });
         match given.get(name) {
             Some(value) => text.push_str(&format!("{name} = {value}\n")),
+            None if name == "metrics" => text.push_str("#metrics = \"127.0.0.1:9706\"\n"),
             None => text.push_str(&format!("#{name} = 8900\n")),
         }
     }

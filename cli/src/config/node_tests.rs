@@ -54,6 +54,7 @@ fn the_written_file_loads_and_equals_the_defaults() {
         .collect();
     let mut loaded = read(&aloud).unwrap();
     assert_eq!(loaded.config.mtu_bytes.take(), Some(8_900));
+    assert_eq!(loaded.config.metrics.take().unwrap(), "127.0.0.1:9706");
     assert_eq!(loaded.config, sample().filled());
     let options = resolve(NodeConfig::default(), Some(&loaded)).unwrap();
     assert_eq!(format!("{options:?}"), format!("{defaults:?}"));
@@ -205,4 +206,26 @@ fn a_wrong_flag_is_not_blamed_on_the_file() {
     };
     let line = resolve(flags, Some(&loaded)).unwrap_err().to_string();
     assert_eq!(line, "mtu_bytes: 7 is not in 1200..=65000");
+}
+
+#[test]
+fn metrics_are_beside_the_port_unless_the_settings_say_where() {
+    let text = template(&sample()).unwrap();
+    for (line, expected) in [
+        ("", MetricsAt::BesidePort),
+        ("metrics = \"off\"\n", MetricsAt::Off),
+        (
+            "metrics = \"[::1]:9706\"\n",
+            MetricsAt::Address("[::1]:9706".parse().unwrap()),
+        ),
+    ] {
+        let loaded = read(&(text.clone() + line)).unwrap();
+        let (_, metrics) = resolve_all(NodeConfig::default(), Some(&loaded)).unwrap();
+        assert_eq!(metrics, expected);
+    }
+    let loaded = read(&(text + "metrics = \"here\"\n")).unwrap();
+    let line = resolve_all(NodeConfig::default(), Some(&loaded))
+        .unwrap_err()
+        .to_string();
+    assert!(line.contains("metrics: \"here\" is neither"), "{line}");
 }

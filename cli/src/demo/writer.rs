@@ -18,6 +18,8 @@ use sixfold_log_format::Lsn;
 use super::record::{Kind, Phase, Recorder, WorkId};
 use super::work;
 use crate::cluster_dir::LOOPBACK_MTU_BYTES;
+use crate::observe::collect::Slot;
+use crate::observe::{ServeArgs, Source};
 
 /// How often numbers are said.
 const STATS_INTERVAL: Duration = Duration::from_millis(250);
@@ -42,6 +44,8 @@ pub(crate) struct DemoWriterArgs {
     /// Create the volume and load this many chunks of rows; otherwise take it over
     #[arg(long)]
     create_chunks: Option<u64>,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 /// What the process says of its opening.
@@ -94,12 +98,17 @@ pub(crate) fn run(args: &DemoWriterArgs) -> Result<()> {
 
 async fn work(args: &DemoWriterArgs) -> Result<()> {
     let cluster = Cluster::load(&args.cluster)?;
-    let options = Options::new(cluster).mtu_bytes(LOOPBACK_MTU_BYTES);
+    let options = Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES);
     let begun = Instant::now();
     let database = match args.create_chunks {
         Some(_) => Database::create(options).await?,
         None => Database::take_over(options).await?,
     };
+    let source = Source::Writer {
+        slot: Slot::holding(&database),
+        cluster,
+    };
+    let _served = args.serve.serve("writer", source)?;
     let load = Rc::new(Load {
         database,
         phase: Cell::new(if args.create_chunks.is_some() {

@@ -9,9 +9,7 @@ use sixfold_log_format::wire::{Message, SegmentStatus};
 use sixfold_transport::Connection;
 
 use super::client;
-use super::picture::{
-    LatencyView, MoveView, NodeView, Note, Picture, SegmentView, WriterView,
-};
+use super::picture::{LatencyView, MoveView, NodeView, Note, Picture, SegmentView, WriterView};
 use crate::status::Operator;
 
 /// How long one node may take to answer.
@@ -36,7 +34,10 @@ impl Slot {
 
     /// The database.
     pub(crate) fn get(&self) -> Option<Database> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -175,6 +176,9 @@ fn put_writer(rates: &mut Rates, database: &Database, stats: &Stats, picture: &m
         let views = picture.nodes.iter_mut().flat_map(|node| &mut node.segments);
         for view in views.filter(|view| view.segment == id) {
             view.lag_lsns = relation.lag_lsns;
+            // Nodes were asked before the writer was: what it heard since is newer.
+            view.scl = view.scl.max(relation.scl.get());
+            view.highest = view.highest.max(view.scl);
             view.lag_ms = Some(ms(relation.lag));
             view.ack_us = Some(relation.ack_us);
             view.is_attached = Some(relation.attached);
@@ -315,7 +319,10 @@ impl ClusterEye {
                 Ok(told) => put_told(&mut picture, told),
                 Err(error) => picture.notes.push(Note {
                     is_grave: true,
-                    text: format!("the writer's address {address}: {}", crate::in_one_line(&error)),
+                    text: format!(
+                        "the writer's address {address}: {}",
+                        crate::in_one_line(&error)
+                    ),
                 }),
             }
         }
@@ -385,6 +392,8 @@ fn put_told(picture: &mut Picture, told: Picture) {
     for view in picture.nodes.iter_mut().flat_map(|node| &mut node.segments) {
         let told = told.nodes.iter().flat_map(|node| &node.segments);
         for other in told.filter(|other| other.segment == view.segment) {
+            view.scl = view.scl.max(other.scl);
+            view.highest = view.highest.max(other.highest);
             view.lag_ms = other.lag_ms;
             view.ack_us = other.ack_us;
             view.is_attached = other.is_attached;

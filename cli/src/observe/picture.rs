@@ -163,9 +163,7 @@ impl Picture {
             for segment in &mut node.segments {
                 let group = self.groups.iter().find(|group| group.pg == segment.pg);
                 let highest = group.map_or(segment.scl, |group| group.highest);
-                segment.lag_lsns = segment
-                    .lag_lsns
-                    .max(highest.saturating_sub(segment.scl));
+                segment.lag_lsns = segment.lag_lsns.max(highest.saturating_sub(segment.scl));
             }
         }
         self.notes = self.notes_due();
@@ -199,7 +197,10 @@ impl Picture {
         if let Some(writer) = &self.writer {
             match writer.state.as_str() {
                 "open" => {}
-                "no quorum" => say(true, "the writer has no write quorum: commits wait".to_owned()),
+                "no quorum" => say(
+                    true,
+                    "the writer has no write quorum: commits wait".to_owned(),
+                ),
                 state => say(true, format!("the writer is {state}")),
             }
         }
@@ -207,7 +208,13 @@ impl Picture {
         for group in self.groups.iter().filter(|_| sees_all) {
             let heard = usize::try_from(group.heard).unwrap_or(usize::MAX);
             if heard < WRITE_QUORUM {
-                say(true, format!("group {} has {heard} segments that answer: commits need {WRITE_QUORUM}", group.pg));
+                say(
+                    true,
+                    format!(
+                        "group {} has {heard} segments that answer: commits need {WRITE_QUORUM}",
+                        group.pg
+                    ),
+                );
             }
         }
         for node in &self.nodes {
@@ -217,12 +224,25 @@ impl Picture {
                 say(false, format!("{name} is silent: {why}"));
             }
             if node.is_full {
-                say(true, format!("{name} takes no batches: its disk or hot log is full"));
+                say(
+                    true,
+                    format!("{name} takes no batches: its disk or hot log is full"),
+                );
             } else if node.is_pressed {
-                say(false, format!("{name} is near a bound: writers are slowed down"));
+                say(
+                    false,
+                    format!("{name} is near a bound: writers are slowed down"),
+                );
             }
             for segment in node.segments.iter().filter(|segment| segment.is_damaged) {
-                say(true, format!("segment {} of group {} on {name} is damaged and heals from its peers", short(&segment.segment), segment.pg));
+                say(
+                    true,
+                    format!(
+                        "segment {} of group {} on {name} is damaged and heals from its peers",
+                        short(&segment.segment),
+                        segment.pg
+                    ),
+                );
             }
         }
         notes.sort_by_key(|note| !note.is_grave);

@@ -11,7 +11,7 @@ use sixfold::{Cluster, ClusterNode};
 use sixfold_log_format::manifest::NodeHint;
 use sixfold_log_format::wire::{Hello, Message, NodeStatus, Probe, SegmentProbe};
 use sixfold_log_format::{Manifest, NodeId, SegmentId, VolumeId};
-use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions};
+use sixfold_transport::{Connection, Endpoint, Identity, TransportOptions, VolumeToken};
 
 /// How long one node may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -21,6 +21,7 @@ pub(crate) struct Hands {
     endpoint: Endpoint,
     identity: Identity,
     volume: VolumeId,
+    token: Option<VolumeToken>,
     nodes: RefCell<Vec<ClusterNode>>,
     connections: RefCell<BTreeMap<NodeId, Connection>>,
 }
@@ -86,6 +87,7 @@ impl Hands {
             endpoint: Endpoint::client(&identity, &TransportOptions::default())?,
             identity,
             volume: cluster.volume,
+            token: cluster.volume_token()?,
             nodes: RefCell::new(cluster.nodes.clone()),
             connections: RefCell::default(),
         }))
@@ -129,7 +131,9 @@ impl Hands {
                     Err(_) => self.connections.borrow_mut().remove(&node.node),
                 };
             }
+            let token = self.token.as_ref().map_or(&[][..], VolumeToken::as_bytes);
             let hello = Hello::new(self.identity.role(), node.node, Some(self.volume));
+            let hello = hello.with_token(token);
             let (connection, _) = self.endpoint.connect(node.address, hello).await?;
             let answer = connection.call(message).await?;
             self.connections.borrow_mut().insert(node.node, connection);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustix::process::Signal;
 use sixfold::{Cluster, ClusterNode, Options};
 use sixfold_log_format::wire::{Hello, Message, Role};
-use sixfold_transport::{ClusterCa, Endpoint, Identity, TransportOptions};
+use sixfold_transport::{ClusterCa, Endpoint, Identity, TransportOptions, VolumeToken};
 
 use crate::process::{Running, eventually, run, scratch};
 
@@ -53,6 +53,9 @@ impl RealCluster {
         ca.issue(Role::Reader, None)
             .unwrap()
             .save(&tls_dir, "reader")
+            .unwrap();
+        VolumeToken::draw()
+            .save(&tls_dir.join("volume.token"))
             .unwrap();
         let ip = IpAddr::V4(own_address());
         let node = |index: usize| {
@@ -146,6 +149,23 @@ impl RealCluster {
         }
     }
 
+    /// The same, of a build that speaks no higher wire version.
+    pub fn start_node_of_wire(&mut self, index: usize, wire_max: u16) {
+        assert!(self.nodes[index].is_none(), "node {index} runs already");
+        let config = self.config(index);
+        let wire_max = wire_max.to_string();
+        let mut node = Running::start(&[
+            "storage-node",
+            "--stop-with-stdin",
+            "--wire-max",
+            &wire_max,
+            "--config",
+            config.to_str().unwrap(),
+        ]);
+        node.wait_for("ready ");
+        self.nodes[index] = Some(node);
+    }
+
     /// All nodes, none of which runs, are told to listen elsewhere, and the cluster's file says so.
     pub fn move_all(&mut self) {
         for index in 0..self.cluster.nodes.len() {
@@ -166,7 +186,9 @@ impl RealCluster {
         let identity = Identity::load(&self.path().join("tls"), identity).unwrap();
         let endpoint = Endpoint::client(&identity, &TransportOptions::default()).unwrap();
         let node = &self.cluster.nodes[index];
+        let token = self.cluster.volume_token().unwrap().unwrap();
         let hello = Hello::new(identity.role(), node.node, Some(self.cluster.volume));
+        let hello = hello.with_token(token.as_bytes());
         let (connection, _) = endpoint.connect(node.address, hello).await.unwrap();
         let answer = connection.call(message).await.unwrap();
         endpoint.close().await;

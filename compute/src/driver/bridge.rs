@@ -79,32 +79,42 @@ struct CommitWaiting {
     since: Duration,
 }
 
-/// Commits that are on their way. A ticket is a place, which is used again as soon as it was answered: there are many of them.
+/// Commits that are on their way. A ticket is a place, which is used again as soon as it was answered: there are many of them. It says
+/// for the how-many-eth time the place is used, so that an answer given twice is no other commit's.
 #[derive(Debug, Default)]
 struct Commits {
-    places: Vec<Option<CommitWaiting>>,
-    free: Vec<CommitTicket>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    uses: u32,
+    waiting: Option<CommitWaiting>,
 }
 
 impl Commits {
     fn insert(&mut self, waiting: CommitWaiting) -> CommitTicket {
-        let ticket = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            CommitTicket(self.places.len() as u64 - 1)
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            u32::try_from(self.places.len() - 1).expect("there are fewer commits than that at once")
         });
-        self.places[place(ticket)] = Some(waiting);
-        ticket
+        let place = &mut self.places[number as usize];
+        place.uses = place.uses.wrapping_add(1);
+        place.waiting = Some(waiting);
+        CommitTicket(u64::from(place.uses) << 32 | u64::from(number))
     }
 
     fn remove(&mut self, ticket: CommitTicket) -> CommitWaiting {
-        self.free.push(ticket);
-        let waiting = self.places[place(ticket)].take();
-        waiting.expect("a commit is answered once")
+        let (uses, number) = (ticket.0 >> 32, ticket.0 & u64::from(u32::MAX));
+        let number = u32::try_from(number).expect("it has 32 bits");
+        let place = &mut self.places[number as usize];
+        assert_eq!(u64::from(place.uses), uses, "a commit is answered once");
+        let waiting = place.waiting.take();
+        let waiting = waiting.expect("a commit is answered once");
+        self.free.push(number);
+        waiting
     }
-}
-
-fn place(ticket: CommitTicket) -> usize {
-    usize::try_from(ticket.0).expect("it is the number of a place in memory")
 }
 
 impl Waiting {

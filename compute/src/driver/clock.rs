@@ -1,16 +1,31 @@
-//! The driver's clocks: CLOCK_BOOTTIME for all durations (it goes on while a machine sleeps, which read leases need, T1),
-//! the wall clock for the stamps of batches.
+//! The driver's clocks: one for all durations, which goes on while a machine sleeps, as read leases need it (T1); the wall clock for
+//! the stamps of batches.
+//!
+//! The first is CLOCK_BOOTTIME on Linux and CLOCK_MONOTONIC elsewhere on Unix, which counts sleep on macOS; on Windows it is the performance counter
+//! under `Instant`, which counts it too. On the BSDs, whose servers do not sleep, nothing is said of it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// Time since boot, sleep included: the clock of the writer's core.
+#[cfg(unix)]
 pub(crate) fn now() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
+    use rustix::time::{ClockId, clock_gettime};
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+
+    let time = clock_gettime(CLOCK);
     let seconds = u64::try_from(time.tv_sec).expect("the clock starts at boot");
     let nanos = u32::try_from(time.tv_nsec).expect("nanoseconds of a second are few");
     Duration::new(seconds, nanos)
+}
+
+/// Time since it was first asked for, sleep included: the clock of the writer's core.
+#[cfg(not(unix))]
+pub(crate) fn now() -> Duration {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed()
 }
 
 /// Wall-clock milliseconds; 0 on a machine that believes to live before 1970.

@@ -250,9 +250,10 @@ async fn ask_until(
 
 fn unexpected(node: NodeId, answer: &Message) -> Error {
     match answer {
-        Message::Refused(refusal) => {
-            Error::unavailable(format!("node {node} refused: {refusal:?}"))
+        Message::Refused(refusal @ Refusal::Token) => {
+            Error::config(format!("node {node} refused: {refusal}"))
         }
+        Message::Refused(refusal) => Error::unavailable(format!("node {node} refused: {refusal}")),
         _ => Error::Corrupt {
             what: format!("node {node} gave an answer of the wrong kind"),
         },

@@ -21,7 +21,7 @@ fn the_first_manifest_has_a_full_segment_of_its_own_at_each_node() {
         .iter()
         .map(|node| node.node)
         .collect();
-    let manifest = first_manifest(&options, &hosts, || {
+    let manifest = first_manifest(&options, &hosts, None, || {
         minted += 1;
         SegmentId::from_bytes([minted; 16])
     });

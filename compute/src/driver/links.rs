@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sixfold_log_format::manifest::NodeHint;
-use sixfold_log_format::wire::{Hello, Message, Role};
+use sixfold_log_format::wire::{Hello, Message, Refusal, Role};
 use sixfold_log_format::{NodeId, VolumeId};
 use sixfold_transport::{
     ConnectError, Connection, Endpoint, Receiver, TransportError, VolumeToken, WireStats,
@@ -27,7 +27,7 @@ const ADDRESSES_MAX: usize = 4;
 /// Why a node cannot be spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// One of the two sides does not accept the other's certificate: no waiting helps.
+    /// One of the two sides does not accept the other's certificate, or the node not the volume's token: no waiting helps.
     #[error("{0}")]
     Certificate(String),
     /// Anything else.
@@ -89,6 +89,9 @@ struct Link {
     trouble: RefCell<Option<LinkError>>,
 }
 
+/// How long a node that was reached elsewhere may take to answer where it is said to be.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(2);
+
 impl Links {
     pub(crate) fn new(endpoint: Endpoint, cluster: &Cluster) -> Links {
         let links = cluster.nodes.iter();
@@ -147,6 +150,13 @@ impl Links {
     pub(crate) fn reached_at(&self, node: NodeId) -> Option<SocketAddr> {
         let link = self.link(node)?;
         link.current().map(|_| link.address())
+    }
+
+    /// Whether a node answers at an address, be it reached elsewhere. The connection is made for the question only.
+    pub(crate) async fn answers_at(&self, node: NodeId, address: SocketAddr) -> bool {
+        let connect = self.endpoint.connect(address, self.hello(node));
+        let connected = tokio::time::timeout(ANSWERS_LIMIT, connect).await;
+        matches!(connected, Ok(Ok(_)))
     }
 
     fn link(&self, node: NodeId) -> Option<Rc<Link>> {
@@ -232,7 +242,15 @@ impl Links {
         Ok(connection.request(message).await?)
     }
 
-    /// One line about certificates, when `node_count` nodes or more cannot be spoken to because of them.
+    /// A node wants the volume's token, and the one that was shown is not it.
+    pub(crate) fn token_refused(&self, node: NodeId) {
+        if let Some(link) = self.link(node) {
+            let line = format!("{}: refused: {}", link.address(), Refusal::Token);
+            link.trouble.replace(Some(LinkError::Certificate(line)));
+        }
+    }
+
+    /// One line about certificates, or the volume's token, when `node_count` nodes or more cannot be spoken to because of them.
     pub(crate) fn certificate_trouble(&self, node_count: usize) -> Option<String> {
         let all = self.all();
         let mut lines = all.iter().filter_map(|link| match &*link.trouble.borrow() {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sixfold_log_format::NodeId;
-use sixfold_log_format::wire::Message;
+use sixfold_log_format::wire::{Message, Refusal};
 use sixfold_recovery::machine::follow::{Follow, FollowAction};
 use sixfold_recovery::machine::survey::{Survey, SurveyAction, SurveyError, Surveyed};
 use sixfold_recovery::machine::{
@@ -169,7 +169,7 @@ pub(super) async fn drive<M: Machine>(
         tokio::select! {
             biased;
             Some(event) = told.recv() => {
-                let unreachable = matches!(event, RecoveryEvent::Unreachable { .. });
+                let unreachable = is_no_answer(&event);
                 machine.handle(clock::now(), event);
                 while let Ok(event) = told.try_recv() {
                     machine.handle(clock::now(), event);
@@ -186,6 +186,19 @@ pub(super) async fn drive<M: Machine>(
             }
         }
     }
+}
+
+/// Whether a node is out of reach, or lets nobody in who shows no token.
+fn is_no_answer(event: &RecoveryEvent) -> bool {
+    match event {
+        RecoveryEvent::Unreachable { .. } => true,
+        RecoveryEvent::Answer { message, .. } => is_token_refusal(message),
+        RecoveryEvent::Timeout => false,
+    }
+}
+
+fn is_token_refusal(message: &Message) -> bool {
+    matches!(message, Message::Refused(Refusal::Token))
 }
 
 fn certificate_trouble(links: &Links) -> Option<String> {
@@ -213,6 +226,7 @@ async fn ask(
                     manifest.for_each(|manifest| links.learn(&manifest.hints));
                 }
                 Message::Census(census) => links.learn(&census.manifest.hints),
+                refused if is_token_refusal(refused) => links.token_refused(node),
                 _ => {}
             }
             tell.send(RecoveryEvent::Answer { request, message })

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sixfold_compute_core::{Shared, WriterCore};
+use sixfold_log_format::limits::HISTORY_RANGES_MAX;
 use sixfold_transport::endpoint::EndpointError;
 use sixfold_transport::{Endpoint, Identity, TransportOptions};
 use tokio::sync::mpsc;
@@ -68,6 +69,8 @@ const LAST_STEP_MIN: Duration = Duration::from_millis(500);
 
 /// What closing may take beyond the deadline of the last commit.
 const CLOSE_SLACK: Duration = Duration::from_secs(1);
+/// Annulled ranges from which on it is said at each opening that there is an end to them.
+const HISTORY_WARNED: usize = HISTORY_RANGES_MAX / 2;
 
 /// How to come to an open volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,6 +207,7 @@ async fn open(
         create::create(links, options, left(until)).await?;
     }
     let opened = recovery::recover(links, options, &respect, left(until)).await?;
+    warn_of_history(opened.history.ranges.len());
     let report = OpenReport {
         volume_epoch: opened.volume_epoch,
         cut: opened.cut,
@@ -232,6 +236,17 @@ async fn open(
         detected: None,
     };
     Ok((bridge, opening))
+}
+
+/// Reopenings are counted by their annulled ranges, and there is an end to them: it is said long before.
+fn warn_of_history(ranges: usize) {
+    if ranges >= HISTORY_WARNED {
+        tracing::warn!(
+            ranges,
+            ranges_max = HISTORY_RANGES_MAX,
+            "the volume was reopened often, and can be only so often: dump it and load it into a new one in time"
+        );
+    }
 }
 
 /// What is left of the time to open; a last step is given a moment, so that it fails with its own reason.

@@ -44,7 +44,7 @@ fn alone() -> Driver {
     let mut minted = 0;
     let nodes = options.cluster().nodes.iter();
     let hosts: Vec<_> = nodes.map(|node| node.node).collect();
-    let manifest = create::first_manifest(&options, &hosts, || {
+    let manifest = create::first_manifest(&options, &hosts, None, || {
         minted += 1;
         SegmentId::from_bytes([minted; 16])
     });
@@ -94,7 +94,10 @@ impl Driver {
             .expect("it ends in time");
     }
 
-    fn commit(&self, deadline: Duration) -> oneshot::Receiver<(Result<Lsn, CommitError>, Duration)> {
+    fn commit(
+        &self,
+        deadline: Duration,
+    ) -> oneshot::Receiver<(Result<Lsn, CommitError>, Duration)> {
         let read_point = Arc::new(self.bridge.shared().announce());
         let mut writes = WriteSet::new();
         writes.put("\x01key".into(), Bytes::from_static(b"value"));

@@ -19,6 +19,7 @@ mod machine_follow;
 mod machine_loss;
 mod machine_race;
 mod machine_reopen;
+mod machine_reshape;
 mod machine_rules;
 mod machine_survey;
 mod membership;

@@ -2,8 +2,8 @@
 
 use sixfold_log_format::{Manifest, PgEntry, QuorumModel, SegmentId, SegmentSet};
 use sixfold_recovery::membership::{
-    EditError, abandon_reshape, begin_replace, begin_reshape, confirm_reshape, deciding,
-    declare_lost, finish_replace, finish_reshape, is_loss_fence, regrown, replacements, reshape_of,
+    EditError, abandon_reshape, begin_replace, begin_reshape, confirm_reshape, declare_lost,
+    finish_replace, finish_reshape, is_loss_fence, regrown, replacements, reshape_of,
 };
 use sixfold_recovery::quorum::{is_fence_quorum_of_all, is_write_quorum_of_all};
 

@@ -37,6 +37,8 @@ pub(crate) enum StepDone {
     Begun,
     Finished,
     RolledBack,
+    /// Members of a set of another model join no more; both sets stay.
+    Confirmed,
     Grown,
     Other,
 }
@@ -77,8 +79,38 @@ fn has_quorum(set: &SetIds, holds: impl Fn(SegmentId) -> bool) -> bool {
     set.iter().filter(|segment| holds(**segment)).count() >= write_quorum(set.len())
 }
 
+/// The set that a group with another model is about to enter, while members of it join: it decides nothing yet.
+fn joining_reshape(entry: &PgEntry) -> Option<&SegmentSet> {
+    let [base, target] = &entry.sets[..] else {
+        return None;
+    };
+    let joins = target.members.iter().any(|member| member.joining);
+    (joins && base.model != target.model).then_some(target)
+}
+
+/// What has to accept a step, fence and be whole: all sets but such a one.
+fn deciding(entry: Option<&PgEntry>) -> BTreeSet<SetIds> {
+    match entry {
+        Some(entry) if joining_reshape(entry).is_some() => BTreeSet::from([ids(&entry.sets[0])]),
+        entry => sets_of(entry),
+    }
+}
+
+/// Whether a group goes back to the set that it had before members joined to change its model.
+fn is_given_up(before: &PgEntry, after: &PgEntry) -> bool {
+    joining_reshape(before).is_some() && after.sets[..] == before.sets[..1]
+}
+
+/// Whether `after` is `before`, but for changes of models that an opening took back.
+fn is_taken_back(before: &Manifest, after: &Manifest) -> bool {
+    let of_group = |(old, new): (&PgEntry, &PgEntry)| old == new || is_given_up(old, new);
+    before.hints == after.hints
+        && before.pgs.len() == after.pgs.len()
+        && before.pgs.iter().zip(&after.pgs).all(of_group)
+}
+
 /// Whether `after` is `before` without the segments on lost nodes: a group that has its write quorum without them keeps its sets, of any
-/// other one exactly three are left (R19).
+/// other one a read quorum is left, which makes a set of three (R19).
 fn is_loss(before: &Manifest, after: &Manifest, lost: &BTreeSet<NodeId>) -> bool {
     let of_group = |(old, new): (&PgEntry, &PgEntry)| {
         let is_lost = |segment: SegmentId| {
@@ -88,15 +120,25 @@ fn is_loss(before: &Manifest, after: &Manifest, lost: &BTreeSet<NodeId>) -> bool
         };
         let keeps = |set: &SetIds| has_quorum(set, |segment| !is_lost(segment));
         if sets_of(Some(old)).iter().all(keeps) {
-            return old.sets == new.sets;
+            return old.sets == new.sets || is_given_up(old, new);
+        }
+        if deciding(Some(old)).iter().all(keeps) {
+            return is_given_up(old, new);
         }
         let joining = |set: &&SegmentSet| set.members.iter().any(|member| member.joining);
         let Some(base) = old.sets.iter().find(|set| !joining(set)).map(ids) else {
             return false;
         };
-        let mut left = base;
+        let mut left = base.clone();
         left.retain(|segment| !is_lost(*segment));
-        sets_of(Some(new)) == BTreeSet::from([left.clone()]) && left.len() == 3
+        let [made] = &new.sets[..] else {
+            return false;
+        };
+        let made = ids(made);
+        let holds_all = left.iter().all(|segment| made.contains(segment));
+        let needed = base.len() + 1 - write_quorum(base.len());
+        let of_base = made.iter().all(|segment| base.contains(segment));
+        left.len() == needed && made.len() == 3 && holds_all && of_base
     };
     !lost.is_empty()
         && before.pgs.len() == after.pgs.len()
@@ -183,6 +225,30 @@ impl Members {
         Some((before.pg, gone.next()?.segment, stay))
     }
 
+    /// A group whose model changes: who of it is whole, and who joined, or joins still.
+    pub(crate) fn reshaping(&self) -> Option<(PgId, Vec<SegmentId>, Vec<SegmentId>)> {
+        let entry = self.in_force.pgs.iter().find(|entry| {
+            let mut sets = entry.sets.iter();
+            entry.sets.len() == 2 && sets.any(|set| set.model != entry.sets[0].model)
+        })?;
+        let (whole, all) = (ids(&entry.sets[0]), ids(&entry.sets[1]));
+        let comes = all.iter().filter(|segment| !whole.contains(segment));
+        let comes = comes.copied().collect();
+        Some((entry.pg, whole, comes))
+    }
+
+    /// Whether a manifest goes back to the set that a group had before members joined to change its model.
+    pub(crate) fn gives_up(&self, manifest: &Manifest) -> bool {
+        let pairs = self.in_force.pgs.iter().zip(&manifest.pgs);
+        pairs.into_iter().any(|(old, new)| is_given_up(old, new))
+    }
+
+    /// The sets that decide of every group: who has to be there for the volume to open.
+    pub(crate) fn all_deciding(&self) -> Vec<SetIds> {
+        let entries = self.in_force.pgs.iter();
+        entries.flat_map(|entry| deciding(Some(entry))).collect()
+    }
+
     /// Whether a segment was removed for ever.
     pub(crate) fn is_removed(&self, segment: SegmentId) -> bool {
         self.removed.contains(&segment)
@@ -220,7 +286,9 @@ impl Members {
         let found = self.candidates.iter().any(same);
         let lost = |base: &Manifest| is_loss(base, manifest, &self.lost);
         let lost = lost(&self.in_force) || self.candidates.iter().any(lost);
-        if !same(&self.in_force) && !found && !lost {
+        let back = |base: &Manifest| is_taken_back(base, manifest);
+        let back = back(&self.in_force) || self.candidates.iter().any(back);
+        if !same(&self.in_force) && !found && !lost && !back {
             return Err(format!(
                 "epoch {epoch} opened with manifest {}, which is neither the one in force ({}) nor was it proposed since (R21)",
                 manifest.version, self.in_force.version
@@ -292,6 +360,13 @@ impl Members {
             }
             let floor = self.floors.get(&pg).copied().unwrap_or(Lsn::NONE);
             let left = sets_of(Some(before));
+            if joining_reshape(before).is_some()
+                && !sets_of(Some(entry)).contains(&ids(&before.sets[0]))
+            {
+                return Err(format!(
+                    "manifest {version} leaves a set of group {pg} for one whose members only join: no quorum of that one holds any manifest (R20)"
+                ));
+            }
             for set in sets_of(Some(entry)).intersection(&left) {
                 if !has_quorum(set, |segment| scl_of(segment) >= floor) {
                     return Err(format!(
@@ -344,8 +419,8 @@ impl Members {
         let concerned = changed.iter().copied().chain([PgId::ROOT]);
         let accepts = |segment| proposed.accepted.contains_key(&segment);
         let holds = |pg: PgId| {
-            let mut sets = sets_of(from.pg(pg));
-            sets.extend(sets_of(to.pg(pg)));
+            let mut sets = deciding(from.pg(pg));
+            sets.extend(deciding(to.pg(pg)));
             sets.iter().all(|set| has_quorum(set, accepts))
         };
         if !concerned.clone().all(holds) {
@@ -400,6 +475,12 @@ fn kind_of(from: &Manifest, to: &Manifest) -> StepDone {
                 StepDone::Finished
             };
         }
+    }
+    let joined = |(before, after): (&PgEntry, &PgEntry)| {
+        joining_reshape(before).is_some() && joining_reshape(after).is_none()
+    };
+    if from.pgs.iter().zip(&to.pgs).any(joined) {
+        return StepDone::Confirmed;
     }
     StepDone::Other
 }

@@ -90,6 +90,15 @@ pub enum Fault {
     Destroy { nodes: u16 },
     /// An operator gives the word that the destroyed nodes are lost (R19), again and again until the volume is open without them.
     GiveWord { host: usize },
+    /// An ambush: the writer and one survivor die while segments join a group that lost copies, those that join as well if `joins`; or
+    /// when they have just been confirmed.
+    JoiningWindow {
+        survivor: usize,
+        joins: bool,
+        confirmed: bool,
+    },
+    /// Somebody without the volume's token asks for all of it.
+    Stranger,
     /// A process watches the writer, to take its place.
     StandBy { host: usize, patience_ms: u64 },
     /// Somebody opens the volume for reading, and the answers about one group take so much longer.

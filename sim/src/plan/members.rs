@@ -116,11 +116,6 @@ impl Plan {
         } else {
             2_500
         };
-        if self.shape.members.repair_ms.is_some() {
-            // A joining segment that is handed the whole log at once refuses what it has no room for, and the writer then waits a second
-            // before it speaks to it again: longer than this patience.
-            self.shape.queued_bytes = self.shape.queued_bytes.max(1 << 20);
-        }
         // The heads of files hold the states of all segments, with all that was ever removed.
         self.shape.file_bytes = self.shape.file_bytes.max(256 << 10);
         // What is lost with a node is the one copy of each group that a run may lose.

@@ -43,6 +43,7 @@ impl Plan {
     pub fn draw(seed: u64) -> Plan {
         let mut plan = Plan::without_piece(seed);
         plan.add_piece(&mut Rng::new(seed, 14));
+        plan.add_strangers(&mut Rng::new(seed, 15));
         plan
     }
 
@@ -111,6 +112,18 @@ impl Plan {
             self.faults.push((at + later + rng.below(MS), crash));
         }
         self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// In every second run the volume has a token, and now and then somebody comes without it.
+    fn add_strangers(&mut self, rng: &mut Rng) {
+        self.shape.token = rng.chance(1, 2);
+        if self.shape.token && rng.chance(1, 2) {
+            for _ in 0..rng.range(1, 4) {
+                let at = rng.range(20, 2_500) * MS;
+                self.faults.push((at, Fault::Stranger));
+            }
+            self.faults.sort_by_key(|(at, _)| *at);
+        }
     }
 
     /// Ambushes and clocks, from a stream of their own.

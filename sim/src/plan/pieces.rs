@@ -11,6 +11,10 @@ use crate::rng::Rng;
 const ONE_IN: u64 = 4;
 /// How many there are.
 const PIECES: u64 = 9;
+/// One of so many runs that are about none of those is about one that came later: what older seeds mean stays as it is.
+const LATER_ONE_IN: u64 = 12;
+/// How many of those there are.
+const LATER: u64 = 2;
 
 impl Plan {
     /// Makes it a run about one situation, or leaves it as it is.
@@ -25,7 +29,11 @@ impl Plan {
             6 => self.stand_by(rng),
             7 => self.roll_silence(rng),
             8 => self.slow_surveys(rng),
-            _ => {}
+            _ => match rng.below(LATER_ONE_IN * LATER) {
+                0 => self.regrow(rng),
+                1 => self.take_over_in_time(rng),
+                _ => {}
+            },
         }
         self.faults.sort_by_key(|(at, _)| *at);
     }
@@ -140,8 +148,7 @@ impl Plan {
         self.end = 4_000 * MS;
         self.with_spares();
         self.shape.members.ends_read_only = !word;
-        // Longer than the pause of a writer that a joining segment refused for a moment.
-        self.shape.members.repair_ms = word.then_some(2_500);
+        self.shape.members.repair_ms = word.then(|| rng.pick(&[700, 2_500]));
         let zone = rng.below(3);
         let other = (2 * zone + 2 + rng.below(4)) % 6;
         let mut nodes = (0b11 << (2 * zone)) | (1 << other);
@@ -185,6 +192,53 @@ impl Plan {
                 };
                 self.add(begin + rng.range(1, 300), crash);
             }
+        }
+    }
+
+    /// Survivors get copies again; in the middle of that the writer and one of them die (R19).
+    fn regrow(&mut self, rng: &mut Rng) {
+        self.calm(100_000);
+        self.with_spares();
+        self.shape.members.repair_ms = Some(20_000);
+        // It waits for half a minute until its members have been heard without a gap.
+        (self.shape.think_us, self.shape.gossip_ms) = (100_000, 200);
+        let nodes = (0..3).fold(0, |nodes, zone| nodes | 1 << (2 * zone + rng.below(2)));
+        self.add(700, Fault::Destroy { nodes });
+        self.add(760, Fault::GiveWord { host: rng.index(3) });
+        let window = Fault::JoiningWindow {
+            survivor: rng.index(4),
+            joins: rng.chance(1, 2),
+            confirmed: false,
+        };
+        let window = match rng.chance(1, 3) {
+            true => Fault::JoiningWindow {
+                survivor: rng.index(3),
+                joins: true,
+                confirmed: true,
+            },
+            false => window,
+        };
+        let at = rng.pick(&[2_000, 2_000, 40_000]);
+        self.add(at, window);
+        if rng.chance(1, 2) {
+            // What joins is far from whole when they die.
+            for turn in 0..50 {
+                self.add(20_000 + 1_500 * turn, Fault::NoGossip { length: 1_000 });
+            }
+        }
+    }
+
+    /// A writer dies, nothing else is wrong, and standbys are there.
+    fn take_over_in_time(&mut self, rng: &mut Rng) {
+        self.calm(6_000);
+        self.shape.prompt = true;
+        for turn in 0..rng.range(1, 3) {
+            let host = usize::try_from(turn).expect("small");
+            let patience_ms = rng.pick(&[300, 500]);
+            self.add(40 + turn, Fault::StandBy { host, patience_ms });
+        }
+        for turn in 0..3 {
+            self.add(500 + 1_800 * turn + rng.below(200), Fault::CrashWriter);
         }
     }
 

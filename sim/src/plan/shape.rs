@@ -47,6 +47,10 @@ pub struct Shape {
     pub(crate) watch_bytes: usize,
     /// One client of each writer holds its read points for long (R17).
     pub(crate) holds: bool,
+    /// The volume has a token, which strangers do not have.
+    pub(crate) token: bool,
+    /// Standbys are all that is left to open the volume, and nothing is in their way: they must do so in time.
+    pub(crate) prompt: bool,
     /// Spare nodes, and what is done with them.
     pub(crate) members: MemberShape,
 }
@@ -180,6 +184,8 @@ impl Shape {
             watches: 0,
             watch_bytes: 64 << 10,
             holds: false,
+            token: false,
+            prompt: false,
             members: MemberShape::PLAIN,
         }
     }

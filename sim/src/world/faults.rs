@@ -1,5 +1,6 @@
 //! Faults as the plan has them, and their ends.
 
+use super::regrowth::Window;
 use super::{Event, FIRST_NODES, Heal, NODE_COUNT, WRITER_HOSTS, World};
 use crate::clock::{MS, Time, US};
 use crate::plan::{Fault, members, node_name};
@@ -182,6 +183,12 @@ impl World {
             Fault::LateLeaver { hold_ms } => self.lie_in_wait_for_a_leaver(hold_ms * MS),
             Fault::BareQuorum { nodes, successor } => self.bare_quorum(nodes, successor),
             Fault::Destroy { nodes } => self.destroy(nodes),
+            Fault::JoiningWindow {
+                survivor,
+                joins,
+                confirmed,
+            } => self.window = Some(Window::new(survivor, joins, confirmed)),
+            Fault::Stranger => self.stranger(),
             Fault::GiveWord { host } => self.give_word(index, host),
             Fault::StandBy { host, patience_ms } => {
                 self.start_standby(NODE_COUNT + host, patience_ms * MS);

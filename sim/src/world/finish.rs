@@ -200,6 +200,7 @@ impl World {
         self.director.stop();
         self.ambushes.forget_all();
         self.traps.forget_all();
+        self.window = None;
         self.hearing.forget_all();
         self.heal_network();
         for node in 0..self.nodes.len() {

@@ -132,7 +132,10 @@ impl World {
             let Some(last) = below.checked_sub(1).map(|at| lsns[at]) else {
                 continue;
             };
-            for member in &set.members {
+            // Of two survivors of four the third one of the set is a lost one, until it is replaced.
+            let destroyed = &self.losses.destroyed;
+            let survivors = set.members.iter().filter(|m| !destroyed.contains(&m.node));
+            for member in survivors {
                 let said = self.losses.said.get(&(writer, member.segment));
                 if said.is_none_or(|said| *said < last) {
                     let (segment, pg) = (member.segment, entry.pg);

@@ -4,7 +4,7 @@
 use sixfold_log_format::wire::{
     AskWish, LeaveHint, Message, PageRequest, ReadPages, Refusal, Wish, WishState, WishVerb,
 };
-use sixfold_log_format::{Manifest, NodeId, PageId, PgId, SegmentId};
+use sixfold_log_format::{Manifest, NodeId, PageId, PgEntry, PgId, SegmentId};
 
 use super::writer::Doing;
 use super::{Event, World, hint_of, zone_of};
@@ -74,10 +74,12 @@ impl World {
             StepDone::Begun => Reached::ReplacementBegun,
             StepDone::Finished => Reached::ReplacementFinished,
             StepDone::RolledBack => Reached::ReplacementTakenBack,
+            StepDone::Confirmed => Reached::ReshapeConfirmed,
             StepDone::Grown => Reached::VolumeGrew,
             StepDone::Other => Reached::FleetChanged,
         });
         self.trap_in_force(done);
+        self.window_in_force(done);
     }
 
     /// An operator wants something.
@@ -315,7 +317,10 @@ impl World {
     }
 
     fn late_members(&self) -> Option<String> {
-        if let Some(open) = self.wishes.iter().find(|open| !open.is_over()) {
+        let mut groups = self.oracle.members.in_force().pgs.iter();
+        let waits = groups.any(|entry| self.never_joins(entry));
+        let mut wishes = self.wishes.iter().filter(|_| !waits);
+        if let Some(open) = wishes.find(|open| !open.is_over()) {
             let verb = open.wish.verb;
             return Some(format!("nobody reports the end of a wish ({verb:?})"));
         }
@@ -324,7 +329,7 @@ impl World {
             return Some("a step of the membership does not come into force".to_owned());
         }
         for entry in &members.in_force().pgs {
-            if entry.sets.len() != 1 {
+            if entry.sets.len() != 1 && !self.never_joins(entry) {
                 return Some(format!(
                     "group {} has {} sets, a replacement does not end",
                     entry.pg,
@@ -355,6 +360,18 @@ impl World {
         None
     }
 
+    /// Whether a replacement waits for a node that is gone for good: where nobody repairs by himself, that is until an operator restores what
+    /// was there before.
+    fn never_joins(&self, entry: &PgEntry) -> bool {
+        let is_gone = |node: NodeId| {
+            let node = self.node_of(node);
+            self.nodes[node].dead || self.nodes[node].lost
+        };
+        let mut members = entry.sets.iter().flat_map(|set| &set.members);
+        let by_itself = self.plan.shape.members.repair_ms.is_some();
+        !by_itself && members.any(|member| member.joining && is_gone(member.node))
+    }
+
     /// Whether two nodes of each zone are there.
     fn has_room_for_six(&self) -> bool {
         (0..3).all(|zone| {
@@ -365,7 +382,7 @@ impl World {
     }
 
     /// Whether a node of the fleet in the same zone could take a segment of this group.
-    fn has_spare(&self, entry: &sixfold_log_format::PgEntry, lost: usize) -> bool {
+    fn has_spare(&self, entry: &PgEntry, lost: usize) -> bool {
         let fleet = &self.manifest.hints;
         (0..self.nodes.len()).any(|node| {
             let state = &self.nodes[node];

@@ -24,7 +24,9 @@ mod node;
 mod promise;
 mod readers;
 mod refences;
+mod regrowth;
 mod standbys;
+mod strangers;
 mod traps;
 mod watches;
 mod workload;
@@ -173,6 +175,14 @@ pub(crate) enum Event {
     Trap {
         step: u64,
     },
+    /// By now the volume must be open again after a survivor died while others joined.
+    WindowOver {
+        number: u64,
+    },
+    /// By now a standby must have opened the volume whose writer of this epoch died.
+    TakeoverDue {
+        volume_epoch: VolumeEpoch,
+    },
     ReaderTimer {
         reader: usize,
     },
@@ -270,6 +280,8 @@ pub(crate) struct World {
     director: Director,
     ambushes: Ambushes,
     traps: Traps,
+    window: Option<regrowth::Window>,
+    window_number: u64,
     walls: WallClocks,
     finish: Finish,
     layers: LayerWatch,
@@ -342,6 +354,8 @@ impl World {
             director: Director::new(&plan),
             ambushes: Ambushes::default(),
             traps: Traps::default(),
+            window: None,
+            window_number: 0,
             walls: WallClocks::new(HOST_COUNT, &mut Rng::new(plan.seed, 7)),
             finish: Finish::default(),
             layers: LayerWatch::new(&mut Rng::new(plan.seed, 9)),
@@ -470,6 +484,8 @@ impl World {
             } => self.strike(number, nodes, down),
             Event::Ambush { step } => self.ambush_step(step),
             Event::Trap { step } => self.trap_step(step),
+            Event::WindowOver { number } => self.window_over(number),
+            Event::TakeoverDue { volume_epoch } => self.takeover_due(volume_epoch),
             Event::ReaderTimer { reader } => self.reader_timer(reader),
             Event::StandbyTimer { standby } => self.standby_timer(standby),
             Event::StandBy { host, patience } => self.start_standby(host, patience),
@@ -492,16 +508,22 @@ impl World {
                     (false, Party::Writer(writer)) => (None, Some(writer)),
                     (
                         false,
-                        Party::Auditor | Party::Reader(_) | Party::Standby(_) | Party::Ghost { .. },
+                        Party::Auditor
+                        | Party::Reader(_)
+                        | Party::Standby(_)
+                        | Party::Stranger
+                        | Party::Ghost { .. },
                     ) => (None, None),
                 }
             }
             Event::ClientEnd { stream } => match self.streams[*stream].client {
                 Party::Node { node, .. } => (Some(node), None),
                 Party::Writer(writer) => (None, Some(writer)),
-                Party::Auditor | Party::Reader(_) | Party::Standby(_) | Party::Ghost { .. } => {
-                    (None, None)
-                }
+                Party::Auditor
+                | Party::Reader(_)
+                | Party::Standby(_)
+                | Party::Stranger
+                | Party::Ghost { .. } => (None, None),
             },
             Event::NodeEnd { stream } => (Some(self.streams[*stream].node), None),
             Event::Written { node, .. }
@@ -622,7 +644,7 @@ fn first_manifest(plan: &Plan, rng: &mut Rng) -> Manifest {
             pages_per_pg: shape.pages_per_pg,
             retention_ms: shape.layers.retention_ms,
             retention_bytes: shape.layers.retention_bytes,
-            token: None,
+            token: plan.shape.token.then(strangers::token),
         },
         pgs: (0..shape.pg_count).map(|pg| entry(pg, rng)).collect(),
         hints: nodes

@@ -32,6 +32,8 @@ pub(crate) enum Party {
     Reader(usize),
     /// A process that watches the writer.
     Standby(usize),
+    /// A process that has certificates, and not the volume's token.
+    Stranger,
     /// A late copy of what this host sent in this role.
     Ghost {
         host: usize,
@@ -138,7 +140,7 @@ impl World {
         match party {
             Party::Writer(writer) => self.writers[writer].host,
             Party::Node { node, .. } => node,
-            Party::Auditor => AUDITOR_HOST,
+            Party::Auditor | Party::Stranger => AUDITOR_HOST,
             Party::Reader(reader) => self.readers[reader].host,
             Party::Standby(standby) => self.standbys[standby].host,
             Party::Ghost { host, .. } => host,
@@ -147,7 +149,7 @@ impl World {
 
     fn role_of(party: Party) -> Role {
         match party {
-            Party::Writer(_) | Party::Standby(_) => Role::Writer,
+            Party::Writer(_) | Party::Standby(_) | Party::Stranger => Role::Writer,
             Party::Node { .. } => Role::Node,
             Party::Auditor => Role::Operator,
             Party::Reader(_) => Role::Reader,
@@ -180,7 +182,7 @@ impl World {
         let about = segment.or(match &message {
             Message::ReadPages(read) => Some(read.segment),
             Message::ReadLog(read) => Some(read.segment),
-            Message::Claim(claim) => {
+            Message::Claim(claim) if client != Party::Stranger => {
                 self.claimed = self.claimed.max(claim.volume_epoch);
                 Some(claim.segment)
             }
@@ -545,6 +547,7 @@ impl World {
             Party::Writer(writer) => 1_000 + writer as u64,
             Party::Node { node, life } => u64::from(life) * 10 + node as u64,
             Party::Auditor => 900,
+            Party::Stranger => 901,
             Party::Reader(reader) => 100_000 + reader as u64,
             Party::Standby(standby) => 200_000 + standby as u64,
             Party::Ghost { host, .. } => 950 + host as u64,
@@ -552,6 +555,7 @@ impl World {
         if matches!(message, Message::Append(_) | Message::Heartbeat(_)) {
             self.hears_the_writer(stream);
         }
+        self.connect(node, connection, client);
         self.before_delivery(node, stream, &message);
         self.hear_announcement(stream, &message);
         // The auditor plays whichever role its question takes.

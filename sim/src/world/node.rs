@@ -1,5 +1,6 @@
 //! A storage node's process: the core, its disk, its clock, and what the shell does for it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) says_damaged: bool,
     /// What its layers are.
     pub(crate) layers: LayersSeen,
+    /// Connections of this life whose hello it has heard.
+    pub(crate) connected: BTreeSet<u64>,
     armed: Option<Time>,
 }
 
@@ -72,6 +75,7 @@ impl Node {
             layer_harmed: false,
             says_damaged: false,
             layers: LayersSeen::default(),
+            connected: BTreeSet::new(),
             armed: None,
         }
     }
@@ -95,6 +99,7 @@ impl World {
         state.owes_proof = !state.disk.may_forget();
         state.says_damaged = false;
         state.layers.started(self.now);
+        state.connected.clear();
         self.hearing.node_started(node);
         let core = NodeCore::new(found, clock.at(self.now));
         self.tell(|| format!("{} starts", node_name(node)));
@@ -415,6 +420,7 @@ impl World {
             _ => {}
         }
         self.heard(stream, &message);
+        self.check_stranger(node, stream, &message);
         self.hears_from_now_on(stream, &message, end);
         if !self.streams[stream].node_open {
             return;
@@ -442,6 +448,7 @@ impl World {
             Party::Writer(writer) => self.writers[writer].name(),
             Party::Node { node, .. } => node_name(node).to_string(),
             Party::Auditor => "auditor".to_owned(),
+            Party::Stranger => "stranger".to_owned(),
             Party::Reader(reader) => format!("R{reader}"),
             Party::Standby(standby) => format!("S{standby}"),
             Party::Ghost { .. } => "nobody".to_owned(),

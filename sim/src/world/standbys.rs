@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::wire::Message;
-use sixfold_log_format::{PgId, SegmentId};
+use sixfold_log_format::{PgId, SegmentId, VolumeEpoch};
 use sixfold_recovery::machine::follow::{Follow, FollowAction, FollowOptions};
 use sixfold_recovery::machine::{Caller, RecoveryEvent};
 
@@ -22,6 +23,11 @@ use crate::reached::Reached;
 const BELIEVED: Time = 500 * MS;
 /// Clocks that run apart, by one percent of what is believed, and milliseconds that are rounded up.
 const SLACK: Time = 6 * MS;
+/// What a takeover may need beyond patience and lease, when nothing else is wrong: what was sent last arrives late, a round of questions, the
+/// reopening, packets that are lost in it.
+const TAKEOVER: Time = 600 * MS;
+/// And when two race for it.
+const RACE: Time = 900 * MS;
 /// Silences that no standby has the patience to call one.
 const LOUD: Time = 150 * MS;
 
@@ -218,6 +224,34 @@ impl World {
             self.tell(|| format!("S{standby} stands back"));
         }
         self.pump_standby(standby);
+    }
+
+    /// The writer ended: where nothing else is wrong, a standby has opened the volume soon after its patience and the lease.
+    pub(super) fn expects_a_takeover(&mut self, writer: usize) {
+        let volume_epoch = self.writers[writer].epoch;
+        let is_newest = volume_epoch == self.oracle.newest();
+        let following = self.standbys.iter().filter(|s| s.follow.is_some());
+        let patience = following.clone().map(|standby| standby.patience).max();
+        let (Some(patience), true) = (patience, is_newest && self.plan.shape.prompt) else {
+            return;
+        };
+        // Of two the one that lost a race stands back, and so may the other.
+        let race = if following.count() > 1 { RACE } else { 0 };
+        let due = self.now + patience + READ_LEASE_MS * MS + TAKEOVER + race;
+        self.queue.push(due, Event::TakeoverDue { volume_epoch });
+    }
+
+    /// By now it is open.
+    pub(super) fn takeover_due(&mut self, volume_epoch: VolumeEpoch) {
+        if self.finish.is_healed() {
+            return;
+        }
+        if self.oracle.newest() == volume_epoch {
+            return self.fail(format!(
+                "liveness: no standby has taken over from the writer of epoch {volume_epoch} so long after patience and lease"
+            ));
+        }
+        self.oracle.reached.hit(Reached::TakenOverInTime);
     }
 
     /// A standby has become the writer; another one takes its place.

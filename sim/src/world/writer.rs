@@ -192,12 +192,16 @@ impl World {
         self.abandon_clients(writer);
         self.abandon_watches(writer);
         let state = &mut self.writers[writer];
+        let was_open = state.is_open();
         state.doing = Doing::Gone;
         state.refencing = None;
         state.shared = None;
         state.paused = false;
         state.deferred.clear();
         self.client_gone(Party::Writer(writer));
+        if was_open {
+            self.expects_a_takeover(writer);
+        }
         if self.director.is_idle() {
             let wait = self.rng.pick(&[1, 20, 300]) * MS;
             self.queue.push(self.now + wait, Event::Supervise);
@@ -462,6 +466,9 @@ impl World {
             )
         });
         self.note(22, opened.cut.get() ^ (opened.volume_epoch.get() << 32));
+        if self.oracle.members.gives_up(&opened.manifest) {
+            self.oracle.reached.hit(Reached::ReshapeGivenUp);
+        }
         let result = self.oracle.opened(&opened);
         self.check(result);
         self.know_places(&opened.manifest);

@@ -47,6 +47,11 @@ const RARE: &[&str] = &[
     "three nodes silent one after the other beside a standby",
     "survey with answers of two moments",
     "six copies again after a loss",
+    "change of a group's model confirmed",
+    "change of a group's model given up by an opening",
+    "writer and a survivor died while others joined",
+    "standby took over in time",
+    "stranger without the token refused",
 ];
 
 /// Seeds that failed once, each with its story.
@@ -69,6 +74,12 @@ const ONCE_FAILED: &[u64] = &[
     447_534_627_163_910,
     // A reader of what is left asked for more pages at once than a node reads at a time, and never again for those that it refused.
     447_534_627_164_005,
+    // A replacement went to a node that died for good, where nobody repairs by himself: it waits until an operator restores what was there.
+    1_573_434_534_004_837,
+    // A joining segment that had too much to do was taken for silent while the writer left it alone for a second.
+    1_573_434_534_006_063,
+    // Two places of one log rotted, with something sound between them and nothing behind the second one: that looks like a torn tail.
+    447_697_788_618_382,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.

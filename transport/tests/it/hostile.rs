@@ -123,3 +123,90 @@ async fn works_on_another_stream(
     let (_sender, mut receiver) = within(far.accept()).await.unwrap();
     assert_eq!(within(receiver.recv()).await.unwrap(), Some(message(5, 50)));
 }
+
+/// First datagrams of handshakes, as real as a stranger can make them: each of another connection.
+async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
+    let hole = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = hole.local_addr().unwrap();
+    let stranger = Cluster::new().client(Role::Writer);
+    let mut datagrams = Vec::with_capacity(count);
+    let mut buffer = vec![0; 2_048];
+    while datagrams.len() < count {
+        let connecting = stranger.connect(address, hello(Role::Writer));
+        let bytes = tokio::select! {
+            _ = connecting => panic!("nobody answers there"),
+            received = hole.recv_from(&mut buffer) => received.unwrap().0,
+        };
+        let datagram = buffer[..bytes].to_vec();
+        // What a connection sends when it is given up, and repetitions, are shorter or known.
+        let is_first = bytes >= 1_200 && datagram[0] & 0xF0 == 0xC0;
+        if is_first
+            && !datagrams
+                .iter()
+                .any(|known: &Vec<u8>| known[..20] == datagram[..20])
+        {
+            datagrams.push(datagram);
+        }
+    }
+    datagrams
+}
+
+#[tokio::test]
+async fn a_thousand_handshakes_from_one_address_keep_nobody_out_and_are_answered_with_less_than_they_sent()
+ {
+    let cluster = Cluster::new();
+    let server = cluster.listen();
+    let address = server.local_address();
+    tokio::spawn(crate::common::serve_echo(server.clone()));
+    let client = cluster.client(Role::Writer);
+    let (connection, _) = within(client.connect(address, hello(Role::Writer)))
+        .await
+        .unwrap();
+    let datagrams = within(first_datagrams(1_000)).await;
+    let attacker = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (mut sent, mut received, mut buffer) = (0, 0, vec![0; 2_048]);
+    let drain = |received: &mut usize, buffer: &mut Vec<u8>| {
+        while let Ok(bytes) = attacker.try_recv(buffer) {
+            *received += bytes;
+        }
+    };
+    for (number, datagram) in datagrams.iter().enumerate() {
+        sent += attacker.send_to(datagram, address).await.unwrap();
+        if number % 3 == 0 {
+            // Cut off: no handshake at all.
+            sent += attacker.send_to(&datagram[..700], address).await.unwrap();
+        }
+        if number % 50 == 0 {
+            within(assert_works(&connection)).await;
+            let (newcomer, _) = within(client.connect(address, hello(Role::Writer)))
+                .await
+                .unwrap();
+            within(assert_works(&newcomer)).await;
+        }
+        drain(&mut received, &mut buffer);
+    }
+    within(assert_works(&connection)).await;
+    // Datagrams may get lost; half of them do not.
+    let counted = async {
+        loop {
+            let stats = server.gate_stats();
+            if stats.entered + stats.retried + stats.refused >= 521 {
+                return stats;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let stats = within(counted).await;
+    drain(&mut received, &mut buffer);
+    // Nobody shows a certificate: only the writer's 21 connections came about. Few strangers ever had a place.
+    assert!(stats.retried > 300, "{stats:?}");
+    assert!(stats.entered < 200, "{stats:?}");
+    assert!(received < sent, "{received} bytes for {sent}");
+    let over = async {
+        while server.gate_stats().failed + 21 < server.gate_stats().entered {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    // Two seconds, and all their places are free.
+    within(over).await;
+}

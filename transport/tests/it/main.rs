@@ -9,3 +9,4 @@ mod identity;
 mod loss;
 mod renewal;
 mod streams;
+mod versions;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sixfold_log_format::wire::Role;
-use sixfold_transport::{ClusterCa, Connection, Endpoint, Identity, TransportOptions};
+use sixfold_transport::{ClusterCa, Connection, Endpoint, Identity, TransportOptions, certificate};
 
 use crate::common::{INCARNATION, NODE, assert_works, hello, loopback, serve_echo, within};
 
@@ -46,22 +46,86 @@ async fn eventually(client: &Endpoint, server: &Endpoint) -> Connection {
     }
 }
 
+/// Whether a certificate of this authority gets in.
+async fn lets_in(server: &Endpoint, ca: &ClusterCa) -> bool {
+    // The node has to be trusted, too: that is of no interest here.
+    let dir = tempfile::tempdir().unwrap();
+    ca.issue(Role::Writer, None)
+        .unwrap()
+        .save(dir.path(), "writer")
+        .unwrap();
+    let writer = Identity::load(dir.path(), "writer").unwrap();
+    let client = Endpoint::client(&writer, &TransportOptions::default()).unwrap();
+    connects(&client, server).await.is_some()
+}
+
 #[tokio::test]
 async fn a_renewed_certificate_is_taken_up_and_open_connections_stay() {
     let dir = tempfile::tempdir().unwrap();
-    write(&ClusterCa::generate().unwrap(), dir.path());
+    let ca = ClusterCa::generate().unwrap();
+    write(&ca, dir.path());
     let (server, client) = endpoints(dir.path());
     tokio::spawn(serve_echo(server.clone()));
     let old = within(connects(&client, &server)).await.unwrap();
-    // Of another authority, so that only the new ones go together.
-    let ca = ClusterCa::generate().unwrap();
     write(&ca, dir.path());
-    let stranger = ca.issue(Role::Writer, None).unwrap();
-    let stranger = Endpoint::client(&stranger, &TransportOptions::default()).unwrap();
-    within(eventually(&stranger, &server)).await;
-    // The writer's own files were renewed, too.
     within(eventually(&client, &server)).await;
     within(assert_works(&old)).await;
+}
+
+#[tokio::test]
+async fn an_authority_is_exchanged_in_three_steps_and_every_connection_comes_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (
+        ClusterCa::generate().unwrap(),
+        ClusterCa::generate().unwrap(),
+    );
+    write(&old, dir.path());
+    let files = tempfile::tempdir().unwrap();
+    let (old_dir, new_dir) = (files.path().join("old"), files.path().join("new"));
+    old.save(&old_dir).unwrap();
+    new.save(&new_dir).unwrap();
+    let (server, client) = endpoints(dir.path());
+    tokio::spawn(serve_echo(server.clone()));
+    let first = within(connects(&client, &server)).await.unwrap();
+    // What each step is good for shows a second later at the latest; until then and after it, everybody gets in.
+    let step = async |what: &str| {
+        let until = tokio::time::Instant::now() + std::time::Duration::from_millis(1_300);
+        while tokio::time::Instant::now() < until {
+            let connection = within(connects(&client, &server)).await;
+            within(assert_works(&connection.expect(what))).await;
+        }
+    };
+    certificate::trust(dir.path(), &new_dir.join("ca.pem")).unwrap();
+    step("the new authority is trusted, too").await;
+    for (name, role, node) in [
+        ("node", Role::Node, Some(NODE)),
+        ("writer", Role::Writer, None),
+    ] {
+        let identity = new.issue(role, node).unwrap();
+        identity.save_own(dir.path(), name).unwrap();
+    }
+    step("certificates are of the new authority").await;
+    certificate::distrust(dir.path(), &old_dir.join("ca.pem"), &["node", "writer"]).unwrap();
+    step("the old authority is gone").await;
+    assert!(within(lets_in(&server, &new)).await);
+    assert!(!within(lets_in(&server, &old)).await);
+    within(assert_works(&first)).await;
+}
+
+#[tokio::test]
+async fn files_of_another_cluster_are_not_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ClusterCa::generate().unwrap();
+    write(&ca, dir.path());
+    let (server, client) = endpoints(dir.path());
+    tokio::spawn(serve_echo(server.clone()));
+    let foreign = ClusterCa::generate().unwrap();
+    write(&foreign, dir.path());
+    let until = tokio::time::Instant::now() + std::time::Duration::from_millis(1_500);
+    while tokio::time::Instant::now() < until {
+        assert!(within(connects(&client, &server)).await.is_some());
+        assert!(!within(lets_in(&server, &foreign)).await);
+    }
 }
 
 #[tokio::test]

@@ -160,7 +160,12 @@ impl WriterCore {
         let jobs = &self.members.jobs;
         let of_group = jobs.coming().filter(|(other, _)| *other == pg);
         members.extend(of_group.map(|(_, member)| member));
-        match place_more(&self.loads(), &members, needed) {
+        // A node that has not yet said what it holds may be one of those that were destroyed.
+        let mut loads = self.loads();
+        for load in &mut loads {
+            load.usable &= !jobs.probes.contains(&load.node);
+        }
+        match place_more(&loads, &members, needed) {
             Ok(nodes) => {
                 let draw = &mut self.members.draw;
                 let joining: Vec<Member> = nodes
@@ -303,7 +308,6 @@ impl WriterCore {
             let leaving = &mut self.members.leaving;
             leaving.orphaned(member.segment, member.node, said);
         }
-        self.pause_reshapes(job.pg);
         self.members.refused(reason.to_owned());
     }
 
@@ -314,7 +318,8 @@ impl WriterCore {
             let is_old = job.since + CREATION_PATIENCE <= self.now;
             let moved = match (job.phase, &job.take_back) {
                 (Phase::Creating | Phase::Made, Some(reason)) => {
-                    let reason = reason.clone();
+                    let (pg, reason) = (job.pg, reason.clone());
+                    self.pause_reshapes(pg);
                     self.drop_reshape(index, &reason);
                     true
                 }

@@ -124,7 +124,7 @@ pub struct Cluster {
     pub drained: bool,
     pub volume_epoch: VolumeEpoch,
     opened: Opened,
-    bounds: WriterBounds,
+    pub bounds: WriterBounds,
     pub detached: Vec<AttachKey>,
     /// Nodes that answer nothing.
     pub dead_nodes: BTreeSet<NodeId>,

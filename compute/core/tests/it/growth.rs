@@ -1,5 +1,7 @@
 //! Volumes that grow by a protection group while they serve (R10).
 
+use std::time::Duration;
+
 use sixfold_compute_core::{MemberBounds, WriterBounds};
 use sixfold_log_format::wire::{WishState, WishVerb};
 use sixfold_log_format::{PageId, PgId};
@@ -113,6 +115,49 @@ fn a_commit_that_finds_no_page_waits_for_the_group_that_is_coming() {
         assert!(cluster.answer(ticket).unwrap().is_ok());
     }
     check_groups(&cluster);
+}
+
+/// What one commit needs may be more than there is, though more is free than makes the volume grow.
+#[test]
+fn a_commit_that_needs_more_pages_than_are_free_makes_the_volume_grow() {
+    let mut bounds = growing();
+    bounds.members.grow_below_free_pages = Some(1);
+    let mut cluster = Cluster::of_fleet_with(bounds, 6, 1);
+    fill(&mut cluster, 0, 150);
+    assert_eq!(groups(&cluster), 1);
+    let mut large = put("large", "x");
+    for number in 0..100 {
+        let value = put(&format!("large {number:03}"), &"v".repeat(200));
+        large.writes.keys.extend(value.writes.keys);
+    }
+    large.deadline = cluster.now + Duration::from_secs(60);
+    let ticket = cluster.submit(large);
+    cluster.pass_ms(3_000);
+    assert!(cluster.answer(ticket).unwrap().is_ok());
+    assert!(groups(&cluster) >= 2);
+    check_groups(&cluster);
+}
+
+/// A wish for four groups, of which one comes by itself, is done when there are four.
+#[test]
+fn a_wish_that_another_growth_overtakes_is_done() {
+    let mut cluster = Cluster::of_fleet_with(growing(), 6, 1);
+    // Nobody accepts the step of the one that comes by itself.
+    cluster.each(|segment| segment.deaf = true);
+    let mut number = 0;
+    while !cluster.core.stats().membership.growing {
+        number = fill(&mut cluster, number, 1);
+        assert!(number < 2_000);
+    }
+    let mut object = [0; 16];
+    object[0] = 4;
+    let wish = cluster.wish(WishVerb::Grow, [0; 16], object);
+    cluster.each(|segment| segment.deaf = false);
+    for _ in 0..STEPS {
+        cluster.pass_ms(25);
+    }
+    assert_eq!(groups(&cluster), 4);
+    assert_eq!(cluster.state(wish), WishState::Done);
 }
 
 #[test]

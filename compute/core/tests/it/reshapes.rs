@@ -9,7 +9,6 @@ use sixfold_log_format::{PgId, QuorumModel};
 use crate::cluster::fleet::{fleet_node, hint, names};
 use crate::cluster::{Cluster, bounds, put, segment_id};
 
-/// Nodes that are gone are tried for ten seconds each.
 const STEPS: usize = 2_000;
 const LOST: [usize; 3] = [1, 3, 5];
 
@@ -48,6 +47,19 @@ fn is_joining(cluster: &Cluster) -> bool {
 fn is_whole(cluster: &Cluster) -> bool {
     let stats = cluster.core.stats().membership;
     stats.short.is_empty() && stats.reshapes.is_empty() && stats.replacements.is_empty()
+}
+
+/// Until new segments are wanted, and nobody has been asked yet.
+fn until_creating(cluster: &mut Cluster) {
+    for _ in 0..10_000 {
+        cluster.now += Duration::from_millis(10);
+        cluster.timeout();
+        if phase(cluster) == Some(ReplacePhase::Creating) {
+            return;
+        }
+        cluster.run();
+    }
+    panic!("{:?}", cluster.core.stats().membership);
 }
 
 /// Heals whatever joins, until the group has six.
@@ -174,6 +186,7 @@ fn a_successor_goes_on_with_it_wherever_the_writer_died() {
         cluster.dead_nodes.clear();
         LOST.iter()
             .for_each(|&index| cluster.segments[index].dropped = true);
+        until_creating(&mut cluster);
         for step in 0..steps {
             if step % 5 == 4 {
                 cluster.now += Duration::from_millis(25);
@@ -213,14 +226,7 @@ fn it_goes_on_after_a_reopening_in_place() {
             .for_each(|&index| cluster.segments[index].dropped = true);
         let reached = |cluster: &Cluster| phase(cluster) == Some(deaf_from);
         if deaf_from == ReplacePhase::Creating {
-            for _ in 0..10_000 {
-                cluster.now += Duration::from_millis(1);
-                cluster.timeout();
-                if reached(&cluster) {
-                    break;
-                }
-                cluster.run();
-            }
+            until_creating(&mut cluster);
             cluster.cut_off_the_new(1);
         } else {
             assert!(cluster.under_load(STEPS, reached));
@@ -256,4 +262,88 @@ fn it_goes_on_after_a_reopening_in_place() {
         cluster.pass_ms(2_000);
         until_whole(&mut cluster);
     }
+}
+
+/// A group is given copies only while all that it has carry its writes: who answers and takes nothing, or is far behind, is not enough.
+#[test]
+fn others_join_only_when_every_member_carries_the_groups_writes() {
+    for is_full in [true, false] {
+        let mut cluster = survivors(12);
+        cluster.segments[0].full = is_full;
+        cluster.segments[0].lags = !is_full;
+        assert!(!cluster.under_load(600, |cluster| phase(cluster).is_some()));
+        assert_eq!(short(&cluster), [(PgId::ROOT, 3)]);
+        cluster.segments[0].full = false;
+        cluster.heal();
+        until_whole(&mut cluster);
+    }
+}
+
+/// Who stops carrying them while others join ends that, for longer each time.
+#[test]
+fn a_member_that_takes_nothing_ends_the_joining_and_the_pauses_grow() {
+    let mut cluster = survivors(15);
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        let from = cluster.now;
+        assert!(cluster.under_load(STEPS, is_joining));
+        pauses.push(cluster.now - from);
+        cluster.segments[0].full = true;
+        let request = CommitRequest {
+            deadline: cluster.now + Duration::from_secs(60),
+            ..put("a key", "x")
+        };
+        let ticket = cluster.submit(request);
+        cluster.pass_ms(9_000);
+        assert!(
+            cluster.answer(ticket).unwrap().is_ok(),
+            "it needs nobody who joins"
+        );
+        assert_eq!(phase(&cluster), None);
+        cluster.segments[0].full = false;
+        cluster.pass_ms(100);
+        cluster.heal();
+    }
+    assert!(pauses[4] > pauses[1] + Duration::from_secs(5), "{pauses:?}");
+    until_whole(&mut cluster);
+}
+
+/// While one joins, the others are a group that can do without one of its members, as before: the newcomer and a member die.
+#[test]
+fn a_member_and_the_newcomer_die_and_commits_go_on() {
+    let mut cluster = survivors(15);
+    assert!(cluster.under_load(STEPS, is_joining));
+    let joins = cluster.segments.len() - 1;
+    for index in [0, joins] {
+        let node = cluster.segments[index].node;
+        cluster.dead_nodes.insert(node);
+        cluster.kill(index);
+    }
+    let request = CommitRequest {
+        deadline: cluster.now + Duration::from_secs(60),
+        ..put("a key", "x")
+    };
+    let ticket = cluster.submit(request);
+    cluster.pass_ms(9_000);
+    assert!(cluster.answer(ticket).unwrap().is_ok());
+    until_whole(&mut cluster);
+}
+
+/// Without repair nobody begins, but what an earlier writer began is looked after.
+#[test]
+fn a_reshape_that_was_taken_up_is_looked_after_without_repair() {
+    let mut cluster = survivors(12);
+    assert!(cluster.under_load(STEPS, is_joining));
+    let joins = cluster.segments.len() - 1;
+    cluster.dead_nodes.insert(cluster.segments[joins].node);
+    cluster.kill(joins);
+    cluster.bounds.members.repair_after = None;
+    cluster.take_over();
+    assert!(phase(&cluster).is_some());
+    cluster.dead_nodes.insert(fleet_node(0));
+    cluster.kill(0);
+    cluster.pass_ms(9_000);
+    assert_eq!(phase(&cluster), None);
+    cluster.commit(put("a key", "x")).unwrap();
+    assert_eq!(short(&cluster), [(PgId::ROOT, 3)]);
 }

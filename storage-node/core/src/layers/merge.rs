@@ -41,8 +41,9 @@ impl Cursor {
         self.layers.is_empty()
     }
 
-    /// Takes blocks that were fetched; says which are needed when there is none.
-    fn fill(&mut self, sources: &mut Sources<'_>, needs: &mut Vec<Located>) {
+    /// Takes blocks that were fetched; says which are needed when there is none. `stops`: not those of another layer than the one
+    /// at hand, of which it is not known whether it is read.
+    fn fill(&mut self, sources: &mut Sources<'_>, needs: &mut Vec<Located>, stops: bool) {
         while self.blocks.is_empty() {
             let Some(layer) = self.layers.front() else {
                 return;
@@ -55,6 +56,9 @@ impl Cursor {
             if self.next_block == count {
                 self.layers.pop_front();
                 self.next_block = 0;
+                if stops {
+                    return;
+                }
                 continue;
             }
             let end = (self.next_block + BLOCKS_AT_ONCE).min(count);
@@ -106,7 +110,8 @@ pub(crate) struct MergeWork {
     /// The entry that was taken last.
     last: Option<Key>,
     merged: bool,
-    is_bottom: bool,
+    /// Layers of the oldest run may stay as they are: it begins every page, and its layers need not become fewer.
+    pub(crate) keeps_layers: bool,
     /// The first page of the oldest run's next layer, while it is not known whether that one is read: below it the others go on.
     fence: Option<PageId>,
 }
@@ -141,7 +146,7 @@ impl MergeWork {
             base: None,
             last: None,
             merged: false,
-            is_bottom,
+            keeps_layers: false,
             fence: None,
         }
     }
@@ -182,14 +187,16 @@ impl MergeWork {
                 .find_base(segment, &mut sources, budget)?
                 .unwrap_or_default();
             if needs.is_empty() {
-                let (oldest, newer) = self.cursors.split_at_mut(1);
-                for cursor in newer {
-                    cursor.fill(&mut sources, &mut needs);
+                for cursor in &mut self.cursors[1..] {
+                    cursor.fill(&mut sources, &mut needs, false);
                 }
                 self.fence = None;
                 if needs.is_empty() {
                     match self.oldest_next()? {
-                        Next::Read => self.cursors[0].fill(&mut sources, &mut needs),
+                        Next::Read => {
+                            let stops = self.keeps_layers;
+                            self.cursors[0].fill(&mut sources, &mut needs, stops);
+                        }
                         Next::Wait(page) => self.fence = Some(page),
                         Next::Keep => {
                             self.keep_layer(segment);
@@ -214,7 +221,7 @@ impl MergeWork {
         let Some(layer) = oldest
             .layers
             .front()
-            .filter(|_| self.is_bottom && !is_begun)
+            .filter(|_| self.keeps_layers && !is_begun)
         else {
             return Ok(Next::Read);
         };
@@ -247,7 +254,10 @@ impl MergeWork {
             self.composer.end_page(builder);
         }
         self.output.finish_layer();
-        let kept = self.cursors[0].layers.pop_front();
+        let oldest = &mut self.cursors[0];
+        // That of this layer, where a look at it had been begun.
+        oldest.index = None;
+        let kept = oldest.layers.pop_front();
         let kept = kept.expect("looked at by the caller").number;
         self.gone.retain(|layer| *layer != kept);
     }

@@ -408,6 +408,9 @@ impl NodeCore {
                 Some((segment.layers.runs().len(), segment.id, range))
             })
             .collect();
+        if due.is_empty() {
+            return;
+        }
         due.sort_by_key(|(count, id, _)| (*count, *id));
         // The one with the most runs first; where the disk has no room for it, another one.
         let mut fits = due.iter().rev().filter_map(|(_, id, range)| {
@@ -415,7 +418,7 @@ impl NodeCore {
             Some((*id, range))
         });
         let begun = fits.next();
-        let lacks_room = begun.is_none() && !due.is_empty();
+        let lacks_room = begun.is_none();
         let lacked_room = std::mem::replace(&mut self.upkeep.lacks_room, lacks_room);
         let Some((id, range)) = begun else {
             if let Some((_, id, range)) = due.last().filter(|_| !lacked_room) {
@@ -434,7 +437,8 @@ impl NodeCore {
         let output = self.output(segment, (oldest.after, newest.through));
         let is_bottom = range.start == 0;
         let bound = self.chain_bound();
-        let work = MergeWork::new(segment, runs, is_bottom, horizon, bound, output);
+        let mut work = MergeWork::new(segment, runs, is_bottom, horizon, bound, output);
+        work.keeps_layers = is_bottom && !crowded && !self.is_crowded_by(segment);
         self.upkeep.merging = Some(id);
         self.start_background(id, Work::Merge(Box::new(work)));
     }

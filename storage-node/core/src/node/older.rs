@@ -98,9 +98,7 @@ impl NodeCore {
             return;
         }
         let file = *self.older.files.last().expect("it is pending");
-        let left = self.log.file_bytes() - self.older.offset;
-        let wanted = self.older.wanted.max(OLDER_CHUNK_BYTES) as u64;
-        let bytes = whole_blocks(wanted, u64::from(self.block_bytes)).min(left);
+        let bytes = self.older_asked();
         let token = self.reads.next_token();
         self.older.token = Some(token);
         self.actions.push_back(Action::Read {
@@ -109,6 +107,13 @@ impl NodeCore {
             offset: self.older.offset,
             bytes: u32::try_from(bytes).expect("bounded by the longest group"),
         });
+    }
+
+    /// Bytes that the read at hand is for.
+    fn older_asked(&self) -> u64 {
+        let left = self.log.file_bytes() - self.older.offset;
+        let wanted = self.older.wanted.max(OLDER_CHUNK_BYTES) as u64;
+        whole_blocks(wanted, u64::from(self.block_bytes)).min(left)
     }
 
     /// A read ended; false when it is none of these.
@@ -173,8 +178,10 @@ impl NodeCore {
         let block = self.block_bytes as usize;
         let file = *self.older.files.last().expect("it was read");
         let mut at = 0;
-        if self.older.offset == 0 && bytes.len() < block {
-            return Read::Damaged(format!("it ends at byte {}", bytes.len()));
+        // It was whole when the start listed it.
+        if (bytes.len() as u64) < self.older_asked() {
+            let end = self.older.offset + bytes.len() as u64;
+            return Read::Damaged(format!("it ends at byte {end}"));
         }
         if self.older.offset == 0 {
             // What its header says is known but for this, and its groups say it, too.

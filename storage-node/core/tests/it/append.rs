@@ -464,3 +464,27 @@ fn layers_without_space_end_in_refusals_that_say_so_and_nothing_else_changes() {
     assert_eq!(ack.scl, batch.header().last);
     assert!(!ack.full && !shell.status().upkeep.full);
 }
+
+#[test]
+fn a_disk_that_takes_long_is_called_slow_in_acks_until_it_is_not() {
+    let mut shell = node(0);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    let said = |shell: &mut Shell, writer: &mut Writer| {
+        let heartbeat = writer.heartbeat();
+        shell.say(stream, heartbeat);
+        last_ack(shell, stream).slow
+    };
+    assert!(!said(&mut shell, &mut writer));
+    let batch = writer.batch(&[2]);
+    let append = writer.append(&batch);
+    shell.say(stream, append);
+    assert!(!said(&mut shell, &mut writer));
+    // While the write goes on, and by what it took.
+    shell.now += std::time::Duration::from_millis(150);
+    assert!(said(&mut shell, &mut writer));
+    assert!(shell.complete_write());
+    assert!(last_ack(&mut shell, stream).slow);
+    let batch = writer.batch(&[3]);
+    assert!(!writer.ship(&mut shell, stream, &batch).slow);
+}

@@ -268,7 +268,7 @@ fn a_removed_segment_and_its_tombstone_tell_their_peers_the_manifest() {
 }
 
 /// Three groups, of which two nodes host a segment each: `group * 10` and `group * 10 + 6`.
-fn three_groups() -> Manifest {
+pub fn three_groups() -> Manifest {
     let mut manifest = manifest(2);
     let set = manifest.pgs[0].sets[0].clone();
     manifest.pgs = (0..3_u8)
