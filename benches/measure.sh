@@ -4,14 +4,14 @@
 #   benches/measure.sh DIR [quick]
 #
 # DIR/NAME.json is then what `cargo run --release -p sixfold-benches --example report -- DIR OUT` makes RESULTS.md and pictures of.
-# `quick` shows only that everything works: its figures are too short to be quoted. SIXFOLD names the program (target/release/sixfold).
+# `quick` shows only that everything works: its figures are too short to be quoted. SIXFOLD names the program (target/dist/sixfold).
 # A verb that fails leaves no file, and its last words in DIR/NAME.log.
 set -u
 
 dir=${1:?where to keep the results}
 quick=${2:-}
 root=$(cd "$(dirname "$0")/.." && pwd)
-sixfold=${SIXFOLD:-$root/target/release/sixfold}
+sixfold=${SIXFOLD:-$root/target/dist/sixfold}
 mkdir -p "$dir" || exit 1
 
 text() { printf '%s' "$1" | tr -d '\\"' | tr '\n\t' '  '; }

@@ -143,6 +143,8 @@ pub enum Mutant {
     StandbyStaleWord,
     /// A standby calls the writer gone when half of its patience is over.
     StandbyImpatient,
+    /// A standby waits for its patience five times over.
+    StandbyDrowsy,
     /// A writer that opens again in place does not look for a successor (R8).
     RefenceIgnoresSuccessor,
     /// Nobody asks for a volume's token.
@@ -255,6 +257,7 @@ mod planting {
         ),
         (Mutant::StandbyStaleWord, "standby-stale-word"),
         (Mutant::StandbyImpatient, "standby-impatient"),
+        (Mutant::StandbyDrowsy, "standby-drowsy"),
         (Mutant::RefenceIgnoresSuccessor, "refence-ignores-successor"),
         (Mutant::TokenUnchecked, "token-unchecked"),
     ];

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the Debian package with dpkg-deb alone: build.sh BINARY OUT_DIR
-# BINARY is target/release/sixfold as a rule; its own verbs write the completions and the manual pages.
+# BINARY is target/dist/sixfold as a rule; its own verbs write the completions and the manual pages.
 set -eu
 
 if [ $# -ne 2 ]; then

@@ -5,15 +5,14 @@
 //! Decides nothing: what cannot be done is told to the core as a failed operation.
 
 mod report;
+mod watches;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::wire::{Message, WIRE_VERSION_MIN};
@@ -26,13 +25,14 @@ use sixfold_transport::{Connection, Endpoint};
 use tokio::sync::Notify;
 
 use self::report::WriteTimes;
+use self::watches::{watch_clock, watch_ring, watch_space};
 use crate::device::Device;
 use crate::error::NodeError;
 use crate::failure::Failure;
 use crate::layers::{Answer, LayerKey, Layers, Waiting};
 use crate::outbox::{Full, Outbox};
 use crate::peers::Peers;
-use crate::uring::{Completion, Ring, Watch, disk_error};
+use crate::uring::{Completion, Ring, disk_error};
 
 /// Time since an arbitrary start, time in suspension included: what the core counts in.
 pub(crate) fn now() -> Duration {
@@ -641,7 +641,7 @@ async fn told<T>(answer: Answer<T>) -> Result<T, DiskError> {
             let kind = io_error(&error);
             // A full disk is tried again and again; the core says once that it is full.
             if kind == DiskError::Failed {
-                tracing::error!(%error, "layer file");
+                tracing::error!(%error, "a layer's file cannot be used: look at the disk");
             }
             kind
         }),
@@ -660,60 +660,6 @@ impl From<Completion> for Event {
         match completion {
             Completion::Written { token, result } => Event::Written { token, result },
             Completion::Read { token, result } => Event::Read { token, result },
-        }
-    }
-}
-
-/// Wakes when the ring has completions.
-async fn watch_ring(driver: Rc<Driver>, watch: Watch) {
-    loop {
-        if let Err(source) = watch.signaled().await {
-            return driver.failure.set(NodeError::Ring { source });
-        }
-        driver.run(None);
-    }
-}
-
-/// Tells the core how much room there is.
-async fn watch_space(driver: Rc<Driver>, data_dir: PathBuf) {
-    loop {
-        let path = data_dir.clone();
-        // A helper asks: a file system may take its time.
-        let found = tokio::task::spawn_blocking(move || statvfs(&path)).await;
-        if let Ok(Ok(found)) = found {
-            let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
-            driver.handle(Event::Space { free_bytes });
-        }
-        tokio::time::sleep(SPACE_INTERVAL).await;
-    }
-}
-
-/// Tells the core when its timeout has come.
-async fn watch_clock(driver: Rc<Driver>) {
-    loop {
-        let due = {
-            let mut state = driver.state.borrow_mut();
-            state.armed = state.core.poll_timeout();
-            state.armed
-        };
-        let changed = driver.timer_changed.notified();
-        match due {
-            None => changed.await,
-            Some(due) => {
-                let wait = due.saturating_sub(now());
-                if wait.is_zero() {
-                    // A timer would round up to its next millisecond.
-                    driver.handle(Event::Timeout);
-                } else {
-                    tokio::select! {
-                        () = changed => {}
-                        () = tokio::time::sleep(wait) => driver.handle(Event::Timeout),
-                    }
-                }
-                // A core whose timeout stays in the past must not starve everybody else: whoever yields goes on when sockets and
-                // the ring were looked at.
-                tokio::task::yield_now().await;
-            }
         }
     }
 }

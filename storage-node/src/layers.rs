@@ -384,7 +384,7 @@ impl Lane {
         // A job that panics ends the thread, and whoever waits is told by the lost answer.
         let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
         if !matches!(sent, Some(Ok(()))) {
-            tracing::error!("the helper of the layers is gone");
+            tracing::error!("the helper of the layers is gone: restart the node");
         }
     }
 

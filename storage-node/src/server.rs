@@ -66,7 +66,7 @@ pub(crate) fn start(endpoint: Endpoint, driver: Rc<Driver>, node: NodeId, incarn
             if server.connections.get() >= CONNECTIONS_MAX
                 || server.handshakes.get() >= HANDSHAKES_MAX
             {
-                tracing::warn!(from = %incoming.remote_address(), "too many connections");
+                tracing::warn!(from = %incoming.remote_address(), "refuses a connection: too many are open or in their handshake");
                 incoming.refuse();
                 continue;
             }

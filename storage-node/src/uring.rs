@@ -133,7 +133,7 @@ impl Operation {
     fn complete(self, result: Result<(), Errno>) -> Completion {
         let token = self.token;
         let result = result.map_err(|error| {
-            tracing::error!(kind = ?self.kind, offset = self.offset, bytes = self.buf.as_ref().len(), %error, "disk");
+            tracing::error!(kind = ?self.kind, offset = self.offset, bytes = self.buf.as_ref().len(), %error, "the disk failed an operation: look at it, and replace the node if it does so again");
             disk_error(error)
         });
         match self.kind {

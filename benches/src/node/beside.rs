@@ -30,9 +30,9 @@ const BATCH_RECORDS: usize = 120;
 const BATCH_BYTES: u64 = 24 << 10;
 /// Pages with chains that are read, and pages that rows are written to.
 const PAGE_COUNT: usize = 4_000;
-/// Redo that the busy node keeps out of layers at most, bytes: half of it makes it freeze. A sixteenth of the default: it freezes all the
-/// time, and little more than a second of the load may wait for it.
-const BUSY_UNFOLDED_BYTES: u64 = 32 << 20;
+/// Redo that the busy node keeps out of layers at most, bytes: half of it makes it freeze. An eighth of the default, so that it freezes all
+/// the time; some five seconds of the load, so that a device that stands still for one does not stop it.
+const BUSY_UNFOLDED_BYTES: u64 = 64 << 20;
 
 /// What to measure.
 #[derive(Debug, Clone)]

@@ -18,8 +18,10 @@ use crate::cluster_dir::ClusterDir;
 
 /// What has to be typed.
 const WORD: &str = "lost";
-/// When nothing was begun for so long about a group that lacks copies, nothing can be.
+/// When the writer said that there is no place, and nothing was begun for so long, nothing can be.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
+/// When it said nothing: it looks for a while whether all survivors keep up before it begins.
+const QUIET_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the survivors may take to answer.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
@@ -164,10 +166,13 @@ async fn until_six(database: &Database, display: &mut Display) -> Result<Option<
         );
         if !membership.reshapes.is_empty() {
             idle_since = Instant::now();
-        } else if idle_since.elapsed() >= IDLE_LIMIT {
+        } else {
             let mut why = membership.refusals.iter().rev();
             let why = why.find(|text| text.contains("copies"));
-            return Ok(why.cloned());
+            let limit = why.map_or(QUIET_LIMIT, |_| IDLE_LIMIT);
+            if idle_since.elapsed() >= limit {
+                return Ok(why.cloned());
+            }
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

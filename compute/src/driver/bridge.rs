@@ -438,7 +438,7 @@ impl Bridge {
                 let _gone = answer.send(held);
             }
             WriterAction::Fenced { volume_epoch } => {
-                tracing::warn!(%volume_epoch, "fenced by another writer");
+                tracing::warn!(%volume_epoch, "fenced by another writer: this one commits nothing any more; end it or open again");
                 self.state.fence(volume_epoch);
                 self.news.wake();
             }

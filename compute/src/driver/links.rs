@@ -132,7 +132,7 @@ impl Links {
     pub(crate) fn learn(&self, hints: &[NodeHint]) {
         for hint in hints {
             let Ok(address) = hint.address.parse() else {
-                tracing::warn!(node = %hint.node, address = %hint.address, "not an address");
+                tracing::warn!(node = %hint.node, address = %hint.address, "the fleet's address of a node is none: `sixfold node add` tells a new one");
                 continue;
             };
             match self.link(hint.node) {

@@ -268,10 +268,13 @@ impl Follow {
     /// For how long the writer has been silent, when enough say so of just now.
     fn silence(&self, now: Duration) -> Option<Duration> {
         let root = self.manifest.as_ref()?.pg(PgId::ROOT)?;
-        let patience = match planted(Mutant::StandbyImpatient) {
-            true => self.options.patience / 2,
-            false => self.options.patience,
-        };
+        let mut patience = self.options.patience;
+        if planted(Mutant::StandbyImpatient) {
+            patience /= 2;
+        }
+        if planted(Mutant::StandbyDrowsy) {
+            patience *= 5;
+        }
         let is_fresh =
             |word: &Word| now.saturating_sub(word.at) <= FRESH || planted(Mutant::StandbyStaleWord);
         let is_silent = |segment| {

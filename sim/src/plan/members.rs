@@ -106,7 +106,7 @@ impl Plan {
             knows_spares: !rng.chance(1, 4),
             repair_ms: rng.pick(&[None, None, Some(250), Some(700)]),
             refence_ms: rng.pick(&[None, Some(100), Some(600)]),
-            grow_below: rng.pick(&[None, None, Some(6), Some(16)]),
+            grow_below: rng.pick(&[None, None, Some(1), Some(16)]),
             replacements_max: rng.pick(&[1, 2, 4]),
             pgs_more: rng.pick(&[1, 2]),
             ends_read_only: false,

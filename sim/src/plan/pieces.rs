@@ -82,7 +82,7 @@ impl Plan {
         (shape.lal, shape.key_count) = (shape.lal.max(256), 150);
         (shape.clients, shape.think_us) = (shape.clients.max(6), 500);
         (shape.work.clears, shape.work.deadlines) = (false, false);
-        shape.members.grow_below = Some(rng.pick(&[4, 6, 8]));
+        shape.members.grow_below = Some(rng.pick(&[1, 4, 8]));
         shape.members.pgs_more = 3;
         for turn in 0..6 {
             let hold = Fault::HoldGrowth {
@@ -148,7 +148,13 @@ impl Plan {
         self.end = 4_000 * MS;
         self.with_spares();
         self.shape.members.ends_read_only = !word;
-        self.shape.members.repair_ms = word.then(|| rng.pick(&[700, 2_500]));
+        // The shorter one is over before a writer speaks again to a joining segment that refused it for a moment.
+        let patience_ms = if self.seed.is_multiple_of(2) {
+            2_500
+        } else {
+            700
+        };
+        self.shape.members.repair_ms = word.then_some(patience_ms);
         let zone = rng.below(3);
         let other = (2 * zone + 2 + rng.below(4)) % 6;
         let mut nodes = (0b11 << (2 * zone)) | (1 << other);

@@ -80,6 +80,8 @@ const ONCE_FAILED: &[u64] = &[
     1_573_434_534_006_063,
     // Two places of one log rotted, with something sound between them and nothing behind the second one: that looks like a torn tail.
     447_697_788_618_382,
+    // A node that holds nothing of the volume has nothing to drop, which it may say to anybody.
+    447_902_152_934_766,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.

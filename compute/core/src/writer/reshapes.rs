@@ -36,7 +36,7 @@ const MEMBER_PATIENCE: Duration = Duration::from_secs(5);
 /// A member that carries is heard at least this often.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// For how long the members have to have carried before others join, or for `repair_after`, if that is shorter.
-const STEADY: Duration = Duration::from_secs(30);
+const STEADY: Duration = Duration::from_secs(20);
 /// Segments that join and were not heard for so long, or have a full disk for so long, are taken back where nobody said `repair_after`.
 const JOINING_PATIENCE: Duration = Duration::from_secs(300);
 /// Segments that join and got no further for so long are taken back. What they copy shows in their SCL only at its end.
@@ -151,8 +151,7 @@ impl WriterCore {
         let pg = group.entry.pg;
         let pauses = &self.members.reshape_pauses;
         let is_paused = pauses.get(&pg).is_some_and(|pause| self.now < pause.until);
-        // A member that is down is replaced, or comes back; until then no commit could do without the ones that join.
-        if is_paused || !self.is_steady(number) {
+        if is_paused {
             return;
         }
         let mut members = group.entry.members();
@@ -160,12 +159,21 @@ impl WriterCore {
         let jobs = &self.members.jobs;
         let of_group = jobs.coming().filter(|(other, _)| *other == pg);
         members.extend(of_group.map(|(_, member)| member));
-        // A node that has not yet said what it holds may be one of those that were destroyed.
+        // That there is no place is said at once.
         let mut loads = self.loads();
-        for load in &mut loads {
-            load.usable &= !jobs.probes.contains(&load.node);
+        let mut placed = place_more(&loads, &members, needed);
+        if placed.is_ok() {
+            // A member that is down is replaced, or comes back; until then no commit could do without the ones that join.
+            if !self.is_steady(number) {
+                return;
+            }
+            // A node that has not yet said what it holds may be one of those that were destroyed.
+            for load in &mut loads {
+                load.usable &= !jobs.probes.contains(&load.node);
+            }
+            placed = place_more(&loads, &members, needed);
         }
-        match place_more(&loads, &members, needed) {
+        match placed {
             Ok(nodes) => {
                 let draw = &mut self.members.draw;
                 let joining: Vec<Member> = nodes

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sixfold_compute_core::{CommitRequest, MemberBounds, ReplacePhase, WriterBounds};
-use sixfold_log_format::wire::{WishState, WishVerb};
+use sixfold_log_format::wire::{Refusal, WishState, WishVerb};
 use sixfold_log_format::{PgId, QuorumModel};
 
 use crate::cluster::fleet::{fleet_node, hint, names};
@@ -208,7 +208,6 @@ fn a_successor_goes_on_with_it_wherever_the_writer_died() {
 fn it_goes_on_after_a_reopening_in_place() {
     use sixfold_compute_core::WriterEvent;
     use sixfold_log_format::VolumeEpoch;
-    use sixfold_log_format::wire::Refusal;
     let with_refence = WriterBounds {
         members: MemberBounds {
             repair_after: Some(Duration::from_secs(60)),
@@ -346,4 +345,35 @@ fn a_reshape_that_was_taken_up_is_looked_after_without_repair() {
     assert_eq!(phase(&cluster), None);
     cluster.commit(put("a key", "x")).unwrap();
     assert_eq!(short(&cluster), [(PgId::ROOT, 3)]);
+}
+
+/// A segment that joins and says that it has too much to do lives: it is not given up between two questions.
+#[test]
+fn who_refuses_for_now_is_not_silent() {
+    let mut bounds = repairing();
+    bounds.members.repair_after = Some(Duration::from_millis(700));
+    let mut cluster = Cluster::of_fleet_with(bounds, 12, 1);
+    cluster.under_load(20, |_| false);
+    cluster.declare_lost(&LOST.map(segment_id));
+    assert!(cluster.under_load(STEPS, is_joining));
+    let joins = cluster.segments.len() - 1;
+    cluster.segments[joins].refuses = Some(Refusal::Overloaded);
+    cluster.lose(joins);
+    assert!(!cluster.under_load(300, |cluster| !is_joining(cluster)));
+    cluster.segments[joins].refuses = None;
+    cluster.heal();
+    until_whole(&mut cluster);
+}
+
+/// What joins and cannot become whole, since its disk is full, is given up: until then there is no member to spare.
+#[test]
+fn a_newcomer_with_a_full_disk_is_taken_back() {
+    let mut cluster = survivors(15);
+    assert!(cluster.under_load(STEPS, is_joining));
+    let joins = cluster.segments.len() - 1;
+    let first = cluster.segments[joins].id;
+    cluster.segments[joins].full = true;
+    let is_gone = |cluster: &Cluster| !names(&cluster.newest_manifest(), first);
+    assert!(cluster.under_load(400, is_gone));
+    until_whole(&mut cluster);
 }
