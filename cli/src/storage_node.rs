@@ -1,7 +1,7 @@
 //! `sixfold storage-node`: the daemon. Its settings stand in [`crate::config`]; what it tells a service manager, in [`crate::service`].
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -58,7 +58,10 @@ fn serve_metrics(at: MetricsAt, node: SocketAddr, probe: Probe) -> Result<Option
         // A port that the system will choose is not known yet.
         MetricsAt::BesidePort if node.port() == 0 => Ok(None),
         MetricsAt::BesidePort => {
-            let address = SocketAddr::from(([127, 0, 0, 1], node.port()));
+            // A node on a loopback address of its own, beside others on theirs, serves there.
+            let own = Some(node.ip()).filter(IpAddr::is_loopback);
+            let host = own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let address = SocketAddr::new(host, node.port());
             match observe::bind(address) {
                 Ok(listener) => observe::serve(listener, "storage-node", source).map(Some),
                 Err(error) => {

@@ -40,7 +40,7 @@ pub(crate) struct NodeConfig {
     #[arg(long, value_name = "DIR", env = "SIXFOLD_TLS_DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// Where metrics, health and the console are served over HTTP: HOST:PORT (TCP), or "off"; unless set, on 127.0.0.1 at the number of the UDP port
+    /// Where metrics, health and the console are served over HTTP: HOST:PORT (TCP), or "off"; unless set, on loopback at the number of the UDP port
     #[arg(long, value_name = "ADDRESS", env = "SIXFOLD_METRICS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<String>,

@@ -60,7 +60,7 @@ impl Rates {
     }
 
     /// The latencies since they were read before; all of them the first time, and when nothing happened since.
-    fn latencies(&mut self, now: StageLatencies) -> Vec<LatencyView> {
+    fn latencies(&mut self, now: &StageLatencies) -> Vec<LatencyView> {
         let before = self.latencies.replace(now.clone());
         let view = |stage: &str, now: &Counted, then: Option<&Counted>| {
             let news = then.map_or(now.clone(), |then| now.since(then));
@@ -169,7 +169,7 @@ fn put_writer(rates: &mut Rates, database: &Database, stats: &Stats, picture: &m
         sent_bytes_per_second: rates.rate("sent".to_owned(), stats.wire.sent_bytes),
         fetches_per_second: rates.rate("fetches".to_owned(), writer.fetches),
         hedged_per_second: rates.rate("hedged".to_owned(), writer.hedged),
-        latencies: rates.latencies(database.stage_latencies()),
+        latencies: rates.latencies(&database.stage_latencies()),
     });
     for relation in &writer.relations {
         let id = relation.segment.to_string();

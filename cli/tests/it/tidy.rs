@@ -62,7 +62,7 @@ fn arrows_between_crates_point_down() {
         ("log-format", &[]),
         ("recovery", &["sixfold-log-format"]),
         ("transport", &["sixfold-log-format"]),
-        ("metrics", &[]),
+        ("transport/metrics", &[]),
         (
             "storage-node/core",
             &["sixfold-log-format", "sixfold-recovery"],

@@ -114,7 +114,7 @@ fn a_manifest_without_a_token_is_of_the_version_that_older_builds_read() {
     assert_eq!(new.len(), old.len() + 32);
     assert_eq!(Manifest::decode(&new).unwrap(), with_token);
     // A digest that is cut off, or one where none belongs, is no manifest.
-    let mut without_digest = old.clone();
+    let mut without_digest = old;
     without_digest[0] = 2;
     assert!(Manifest::decode(&without_digest).is_err());
     let mut with_digest = new;

@@ -207,7 +207,8 @@ impl Plan {
         self.with_spares();
         self.shape.members.repair_ms = Some(20_000);
         // It waits for half a minute until its members have been heard without a gap.
-        (self.shape.think_us, self.shape.gossip_ms) = (100_000, 200);
+        (self.shape.think_us, self.shape.gossip_ms) = (400_000, 200);
+        self.shape.clients = 2;
         let nodes = (0..3).fold(0, |nodes, zone| nodes | 1 << (2 * zone + rng.below(2)));
         self.add(700, Fault::Destroy { nodes });
         self.add(760, Fault::GiveWord { host: rng.index(3) });
