@@ -429,7 +429,7 @@ fn a_cluster_file_that_makes_no_sense_is_refused_by_all() {
     let path = cluster.path().join("cluster.toml");
     let good = std::fs::read_to_string(&path).unwrap();
     for (content, expected) in [
-        ("\u{1}garbage".to_owned(), "cluster.toml: line 1: "),
+        ("\u{1}garbage".to_owned(), "cluster.toml: line 1, column "),
         (String::new(), "cluster.toml: "),
         (
             good.replace("volume = \"", "volume = \"x"),

@@ -81,22 +81,7 @@ impl World {
                 members(nodes).for_each(|node| self.nodes[node].disk.misreads = 200);
                 self.heal_later(length * MS, Heal::Misreads(nodes));
             }
-            Fault::Rot => {
-                let node = self.plan.shape.forgetful;
-                let of_layer = self.disk_rng.chance(1, 2);
-                let layers = &mut self.nodes[node].disk.layers;
-                let rotten = of_layer.then(|| layers.rot(&mut self.disk_rng)).flatten();
-                if let Some(((segment, layer), at)) = rotten {
-                    self.layer_harmed(node);
-                    self.tell(|| {
-                        let name = node_name(node);
-                        format!("{name}: layer {layer} of segment {segment} rots at {at}")
-                    });
-                } else if let Some((file, at)) = self.nodes[node].disk.rot(&mut self.disk_rng) {
-                    self.nodes[node].suspect = true;
-                    self.tell(|| format!("{}: file {file} rots at {at}", node_name(node)));
-                }
-            }
+            Fault::Rot => self.rot(),
             Fault::LostSync { length } => {
                 let node = self.plan.shape.forgetful;
                 self.nodes[node].suspect = true;
@@ -199,6 +184,24 @@ impl World {
                 self.heal_later(hold_ms * MS, Heal::Surveys);
             }
             Fault::RollSilence { nodes } => self.roll_silence(nodes),
+        }
+    }
+
+    /// A bit of the forgetful disk turns.
+    pub(super) fn rot(&mut self) {
+        let node = self.plan.shape.forgetful;
+        let of_layer = self.disk_rng.chance(1, 2);
+        let layers = &mut self.nodes[node].disk.layers;
+        let rotten = of_layer.then(|| layers.rot(&mut self.disk_rng)).flatten();
+        if let Some(((segment, layer), at)) = rotten {
+            self.layer_harmed(node);
+            self.tell(|| {
+                let name = node_name(node);
+                format!("{name}: layer {layer} of segment {segment} rots at {at}")
+            });
+        } else if let Some((file, at)) = self.nodes[node].disk.rot(&mut self.disk_rng) {
+            self.nodes[node].suspect = true;
+            self.tell(|| format!("{}: file {file} rots at {at}", node_name(node)));
         }
     }
 

@@ -15,7 +15,7 @@ use super::net::{Kind, Party};
 use super::writer::Writer;
 use super::{Event, NODE_COUNT, World};
 use crate::clock::{MS, Time};
-use crate::plan::node_name;
+use crate::plan::{Fault, node_name};
 use crate::reached::Reached;
 
 /// Commits must resume so soon after the last fault.
@@ -83,6 +83,8 @@ pub(crate) struct Finish {
     complaint: String,
     /// Since when the audit has met damage that is not healed.
     harmed_since: Option<Time>,
+    /// The disk that rots has done so once more, just before the audit.
+    rotted: bool,
     /// The writer whose read point the audit reads at, and that.
     point: Option<(usize, ReadPoint)>,
 }
@@ -365,6 +367,11 @@ impl World {
         };
         self.finish.point = Some(point);
         self.whole_again();
+        let rots = |(_, fault): &(Time, Fault)| matches!(fault, Fault::Rot);
+        if !self.finish.rotted && self.plan.faults.iter().any(rots) {
+            self.finish.rotted = true;
+            self.rot();
+        }
         self.finish.stage = Stage::Auditing { since: self.now };
         self.finish.questions.clear();
         let newest = self.oracle.newest();
