@@ -155,6 +155,21 @@ impl NodeReport {
                 count,
             );
         }
+        let gate = &self.gate;
+        let handshakes = [
+            ("entered", gate.entered),
+            ("retried", gate.retried),
+            ("refused", gate.refused),
+            ("failed", gate.failed),
+        ];
+        for (result, count) in handshakes {
+            into.counter(
+                "sixfold_node_handshakes_total",
+                "Newcomers by what came of them: entered a handshake, were told to prove their address, were turned away; handshakes that failed.",
+                &[("result", result)],
+                count,
+            );
+        }
         into.histogram(
             "sixfold_node_hot_log_write_seconds",
             "Time that a group write takes to be durable: the disk's part of a commit.",

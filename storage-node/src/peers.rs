@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::{Hello, Message, Role};
-use sixfold_transport::{ConnectError, Connection, Endpoint, TransportError};
+use sixfold_transport::{ConnectError, Connection, Endpoint, GateStats, TransportError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -89,6 +89,11 @@ impl Peer {
 
 impl Peers {
     /// No connections yet.
+    /// What came of those who wanted in.
+    pub(crate) fn gate_stats(&self) -> GateStats {
+        self.endpoint.gate_stats()
+    }
+
     pub(crate) fn new(endpoint: Endpoint, failure: Rc<Failure>) -> Peers {
         Peers {
             endpoint,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sixfold_metrics::Counted;
 use sixfold_storage_node_core::NodeNumbers;
+use sixfold_transport::GateStats;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::Driver;
@@ -28,6 +29,8 @@ pub struct NodeReport {
     pub streams: usize,
     /// Bytes of answers that peers have not read.
     pub queued_bytes: usize,
+    /// What came of those who wanted a connection.
+    pub gate: GateStats,
     /// How long writes to the hot log took, from the ring to their completion.
     pub hot_log_writes: Counted,
 }

@@ -11,6 +11,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use sixfold_log_format::NodeId;
 use sixfold_log_format::wire::Role;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::time::ASN1Time;
 
 use crate::tls::{
     Party, TlsError, invalid, read_certificate, read_certificates, read_file, verify_issued,
@@ -196,111 +199,25 @@ fn write_blocks(path: &Path, blocks: &[Block]) -> Result<(), TlsError> {
     write_certificate_file(path, &format!("{}\n", lines.join("\n")))
 }
 
-/// From when to when a certificate is valid: RFC 5280, `TBSCertificate.validity`. `None` for what is no certificate.
+/// From when to when a certificate is valid. `None` for what is no certificate, and for times before 1970.
 fn validity(certificate: &[u8]) -> Option<(SystemTime, SystemTime)> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xA0;
-    let (tag, body, _) = element(certificate)?;
-    let (tbs_tag, mut rest, _) = element(body)?;
-    if (tag, tbs_tag) != (SEQUENCE, SEQUENCE) {
-        return None;
-    }
-    if let (VERSION, _, behind) = element(rest)? {
-        rest = behind;
-    }
-    // Serial number, algorithm, issuer.
-    for _ in 0..3 {
-        rest = element(rest)?.2;
-    }
-    let (_, dates, _) = element(rest)?;
-    let (tag, from, behind) = element(dates)?;
-    let not_before = time(tag, from)?;
-    let (tag, to, _) = element(behind)?;
-    Some((not_before, time(tag, to)?))
-}
-
-/// The first element of DER bytes: its tag, its content, and what is behind it.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7F => (usize::from(first), rest),
-        0x81..=0x83 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-            let length = digits
-                .iter()
-                .fold(0, |length, digit| length << 8 | usize::from(*digit));
-            (length, rest)
-        }
-        _ => return None,
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let at = |time: ASN1Time| {
+        let seconds = u64::try_from(time.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     };
-    let (content, behind) = rest.split_at_checked(length)?;
-    Some((tag, content, behind))
+    let validity = parsed.validity();
+    Some((at(validity.not_before)?, at(validity.not_after)?))
 }
 
-/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`.
-fn time(tag: u8, text: &[u8]) -> Option<SystemTime> {
-    const UTC_TIME: u8 = 0x17;
-    const GENERALIZED_TIME: u8 = 0x18;
-    let digits = text.strip_suffix(b"Z")?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = |range: std::ops::Range<usize>| {
-        let digits = digits.get(range)?;
-        Some(
-            digits
-                .iter()
-                .fold(0, |number, digit| number * 10 + i64::from(digit - b'0')),
-        )
-    };
-    let (year, at) = match (tag, digits.len()) {
-        (UTC_TIME, 12) => match number(0..2)? {
-            late @ 50.. => (1_900 + late, 2),
-            early => (2_000 + early, 2),
-        },
-        (GENERALIZED_TIME, 14) => (number(0..4)?, 4),
-        _ => return None,
-    };
-    let part = |index: usize| number(at + 2 * index..at + 2 * index + 2);
-    let days = days_from_civil(year, part(0)?, part(1)?)?;
-    let seconds = days * 86_400 + part(2)? * 3_600 + part(3)? * 60 + part(4)?;
-    let seconds = u64::try_from(seconds).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-/// Days since 1970-01-01 of a date of the Gregorian calendar.
-fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Years begin in March: the day that comes and goes is the last one then.
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    Some(365 * year + year / 4 - year / 100 + year / 400 + day_of_year - 719_468)
-}
-
-/// A time as `2026-11-23T22:40:00Z`, the beginning of 1970 for any before.
+/// A time as `2026-11-23T22:40:00Z`, the beginning of 1970 for any before and for any behind the year 9999.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // The other way round than `days_from_civil`: eras of 400 years, years from March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = (month + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60
-    )
+    let seconds = i64::try_from(seconds).unwrap_or(0);
+    let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    date.format(&Rfc3339)
+        .expect("a year of four digits has this form")
 }
 
 #[cfg(test)]

@@ -334,7 +334,7 @@ impl Endpoint {
                 (Verdict::Ignore, _) => newcomer.ignore(),
                 (_, Some(place)) => {
                     let wire_max = self.options.wire_max;
-                    return Some(Incoming::new(newcomer, place, wire_max, self.gate.clone()));
+                    return Some(Incoming::new(newcomer, place, wire_max));
                 }
                 (_, None) => newcomer.refuse(),
             }
@@ -398,17 +398,15 @@ pub struct Incoming {
     address: SocketAddr,
     place: Place,
     wire_max: u16,
-    gate: Gate,
 }
 
 impl Incoming {
-    fn new(quic: quinn::Incoming, place: Place, wire_max: u16, gate: Gate) -> Incoming {
+    fn new(quic: quinn::Incoming, place: Place, wire_max: u16) -> Incoming {
         Incoming {
             address: quic.remote_address(),
             quic,
             place,
             wire_max,
-            gate,
         }
     }
 
@@ -433,8 +431,7 @@ impl Incoming {
     /// Turns it away before any work is done for it: the peer's [`Endpoint::connect`] reports
     /// [`Refusal::Overloaded`].
     pub fn refuse(self) {
-        self.gate.refused();
-        self.place.succeeded();
+        self.place.refused();
         self.quic.refuse();
     }
 

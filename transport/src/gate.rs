@@ -60,7 +60,8 @@ pub(crate) struct Place {
     gate: Gate,
     address: IpAddr,
     proved: bool,
-    succeeded: bool,
+    /// It did not fail, or what became of it is counted already.
+    is_settled: bool,
 }
 
 impl Gate {
@@ -90,7 +91,7 @@ impl Gate {
             gate: self.clone(),
             address,
             proved,
-            succeeded: false,
+            is_settled: false,
         };
         (verdict, Some(place))
     }
@@ -98,11 +99,6 @@ impl Gate {
     /// The counts.
     pub(crate) fn stats(&self) -> GateStats {
         self.places().stats
-    }
-
-    /// The shell turned a newcomer away itself.
-    pub(crate) fn refused(&self) {
-        self.places().stats.refused += 1;
     }
 
     fn places(&self) -> std::sync::MutexGuard<'_, Places> {
@@ -113,7 +109,13 @@ impl Gate {
 impl Place {
     /// The handshake ended in a connection.
     pub(crate) fn succeeded(mut self) {
-        self.succeeded = true;
+        self.is_settled = true;
+    }
+
+    /// The shell turned the newcomer away.
+    pub(crate) fn refused(mut self) {
+        self.gate.places().stats.refused += 1;
+        self.is_settled = true;
     }
 }
 
@@ -122,7 +124,7 @@ impl Drop for Place {
         let mut places = self.gate.places();
         places.all -= 1;
         places.unproved -= usize::from(!self.proved);
-        places.stats.failed += u64::from(!self.succeeded);
+        places.stats.failed += u64::from(!self.is_settled);
         let here = places.by_address.get_mut(&self.address);
         let here = here.expect("it was counted when it came");
         *here -= 1;

@@ -279,8 +279,9 @@ impl IdentityFiles {
     /// What they hold, for the party that `held` is.
     ///
     /// # Errors
-    /// As [`Identity::load`]; when they name another party; when the certificate is of an authority that `held` does not trust. An
-    /// authority is changed in steps: the new one is added to `ca.pem`, certificates are issued by it, the old one is removed.
+    /// As [`Identity::load`]; when they name another party; when neither `held` trusts the authority of the certificate nor the files the
+    /// authority of the one that is held. An authority is changed in steps: the new one is added to `ca.pem`, certificates are issued by
+    /// it, the old one is removed. Two steps may lie between two looks, not three.
     pub(crate) fn load(&self, held: &Identity) -> Result<Identity, TlsError> {
         let identity = Identity::load(&self.dir, &self.name)?;
         let path = self.dir.join(format!("{}.pem", self.name));
@@ -289,7 +290,9 @@ impl IdentityFiles {
             return refused("names another party");
         }
         // Files of another cluster, put here by mistake, name the same party: roles are the same in every cluster.
-        if verify_issued(&held.roots, &identity.certificate).is_err() {
+        let goes_on = verify_issued(&held.roots, &identity.certificate).is_ok()
+            || verify_issued(&identity.roots, &held.certificate).is_ok();
+        if !goes_on {
             return refused(
                 "was issued by an authority that this process does not trust: add that authority to ca.pem first",
             );

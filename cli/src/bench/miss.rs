@@ -4,29 +4,28 @@
 //! memory, and so does the writer that reads.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sixfold::{Database, Options};
+use sixfold::{Database, WRITER_IDENTITY};
 use sixfold_benches::pace::Pace;
 use sixfold_benches::wire::{Load, run as update};
 use sixfold_transport::{Identity, TransportOptions};
 
-use crate::child::stop_signal;
-use crate::cluster_dir::{ClusterDir, LOOPBACK_MTU_BYTES, NODE_COUNT};
+use super::site::{Site, on_a_cluster};
+use crate::cluster_dir::LOOPBACK_MTU_BYTES;
 
-/// Size of the cluster's hot-log files, MiB.
-const FILE_MIB: u64 = 64;
 /// Length of a value, bytes.
 const VALUE_BYTES: usize = 100;
 /// A row in a page, bytes, about: key, value, and what a page holds beside them, where it is two thirds full.
 const ROW_BYTES: u64 = 200;
 /// Clients that update.
 const CLIENTS: usize = 64;
-/// Page cache of the writer that updates, and of the one that reads.
-const FILL_CACHE_BYTES: usize = 512 << 20;
-const READ_CACHE_BYTES: usize = 4 << 20;
+/// Page cache of the writer that updates, and of the one that reads, MiB.
+const FILL_CACHE_MIB: u64 = 512;
+const READ_CACHE_MIB: u64 = 4;
 /// What keeps a node's memory small.
 const NODE_FLAGS: [&str; 3] = [
     "--page-cache-mib=1",
@@ -68,16 +67,8 @@ struct Report {
 
 /// Measures and prints.
 pub(super) fn run(args: &MissArgs) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let report = tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::select! {
-            // Signals are waited for before there is anything to be left behind.
-            biased;
-            () = stop_signal(false) => bail!("interrupted"),
-            report = measure(args) => report,
-        }
+    let report = on_a_cluster(args.dir.as_deref(), &NODE_FLAGS, async |site| {
+        measure(args, site).await
     })?;
     say!(
         "reads: p50 {} us, p99 {} us, {:.2} pages fetched for one; round trip and device read: p50 {} us, p99 {} us",
@@ -93,36 +84,29 @@ pub(super) fn run(args: &MissArgs) -> Result<()> {
     Ok(())
 }
 
-async fn measure(args: &MissArgs) -> Result<Report> {
-    let (root, _guard) = crate::demo::root_dir(args.dir.as_deref())?;
-    let dir = ClusterDir::at(&root)?;
-    dir.lay_out(FILE_MIB)?;
-    let cluster = dir.cluster()?;
-    let indexes: Vec<usize> = (0..NODE_COUNT).collect();
-    let flags = NODE_FLAGS.map(str::to_owned);
-    let _nodes = dir.start_nodes_with(&indexes, &flags).await?;
-    let options = Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES);
+async fn measure(args: &MissArgs, site: &Site) -> Result<Report> {
     let keys = (args.mib << 20) / ROW_BYTES;
-    let database = Database::create(options.clone().cache_bytes(FILL_CACHE_BYTES)).await?;
+    let database = site.create_volume(FILL_CACHE_MIB).await?;
     sixfold_benches::fill::rows(&database, keys, VALUE_BYTES).await?;
     let pace = Pace {
         clients: CLIENTS,
-        time: std::time::Duration::from_secs(args.seconds),
+        time: Duration::from_secs(args.seconds),
         rate: None,
     };
     update(&database, Load::Update, pace, VALUE_BYTES, keys).await?;
     database.close().await;
 
-    let database = Database::open(options.cache_bytes(READ_CACHE_BYTES)).await?;
+    let database = Database::open(site.options(READ_CACHE_MIB)?).await?;
     let read = sixfold_benches::miss::reads(&database, keys, args.reads).await?;
-    let identity = Identity::load(&cluster.tls_dir, "writer")?;
+    let cluster = site.cluster();
+    let identity = Identity::load(&cluster.tls_dir, WRITER_IDENTITY)?;
     let transport = TransportOptions {
         mtu_bytes: Some(LOOPBACK_MTU_BYTES),
         ..TransportOptions::default()
     };
     let node = (cluster.nodes[0].node, cluster.nodes[0].address);
     let floor =
-        sixfold_benches::miss::floor(&identity, &transport, node, &root, args.reads).await?;
+        sixfold_benches::miss::floor(&identity, &transport, node, site.root(), args.reads).await?;
     database.close().await;
     Ok(Report {
         reads: args.reads,

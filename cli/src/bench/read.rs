@@ -155,7 +155,7 @@ fn rows(args: &CommonArgs, keys_per_read: &[u64]) -> Result<Report> {
         rows: Vec::new(),
         skipped: Vec::new(),
     };
-    on_a_cluster(args.dir.as_deref(), async |site| {
+    on_a_cluster(args.dir.as_deref(), &[], async |site| {
         let database = site.create_volume(args.cache_mib).await?;
         let mut loaded: Vec<(System, Loaded)> = Vec::new();
         for &system in systems {

@@ -22,16 +22,17 @@ pub(super) struct Site {
 }
 
 impl Site {
-    async fn start(named: Option<&Path>) -> Result<Site> {
+    async fn start(named: Option<&Path>, flags: &[&str]) -> Result<Site> {
         let (root, guard) = crate::demo::root_dir(named)?;
         let cluster_root = root.join("sixfold");
         std::fs::create_dir_all(&cluster_root)?;
         let dir = ClusterDir::at(&cluster_root)?;
         dir.lay_out(HOT_LOG_FILE_MIB)?;
         let indexes: Vec<usize> = (0..NODE_COUNT).collect();
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         Ok(Site {
             cluster: dir.cluster()?,
-            _nodes: dir.start_nodes(&indexes).await?,
+            _nodes: dir.start_nodes_with(&indexes, &flags).await?,
             root,
             _guard: guard,
         })
@@ -42,19 +43,28 @@ impl Site {
         &self.root
     }
 
+    /// The cluster.
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Its volume, with a page cache of this size.
+    pub(super) fn options(&self, cache_mib: u64) -> Result<Options> {
+        let cache_bytes = usize::try_from(cache_mib << 20)?;
+        let options = Options::new(self.cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES);
+        Ok(options.cache_bytes(cache_bytes))
+    }
+
     /// A volume with a page cache of this size.
     pub(super) async fn create_volume(&self, cache_mib: u64) -> Result<Database> {
-        let cache_bytes = usize::try_from(cache_mib << 20)?;
-        let options = Options::new(self.cluster.clone())
-            .mtu_bytes(LOOPBACK_MTU_BYTES)
-            .cache_bytes(cache_bytes);
-        Ok(Database::create(options).await?)
+        Ok(Database::create(self.options(cache_mib)?).await?)
     }
 }
 
-/// Starts a cluster, does something with it on this thread, and ends it, also at a signal.
+/// Starts a cluster, does something with it on this thread, and ends it, also at a signal. `flags`: of each node.
 pub(super) fn on_a_cluster<T>(
     dir: Option<&Path>,
+    flags: &[&str],
     work: impl AsyncFnOnce(&Site) -> Result<T>,
 ) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -63,7 +73,7 @@ pub(super) fn on_a_cluster<T>(
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let work = async {
-            let site = Site::start(dir).await?;
+            let site = Site::start(dir, flags).await?;
             work(&site).await
         };
         tokio::select! {

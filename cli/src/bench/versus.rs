@@ -144,7 +144,7 @@ fn sixfold(args: &VersusArgs, root: &Path) -> Result<Value> {
         rate: None,
     };
     let value_bytes = usize::try_from(args.value_bytes)?;
-    let run = on_a_cluster(Some(&root.join("own")), async |site: &Site| {
+    let run = on_a_cluster(Some(&root.join("own")), &[], async |site: &Site| {
         let database = site.create_volume(CACHE_MIB).await?;
         let keys = Rc::new(Cell::new(0));
         if args.warm_up_seconds > 0 {

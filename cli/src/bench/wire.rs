@@ -65,7 +65,7 @@ pub(super) fn run(args: &WireArgs) -> Result<()> {
         time: Duration::from_secs(args.seconds),
         rate: None,
     };
-    let run = on_a_cluster(args.dir.as_deref(), async |site| {
+    let run = on_a_cluster(args.dir.as_deref(), &[], async |site| {
         let database = site.create_volume(args.cache_mib).await?;
         say(&format!("{} rows before", args.keys));
         fill::rows(&database, args.keys, value_bytes).await?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use sixfold::{Cluster, ClusterNode, Counted, Database, NodeStatus, StageLatencies, Stats};
 use sixfold_log_format::wire::{Message, SegmentStatus};
 use sixfold_transport::Connection;
@@ -55,8 +56,9 @@ impl Rates {
         let before = self.before.insert(name, (now, value));
         let Some((at, then)) = before else { return 0.0 };
         let seconds = now.duration_since(at).as_secs_f64().max(0.001);
-        let risen = u32::try_from(value.saturating_sub(then)).unwrap_or(u32::MAX);
-        f64::from(risen) / seconds
+        #[allow(clippy::cast_precision_loss)] // Figures for people: 52 bits are enough.
+        let risen = value.saturating_sub(then) as f64;
+        risen / seconds
     }
 
     /// The latencies since they were read before; all of them the first time, and when nothing happened since.
@@ -292,9 +294,9 @@ impl ClusterEye {
             let connection = self.connections.remove(&node.node.to_string());
             ask(&self.operator, node, connection)
         });
-        let mut answers = join_all(asked.collect()).await;
-        for node in self.cluster.nodes.iter().rev() {
-            let view = match answers.pop().expect("each node has an answer") {
+        let answers = join_all(asked).await;
+        for (node, answer) in self.cluster.nodes.iter().zip(answers) {
+            let view = match answer {
                 Ok((connection, status)) => {
                     self.connections.insert(node.node.to_string(), connection);
                     let volume = self.cluster.volume;
@@ -312,7 +314,7 @@ impl ClusterEye {
                     ..NodeView::default()
                 },
             };
-            picture.nodes.insert(0, view);
+            picture.nodes.push(view);
         }
         if let Some(address) = &self.writer {
             match client::status(address).await {
@@ -334,32 +336,6 @@ impl ClusterEye {
     pub(crate) async fn close(&self) {
         self.operator.close().await;
     }
-}
-
-/// Polls all of them to their ends, in turn whenever one has news.
-async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = futures
-        .into_iter()
-        .map(|future| (Box::pin(future), None))
-        .collect();
-    std::future::poll_fn(move |context| {
-        let mut is_ready = true;
-        for (future, output) in &mut futures {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => is_ready = false,
-                }
-            }
-        }
-        if is_ready {
-            let outputs = futures.drain(..).filter_map(|(_, output)| output);
-            std::task::Poll::Ready(outputs.collect())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await
 }
 
 /// Asks over the connection of last time, else over a new one.

@@ -37,7 +37,7 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Serves, if told to, and says where on standard error.
+    /// Serves, if told to.
     ///
     /// # Errors
     /// When the address cannot be had.
@@ -46,7 +46,7 @@ impl ServeArgs {
             return Ok(None);
         };
         let served = serve(bind(address)?, process, source)?;
-        eprintln!("metrics at http://{}/", served.address);
+        tracing::info!(address = %served.address, "serves metrics over HTTP");
         Ok(Some(served))
     }
 }

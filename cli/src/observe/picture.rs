@@ -192,7 +192,7 @@ impl Picture {
     }
 
     fn notes_due(&self) -> Vec<Note> {
-        let mut notes = std::mem::take(&mut self.notes.clone());
+        let mut notes = self.notes.clone();
         let mut say = |is_grave, text: String| notes.push(Note { is_grave, text });
         if let Some(writer) = &self.writer {
             match writer.state.as_str() {

@@ -354,8 +354,8 @@ fn time(us: Option<u64>) -> String {
 }
 
 fn bytes_of(bytes_count: u64) -> String {
-    // Of what a volume holds, more digits than a float's are never shown.
-    bytes(f64::from(u32::try_from(bytes_count >> 10).unwrap_or(u32::MAX)) * 1_024.0)
+    #[allow(clippy::cast_precision_loss)] // Figures for people: 52 bits are enough.
+    bytes(bytes_count as f64)
 }
 
 fn bytes(mut value: f64) -> String {

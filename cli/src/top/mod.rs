@@ -18,8 +18,8 @@ use crate::console::LookArgs;
 use crate::observe::collect::ClusterEye;
 use crate::observe::picture::Picture;
 
-/// How long keys are waited for at most before the screen is looked at again.
-const KEY_WAIT: Duration = Duration::from_millis(100);
+/// How long it rests between two looks at the keyboard.
+const KEY_INTERVAL: Duration = Duration::from_millis(25);
 /// Width of the picture that `--once` prints, columns.
 const ONCE_COLUMNS: u16 = 132;
 /// Its height, at most.
@@ -117,8 +117,8 @@ async fn live(
             due = Instant::now() + interval;
             continue;
         }
-        // A short blocking wait: the eye has nothing to do meanwhile but to keep connections alive, which acknowledges in time.
-        tokio::time::sleep(KEY_WAIT / 4).await;
+        // Connections are kept alive meanwhile.
+        tokio::time::sleep(KEY_INTERVAL).await;
         while event::poll(Duration::ZERO)? {
             let Event::Key(key) = event::read()? else {
                 continue;
@@ -142,8 +142,8 @@ async fn live(
     }
 }
 
-/// The order of the nodes as it is shown in the title.
 impl Order {
+    /// What `s` goes on to.
     fn next(self) -> Order {
         match self {
             Order::Zone => Order::Lag,

@@ -48,6 +48,12 @@ impl Durability {
         self.seals.push_back(Seal { point, parts });
     }
 
+    /// The last seal point.
+    pub(crate) fn sealed_through(&self) -> Lsn {
+        let newest = self.seals.back();
+        newest.map_or(self.points.vdl(), |seal| seal.point)
+    }
+
     /// A PG's PGCL moved; the new VDL when it moved.
     pub(crate) fn advance(&mut self, pg: PgId, pgcl: Lsn) -> Option<Lsn> {
         let vdl = self.points.advance(pg, pgcl)?;

@@ -411,10 +411,9 @@ impl WriterCore {
         }
     }
 
-    /// The last LSN that was sealed.
+    /// The last seal point: what was sealed last ends there, in whatever group.
     pub fn sealed_through(&self) -> Lsn {
-        let sealed = self.groups.iter().map(|group| group.last_sealed);
-        sealed.max().unwrap_or(Lsn::NONE)
+        self.durability.sealed_through()
     }
 
     /// What is done when every event at hand was handled and every action taken.

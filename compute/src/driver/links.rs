@@ -23,6 +23,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Addresses remembered for a node.
 const ADDRESSES_MAX: usize = 4;
+/// How long a node that was reached elsewhere may take to answer where it is said to be.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a node cannot be spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,9 +90,6 @@ struct Link {
     not_before: Cell<Option<Instant>>,
     trouble: RefCell<Option<LinkError>>,
 }
-
-/// How long a node that was reached elsewhere may take to answer where it is said to be.
-const ANSWERS_LIMIT: Duration = Duration::from_secs(2);
 
 impl Links {
     pub(crate) fn new(endpoint: Endpoint, cluster: &Cluster) -> Links {

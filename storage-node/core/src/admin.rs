@@ -21,7 +21,6 @@ use crate::waiters::Waiter;
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) redo_bytes: u64,
-    pub(crate) refused: u64,
     pub(crate) refusals: Refused,
     pub(crate) gossip_batches: u64,
 }
@@ -248,7 +247,7 @@ impl NodeCore {
             hot_log_bytes: self.log.used_bytes(),
             group_writes: self.log.group_writes,
             redo_bytes: self.counters.redo_bytes,
-            refused: self.counters.refused,
+            refused: self.counters.refusals.total(),
             gossip_batches: self.counters.gossip_batches,
             upkeep: Box::new(NodeUpkeep {
                 freezes: self.upkeep.freezes,

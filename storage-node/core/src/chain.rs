@@ -42,8 +42,6 @@ pub(crate) struct Held {
     pub(crate) place: Option<Place>,
     /// Its bytes, while memory allows.
     pub(crate) resident: Option<Batch>,
-    /// What is on disk was damaged when it was read last.
-    pub(crate) bad: bool,
     /// It was written again, behind batches that came later.
     moved: bool,
 }
@@ -71,7 +69,7 @@ pub(crate) struct Chain {
     held: VecDeque<Option<Held>>,
     front: BatchId,
     by_first: BTreeMap<Identity, BatchId>,
-    /// Those that are damaged on disk.
+    /// Those of which what is on disk was damaged when it was read last.
     bad: BTreeSet<Identity>,
     scl: Lsn,
     base: Lsn,
@@ -95,7 +93,6 @@ impl Held {
             runs: header.runs.clone().into_boxed_slice(),
             place: None,
             resident: None,
-            bad: false,
             moved: false,
         }
     }
@@ -315,7 +312,6 @@ impl Chain {
         if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
             held.place = Some(place);
             held.moved = true;
-            held.bad = false;
             let identity = held.identity();
             self.bad.remove(&identity);
         }
@@ -323,12 +319,15 @@ impl Chain {
 
     /// What is on disk of a batch is damaged.
     pub(crate) fn set_bad(&mut self, id: BatchId) {
-        let slot = self.slot(id);
-        if let Some(held) = self.held.get_mut(slot).and_then(Option::as_mut) {
-            held.bad = true;
+        if let Some(held) = self.find_held(id) {
             let identity = held.identity();
             self.bad.insert(identity);
         }
+    }
+
+    /// Whether what is on disk of a batch is damaged.
+    pub(crate) fn is_bad(&self, held: &Held) -> bool {
+        !self.bad.is_empty() && self.bad.contains(&held.identity())
     }
 
     /// The first batch that is damaged on disk and not below the base.

@@ -419,7 +419,7 @@ impl NodeCore {
         let header = batch.header();
         let identity = (header.first, header.volume_epoch, header.checksum);
         let held = segment.chain.find(&identity);
-        if let Some(held) = held.filter(|held| segment.chain.get(*held).bad) {
+        if let Some(held) = held.filter(|held| segment.is_bad(crate::parts::Part::Batch(*held))) {
             self.write_again(id, held, bytes.clone());
         }
     }

@@ -306,7 +306,6 @@ impl NodeCore {
             Permission::Yes => {}
             Permission::No => return self.refuse(stream, Refusal::NotAllowed),
             Permission::Never => {
-                self.counters.refused += 1;
                 self.counters.refusals.violation();
                 return self.actions.push_back(Action::Disconnect { connection });
             }
@@ -631,7 +630,6 @@ impl NodeCore {
     }
 
     pub(crate) fn refuse(&mut self, stream: StreamKey, refusal: Refusal) {
-        self.counters.refused += 1;
         self.counters.refusals.count(&refusal);
         self.answer(stream, Message::Refused(refusal));
     }

@@ -65,6 +65,11 @@ impl Refused {
         self.0[VIOLATION] += 1;
     }
 
+    /// All of them.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// Each reason with its count.
     pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         REFUSAL_REASONS.into_iter().zip(self.0)

@@ -226,7 +226,10 @@ impl Segment {
     /// Whether a part is known to be damaged.
     pub(crate) fn is_bad(&self, part: Part) -> bool {
         match part {
-            Part::Batch(id) => self.chain.find_held(id).is_some_and(|held| held.bad),
+            Part::Batch(id) => {
+                let held = self.chain.find_held(id);
+                held.is_some_and(|held| self.chain.is_bad(held))
+            }
             Part::Layer(layer, _) => self.bad_layers.contains(&layer),
         }
     }

@@ -44,6 +44,7 @@ impl Driver {
             connections: state.connections.len(),
             streams: state.streams.len(),
             queued_bytes: state.queued_bytes.get(),
+            gate: state.peers.gate_stats(),
             hot_log_writes: state.writes.counted.counted(),
         }
     }

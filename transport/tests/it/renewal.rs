@@ -112,6 +112,33 @@ async fn an_authority_is_exchanged_in_three_steps_and_every_connection_comes_abo
     within(assert_works(&first)).await;
 }
 
+/// Whoever looks once a second may find an authority added and its certificates there at once.
+#[tokio::test]
+async fn two_steps_of_an_exchange_between_two_looks_are_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (
+        ClusterCa::generate().unwrap(),
+        ClusterCa::generate().unwrap(),
+    );
+    write(&old, dir.path());
+    let new_dir = tempfile::tempdir().unwrap();
+    new.save(new_dir.path()).unwrap();
+    let (server, client) = endpoints(dir.path());
+    tokio::spawn(serve_echo(server.clone()));
+    within(connects(&client, &server)).await.unwrap();
+    certificate::trust(dir.path(), &new_dir.path().join("ca.pem")).unwrap();
+    for (name, role, node) in [
+        ("node", Role::Node, Some(NODE)),
+        ("writer", Role::Writer, None),
+    ] {
+        let identity = new.issue(role, node).unwrap();
+        identity.save_own(dir.path(), name).unwrap();
+    }
+    let taken_up = async { while !lets_in(&server, &new).await {} };
+    within(taken_up).await;
+    within(eventually(&client, &server)).await;
+}
+
 #[tokio::test]
 async fn files_of_another_cluster_are_not_taken_up() {
     let dir = tempfile::tempdir().unwrap();

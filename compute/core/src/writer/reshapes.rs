@@ -231,10 +231,8 @@ impl WriterCore {
         let job = &self.members.jobs.reshapes[index];
         let pg = job.pg;
         let begun = !matches!(job.phase, Phase::Creating | Phase::Made);
-        let mut links = self.shipper.links().iter();
-        let of_group = links
-            .by_ref()
-            .filter(|link| link.pg == pg && !link.is_gone());
+        let links = self.shipper.links().iter();
+        let of_group = links.filter(|link| link.pg == pg && !link.is_gone());
         for link in of_group {
             let segment = link.segment;
             let silent = link.silent_for(now);

@@ -275,9 +275,9 @@ fn one_step(cluster: &mut Cluster, written: &mut Written, chance: &mut Chance) {
                 cluster.take_over();
             }
         }
-        77..=79 => claim(cluster, chance),
-        80 => declare_lost(cluster, written, chance),
-        81..=84 => {
+        77..=81 => claim(cluster, chance),
+        82 => declare_lost(cluster, written, chance),
+        83..=84 => {
             for _ in 0..chance.below(30) {
                 cluster.step();
             }
@@ -376,7 +376,7 @@ fn whatever_happens_nothing_answered_is_missing_and_every_change_ends() {
     assert!(
         steps > 5 * SEEDS
             && keys > 5 * SEEDS as usize
-            && in_place > SEEDS / 3
+            && in_place > SEEDS / 2
             && whole_again > SEEDS / 8,
         "{steps} steps, {keys} keys, {in_place} times opened in place, {whole_again} times whole again"
     );

@@ -91,7 +91,7 @@ impl NodeCore {
             }
             let is_too_much =
                 bytes > MOVE_BYTES_MAX || (bytes as u64 + u64::from(held.bytes)) > room;
-            if self.upkeep.is_moving(*id, *batch) || held.bad || is_too_much {
+            if self.upkeep.is_moving(*id, *batch) || segment.chain.is_bad(held) || is_too_much {
                 continue;
             }
             bytes += held.bytes as usize;

@@ -143,7 +143,7 @@ impl Segment {
     fn whole_of(&self, (mut batches, mut through): (Vec<BatchId>, Lsn)) -> (Vec<BatchId>, Lsn) {
         let is_whole = |batch: &BatchId| {
             let held = self.chain.get(*batch);
-            let doubted = held.bad || self.doubts.contains_key(&Part::Batch(*batch));
+            let doubted = self.chain.is_bad(held) || self.doubts.contains_key(&Part::Batch(*batch));
             held.resident.is_some() || !doubted
         };
         let whole = batches.iter().take_while(|batch| is_whole(batch)).count();
