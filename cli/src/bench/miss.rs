@@ -96,7 +96,8 @@ async fn measure(args: &MissArgs, site: &Site) -> Result<Report> {
     update(&database, Load::Update, pace, VALUE_BYTES, keys).await?;
     database.close().await;
 
-    let database = Database::open(site.options(READ_CACHE_MIB)?).await?;
+    // Its own lease may run still.
+    let database = Database::take_over(site.options(READ_CACHE_MIB)?).await?;
     let read = sixfold_benches::miss::reads(&database, keys, args.reads).await?;
     let cluster = site.cluster();
     let identity = Identity::load(&cluster.tls_dir, WRITER_IDENTITY)?;
