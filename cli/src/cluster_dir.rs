@@ -11,8 +11,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use sixfold::{Cluster, ClusterNode, VOLUME_TOKEN_FILE};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use sixfold::settings::{Overrides, standby_options, writer_options};
+use sixfold::{Cluster, ClusterNode, Options, StandbyOptions, VOLUME_TOKEN_FILE};
 use sixfold_benches::crash::relay::Relay;
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{NodeId, VolumeId};
@@ -32,6 +34,20 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const FIRST_PORT: u16 = 10_000;
 /// Ports that are tried before the system is asked for any.
 const PORT_TRIES_MAX: usize = 1_000;
+
+/// Settings of writers and standbys on the command line.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SettingArgs {
+    /// A setting of cluster.toml for this process, for example writer.page_cache_mib=1024; goes before environment and file, may be repeated
+    #[arg(long, value_name = "TABLE.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SettingArgs {
+    fn overrides(&self) -> Result<Overrides> {
+        Overrides::parse(&self.set).map_err(|line| anyhow!("--set: {line}"))
+    }
+}
 
 /// A cluster directory.
 #[derive(Debug, Clone)]
@@ -65,6 +81,18 @@ impl ClusterDir {
     /// Reads it.
     pub(crate) fn cluster(&self) -> Result<Cluster> {
         Ok(Cluster::load(self.cluster_file())?)
+    }
+
+    /// What its volume is opened with: flags before the environment, that before the file.
+    pub(crate) fn options(&self, settings: &SettingArgs) -> Result<Options> {
+        let overrides = settings.overrides()?;
+        Ok(writer_options(&self.cluster_file(), &overrides)?)
+    }
+
+    /// How a standby of it watches.
+    pub(crate) fn standby_options(&self, settings: &SettingArgs) -> Result<StandbyOptions> {
+        let overrides = settings.overrides()?;
+        Ok(standby_options(&self.cluster_file(), &overrides)?)
     }
 
     /// Whether a cluster was laid out here.

@@ -2,7 +2,6 @@
 
 mod cluster;
 pub(crate) mod node;
-mod place;
 
 use std::fs::OpenOptions;
 use std::io::Write;

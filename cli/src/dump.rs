@@ -19,7 +19,9 @@ use sixfold_log_format::Lsn;
 use sixfold_log_format::limits::TRANSACTION_BYTES_MAX;
 
 use self::format::{Chunk, Entry, Head, Reader, Totals, Writer};
-use crate::cluster_dir::{ClusterDir, random_bytes};
+use crate::cluster_dir::{ClusterDir, SettingArgs, random_bytes};
+use crate::observe::collect::Slot;
+use crate::observe::{self, ServeArgs, Served};
 use crate::verbs::outcome::{Outcome, conclude, of_library};
 
 /// How often a read that found too few nodes is tried again.
@@ -45,6 +47,10 @@ pub(crate) struct DumpArgs {
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: SettingArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 /// Flags of `load`.
@@ -68,6 +74,25 @@ pub(crate) struct LoadArgs {
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: SettingArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Serves metrics of what will be in the slot, where that is wanted.
+fn serve(
+    args: &ServeArgs,
+    process: &'static str,
+    options: &Options,
+) -> Result<(Slot, Option<Served>)> {
+    let slot = Slot::default();
+    let source = observe::Source::Writer {
+        slot: slot.clone(),
+        cluster: options.cluster().clone(),
+    };
+    let served = args.serve(process, source)?;
+    Ok((slot, served))
 }
 
 /// `-` is no file.
@@ -82,8 +107,11 @@ enum Source {
 }
 
 impl Source {
-    async fn open(args: &DumpArgs) -> Result<(Source, Snapshot, Head)> {
-        let options = Options::new(ClusterDir::at(&args.dir)?.cluster()?);
+    async fn open(
+        args: &DumpArgs,
+        options: Options,
+        slot: &Slot,
+    ) -> Result<(Source, Snapshot, Head)> {
         let volume = options.cluster().volume.to_string();
         let head = |lsn: Lsn, unix_ms, settled| Head {
             volume: volume.clone(),
@@ -104,9 +132,11 @@ impl Source {
             }
             let head = head(as_of.lsn, as_of.unix_ms, as_of.settled);
             let snapshot = reader.snapshot();
+            slot.set_reader(&reader);
             return Ok((Source::ReadOnly(reader), snapshot, head));
         };
         let database = Database::open(options).await.map_err(of_library)?;
+        slot.set(Some(database.clone()));
         match database.snapshot_at(Lsn::new(lsn)).await {
             Ok(snapshot) => {
                 let head = head(snapshot.lsn(), None, true);
@@ -140,7 +170,9 @@ pub(crate) fn dump(args: &DumpArgs) -> Result<()> {
             "{} is there already",
             args.file.display()
         );
-        let (source, snapshot, head) = Source::open(args).await?;
+        let options = ClusterDir::at(&args.dir)?.options(&args.settings)?;
+        let (slot, _served) = serve(&args.serve, "dump", &options)?;
+        let (source, snapshot, head) = Source::open(args, options, &slot).await?;
         let dumped = match pipe {
             true => dump_to_pipe(args, &snapshot, &head).await,
             false => dump_to_file(args, &snapshot, &head).await,
@@ -299,9 +331,12 @@ pub(crate) fn load(args: &LoadArgs) -> Result<()> {
             true => Box::new(std::io::stdin().lock()),
             false => open(&args.file)?,
         };
-        let options = Options::new(ClusterDir::at(&args.dir)?.cluster()?)
+        let options = ClusterDir::at(&args.dir)?
+            .options(&args.settings)?
             .transact_bytes_max(TRANSACTION_BYTES_MAX);
+        let (slot, _served) = serve(&args.serve, "load", &options)?;
         let database = crate::shell::open(options, false).await?;
+        slot.set(Some(database.clone()));
         let loaded = load_into(args, &database, input).await;
         database.close().await;
         loaded

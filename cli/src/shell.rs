@@ -11,7 +11,9 @@ use clap::Args;
 use reedline::{DefaultPrompt, DefaultPromptSegment, Reedline, Signal};
 use sixfold::{Database, Error, Options, Range, ReadOnly, Transaction};
 
-use crate::cluster_dir::ClusterDir;
+use crate::cluster_dir::{ClusterDir, SettingArgs};
+use crate::observe::collect::Slot;
+use crate::observe::{ServeArgs, Source};
 
 /// Flags of `shell`.
 #[derive(Debug, Args)]
@@ -25,6 +27,10 @@ pub(crate) struct ShellArgs {
     /// Only read, as of one point: disturbs no writer, and works with three nodes of each protection group
     #[arg(long, conflicts_with = "take_over")]
     read_only: bool,
+    #[command(flatten)]
+    settings: SettingArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 const HELP: &str = "\
@@ -50,6 +56,8 @@ const SCAN_COUNT_MAX: usize = 100;
 
 struct Shell {
     volume: Volume,
+    /// For whoever looks at the process.
+    slot: Slot,
     transaction: Option<Transaction>,
 }
 
@@ -67,6 +75,14 @@ impl Volume {
             return Ok(Volume::ReadOnly(reader));
         }
         Ok(Volume::Open(open(options, args.take_over).await?))
+    }
+
+    /// Shows it to whoever looks at the process.
+    fn show(&self, slot: &Slot) {
+        match self {
+            Volume::Open(database) => slot.set(Some(database.clone())),
+            Volume::ReadOnly(reader) => slot.set_reader(reader),
+        }
     }
 
     /// The volume for what a reader cannot do.
@@ -91,13 +107,23 @@ impl Volume {
 /// Opens the volume (creates it at the first use) and reads lines until `exit` or the end of the input.
 pub(crate) fn run(args: &ShellArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
-    let options = Options::new(dir.cluster()?);
+    let options = dir.options(&args.settings)?;
+    let slot = Slot::default();
+    let _served = args.serve.serve(
+        "shell",
+        Source::Writer {
+            slot: slot.clone(),
+            cluster: options.cluster().clone(),
+        },
+    )?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let volume = runtime.block_on(Volume::open(options, args))?;
+    volume.show(&slot);
     let mut shell = Shell {
         volume,
+        slot,
         transaction: None,
     };
     let ended = if std::io::stdin().is_terminal() {
@@ -106,6 +132,7 @@ pub(crate) fn run(args: &ShellArgs) -> Result<()> {
         piped(&runtime, &mut shell)
     };
     shell.transaction = None;
+    shell.slot.set(None);
     runtime.block_on(shell.volume.close());
     ended
 }
@@ -245,6 +272,7 @@ impl Shell {
         let reader = reader.refresh().await?;
         say!("{}", reader.as_of());
         self.volume = Volume::ReadOnly(reader);
+        self.volume.show(&self.slot);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 use sixfold::{Database, FailoverReport, Options, StandbyOptions};
 
 use crate::child::stop_signal;
-use crate::cluster_dir::ClusterDir;
+use crate::cluster_dir::{ClusterDir, SettingArgs};
 use crate::observe::collect::Slot;
 use crate::observe::{ServeArgs, Source};
 
@@ -31,12 +31,12 @@ pub(crate) struct StandbyArgs {
     /// Where the cluster is kept
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// For how long the writer must have been silent, milliseconds
-    #[arg(long, default_value_t = 1_000, value_name = "MS")]
-    patience_ms: u64,
-    /// How often the nodes are asked while all is well, milliseconds
-    #[arg(long, default_value_t = 200, value_name = "MS")]
-    poll_ms: u64,
+    /// For how long the writer must have been silent, milliseconds [default: patience_ms of the table standby of cluster.toml, else 1000]
+    #[arg(long, value_name = "MS")]
+    patience_ms: Option<u64>,
+    /// How often the nodes are asked while all is well, milliseconds [default: poll_ms of that table, else 200]
+    #[arg(long, value_name = "MS")]
+    poll_ms: Option<u64>,
     /// Print JSON objects
     #[arg(long)]
     json: bool,
@@ -46,6 +46,8 @@ pub(crate) struct StandbyArgs {
     /// End when standard input ends
     #[arg(long)]
     stop_with_stdin: bool,
+    #[command(flatten)]
+    settings: SettingArgs,
     #[command(flatten)]
     serve: ServeArgs,
 }
@@ -111,17 +113,20 @@ impl Event {
 /// Follows, opens and holds, until it is told to end.
 pub(crate) fn run(args: &StandbyArgs) -> Result<()> {
     let dir = ClusterDir::at(&args.dir)?;
-    let cluster = dir.cluster()?;
+    let options = dir.options(&args.settings)?;
+    let mut watch = dir.standby_options(&args.settings)?;
+    if let Some(ms) = args.patience_ms {
+        watch = watch.patience(Duration::from_millis(ms));
+    }
+    if let Some(ms) = args.poll_ms {
+        watch = watch.poll(Duration::from_millis(ms));
+    }
     let slot = Slot::default();
     let source = Source::Writer {
         slot: slot.clone(),
-        cluster: cluster.clone(),
+        cluster: options.cluster().clone(),
     };
     let _served = args.serve.serve("standby", source)?;
-    let options = Options::new(cluster);
-    let watch = StandbyOptions::new()
-        .patience(Duration::from_millis(args.patience_ms))
-        .poll(Duration::from_millis(args.poll_ms));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -12,6 +12,7 @@ use sixfold_transport::VolumeToken;
 
 use crate::error::Error;
 use crate::random;
+use crate::settings;
 
 /// Name of the file in a cluster's directory.
 pub const CLUSTER_FILE: &str = "cluster.toml";
@@ -111,10 +112,12 @@ impl Cluster {
     /// [`Error::Config`], one line with the file and what is wrong.
     pub fn load(path: impl AsRef<Path>) -> Result<Cluster, Error> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::config(format!("cannot read {}: {error}", path.display())))?;
+        let text = settings::read(path)?;
+        settings::check_for_opening(&text)
+            .map_err(|line| Error::config(settings::located(path, &line)))?;
         let file: ClusterToml = toml::from_str(&text).map_err(|error| {
-            Error::config(format!("{}: {}", path.display(), one_line(&error, &text)))
+            let line = settings::explain(&error, &text);
+            Error::config(format!("{}: {line}", path.display()))
         })?;
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         file.into_cluster(dir)
@@ -122,7 +125,7 @@ impl Cluster {
     }
 
     /// Writes the cluster file, whole or not at all. A path below the file's directory is written relative to it, so
-    /// that the directory can be moved.
+    /// that the directory can be moved. Settings of writers and standbys that stand in a file there already are kept, comments are not.
     ///
     /// # Errors
     /// [`Error::Config`], when it cannot be written.
@@ -132,7 +135,15 @@ impl Cluster {
             Error::config(format!("cannot write {}: {error}", path.display()))
         };
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
-        let text = toml::to_string(&ClusterToml::of(self, dir))
+        let mut file = ClusterToml::of(self, dir);
+        if let Ok(old) = std::fs::read_to_string(path)
+            && let Ok(mut old) = toml::from_str::<toml::Table>(&old)
+        {
+            let mut table = |name: &str| old.remove(name)?.try_into().ok();
+            file.writer = table("writer");
+            file.standby = table("standby");
+        }
+        let text = toml::to_string(&file)
             .map_err(|error| Error::config(format!("cannot write {}: {error}", path.display())))?;
         let draft = path.with_extension("toml.new");
         std::fs::write(&draft, text).map_err(failed)?;
@@ -204,6 +215,10 @@ struct ClusterToml {
     volume_token_file: Option<PathBuf>,
     #[serde(default)]
     nodes: Vec<NodeToml>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writer: Option<toml::Table>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    standby: Option<toml::Table>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -234,6 +249,8 @@ impl ClusterToml {
             tls_dir: relative(&cluster.tls_dir),
             volume_token_file: cluster.volume_token_file.as_deref().map(relative),
             nodes: nodes.collect(),
+            writer: None,
+            standby: None,
         }
     }
 
@@ -262,26 +279,5 @@ impl ClusterToml {
         };
         cluster.check_nodes().map_err(|error| error.to_string())?;
         Ok(cluster)
-    }
-}
-
-/// toml's own message is a picture of several lines.
-fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let message = error.message().replace('\n', ", ");
-    match error.span() {
-        Some(span) => {
-            let line = text
-                .get(..span.start)
-                .map_or(0, |before| before.matches('\n').count())
-                + 1;
-            let start = text.get(..span.start).and_then(|before| before.rfind('\n'));
-            let begin = start.map_or(0, |newline| newline + 1);
-            let column = text
-                .get(begin..span.start)
-                .map_or(0, |part| part.chars().count())
-                + 1;
-            format!("line {line}, column {column}: {message}")
-        }
-        None => message,
     }
 }

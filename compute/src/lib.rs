@@ -136,6 +136,9 @@ mod admin;
 
 pub mod blocking;
 
+#[doc(hidden)] // For the command line, which judges the same files.
+pub mod settings;
+
 pub use admin::{Admin, Operation, OperationState, Progress, Subject};
 pub use cluster::{
     CLUSTER_FILE, Cluster, ClusterNode, READER_IDENTITY, VOLUME_TOKEN_FILE, VOLUME_TOKEN_VARIABLE,

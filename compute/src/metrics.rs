@@ -7,7 +7,42 @@ use sixfold_metrics::{Kind, Snapshot};
 use crate::database::Database;
 use crate::driver::meters::Meters;
 use crate::error::Error;
+use crate::read_only::ReadOnly;
 use crate::stats::{StageLatencies, Stats};
+
+impl ReadOnly {
+    /// The reader's metrics, as [`Database::metrics`]. Nobody is asked for them.
+    pub fn metrics(&self) -> Snapshot {
+        let mut into = Snapshot::default();
+        let as_of = self.as_of();
+        let volume = self.volume().to_string();
+        into.gauge(
+            "sixfold_reader_info",
+            "The volume that is read; always 1.",
+            &[("volume", &volume)],
+            1,
+        );
+        into.gauge(
+            "sixfold_reader_point_lsn",
+            "The point that is shown.",
+            &[],
+            as_of.lsn.get(),
+        );
+        into.gauge(
+            "sixfold_reader_settled",
+            "What is shown can vanish no more: no reopening of unknown outcome stands behind the point.",
+            &[],
+            u64::from(as_of.settled),
+        );
+        into.seconds(
+            "sixfold_reader_open_seconds",
+            "How long finding the point took.",
+            &[],
+            as_of.open,
+        );
+        into
+    }
+}
 
 impl Database {
     /// The database's metrics. Prometheus' text of them is [`Snapshot::text`]:

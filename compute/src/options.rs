@@ -9,6 +9,7 @@ use sixfold_log_format::limits;
 
 use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::settings::{self, Overrides};
 
 /// Pages of a protection group by default: 10 GiB of 8 KiB pages.
 const PAGES_PER_PG: u64 = (10 << 30) / limits::PAGE_BYTES_MAX as u64;
@@ -76,12 +77,13 @@ impl Options {
         }
     }
 
-    /// The defaults, for the cluster described in this file ([`Cluster::load`]).
+    /// For the cluster described in this file ([`Cluster::load`]), with the settings of its table `[writer]`, and those of the environment
+    /// (`SIXFOLD_WRITER_PAGE_CACHE_MIB` for `page_cache_mib`) before these. What is set afterward goes before both.
     ///
     /// # Errors
-    /// [`Error::Config`], one line with the file and what is wrong.
+    /// [`Error::Config`], one line with the file, the place and what is wrong.
     pub fn from_cluster_file(path: impl AsRef<Path>) -> Result<Options, Error> {
-        Ok(Options::new(Cluster::load(path)?))
+        settings::writer_options(path.as_ref(), &Overrides::default())
     }
 
     /// The cluster.
@@ -228,13 +230,7 @@ impl Options {
                 self.seals_in_flight
             )));
         }
-        let needed = self.commit_deadline.saturating_add(self.transact_deadline);
-        if self.token_retention < needed {
-            return Err(Error::config(format!(
-                "token_retention is {:?}, it must be at least commit_deadline and transact_deadline together, {needed:?}",
-                self.token_retention
-            )));
-        }
+        self.check_times().map_err(Error::config)?;
         if let Some(mtu_bytes) = self
             .mtu_bytes
             .filter(|bytes| !(1_200..=65_000).contains(bytes))
@@ -244,6 +240,18 @@ impl Options {
             )));
         }
         Ok(())
+    }
+
+    /// A token is good for as long as somebody may still use it.
+    pub(crate) fn check_times(&self) -> Result<(), String> {
+        let needed = self.commit_deadline.saturating_add(self.transact_deadline);
+        if self.token_retention >= needed {
+            return Ok(());
+        }
+        Err(format!(
+            "token_retention is {:?}, it must be at least commit_deadline and transact_deadline together, {needed:?}",
+            self.token_retention
+        ))
     }
 
     /// Checks what a creation needs beyond that.

@@ -1,5 +1,6 @@
 //! A standby: a process that becomes the writer when the writer is gone.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::driver::standby::Detected;
 use crate::driver::state::State;
 use crate::error::Error;
 use crate::options::Options;
+use crate::settings::{self, Overrides};
 
 /// A volume that was lost to another writer this soon after it was taken over is opened again only after a hold-down.
 const SOON: Duration = Duration::from_secs(60);
@@ -44,6 +46,15 @@ impl StandbyOptions {
     /// The defaults.
     pub fn new() -> StandbyOptions {
         StandbyOptions::default()
+    }
+
+    /// The settings of the table `[standby]` of a cluster's file, and those of the environment (`SIXFOLD_STANDBY_PATIENCE_MS` for
+    /// `patience_ms`) before these.
+    ///
+    /// # Errors
+    /// [`Error::Config`], one line with the file, the place and what is wrong.
+    pub fn from_cluster_file(path: impl AsRef<Path>) -> Result<StandbyOptions, Error> {
+        settings::standby_options(path.as_ref(), &Overrides::default())
     }
 
     /// For how long the writer must not have been heard. 1 s unless set, at least 200 ms; a living writer is heard each 100 ms, however

@@ -67,6 +67,16 @@ impl History {
             .filter(|range| range.after < lsn)
     }
 
+    /// The last LSN up to which this history and another one annul the same; [`Lsn::MAX`] where they are alike. Also what one of them
+    /// alone brings back counts: a loser's range is missing in the history above it (R1).
+    pub fn agrees_through(&self, other: &History) -> Lsn {
+        let lacks = |of: &'_ History, range: &AnnulledRange| !of.ranges.contains(range);
+        let here = self.ranges.iter().filter(|range| lacks(other, range));
+        let there = other.ranges.iter().filter(|range| lacks(self, range));
+        let first = here.chain(there).map(|range| range.after).min();
+        first.unwrap_or(Lsn::MAX)
+    }
+
     /// The highest end of any range, or the floor.
     pub fn highest_end(&self) -> Lsn {
         self.ranges.last().map_or(self.floor, |range| range.through)

@@ -69,6 +69,11 @@ impl LayerDisk {
         self.files.remove(&key);
     }
 
+    /// Whether an operation with this token is in flight.
+    pub(crate) fn has(&self, token: DiskToken) -> bool {
+        self.pending.contains_key(&token)
+    }
+
     /// An operation ended.
     pub(crate) fn end(&mut self, token: DiskToken, is_ok: bool) -> Ended {
         match self.pending.remove(&token) {

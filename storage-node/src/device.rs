@@ -293,7 +293,7 @@ impl Preparation {
             });
             // A full disk is tried again and again; the core says once that it is full.
             if kind == DiskError::Failed && !self.stopping.load(Ordering::Relaxed) {
-                tracing::error!(path = %temporary.display(), %error, "cannot prepare a hot-log file");
+                tracing::error!(path = %temporary.display(), %error, "cannot prepare a hot-log file, the node stops: look at the disk, and who may write there, then start it again");
             }
             kind
         })
@@ -306,7 +306,7 @@ impl Preparation {
             if let Err(error) = fs::remove_file(&temporary)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(path = %temporary.display(), %error, "cannot remove it");
+                tracing::warn!(path = %temporary.display(), %error, "cannot remove a hot-log file that was not finished: the next start does");
             }
         })
     }

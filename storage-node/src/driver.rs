@@ -441,7 +441,10 @@ impl State {
                     self.abandon(&waiting);
                 }
                 FileName::HotLog(file) => {
-                    tracing::error!(file = file.0, "a hot-log file is not set aside");
+                    tracing::error!(
+                        file = file.0,
+                        "a hot-log file was to be set aside, a bug: nothing was done; report it"
+                    );
                 }
             },
             Action::Prepare {
@@ -522,7 +525,7 @@ impl State {
     }
 
     fn disconnect(&mut self, key: ConnectionKey, reason: &str) {
-        tracing::warn!(reason, "closes a connection");
+        tracing::warn!(reason, "closes a connection: its peer may connect anew");
         if let Some(connection) = self.connections.get(&key) {
             connection.close(reason);
         }
@@ -556,7 +559,7 @@ impl State {
                 self.outside.push(Outside::Recycle { file, answer });
             }
             Err(error) => {
-                tracing::error!(file = from.0, %error, "cannot recycle a hot-log file");
+                tracing::error!(file = from.0, %error, "cannot recycle a hot-log file, the node stops: look at the disk, and who may write there, then start it again");
                 let result = Err(DiskError::Failed);
                 self.ended.push_back(Event::Prepared { file, result });
             }
@@ -616,7 +619,10 @@ impl State {
 
 /// The core never names a file that it was not given; should it do so, the operation has failed.
 fn missing(file: FileNumber) -> DiskError {
-    tracing::error!(file = file.0, "no such hot-log file");
+    tracing::error!(
+        file = file.0,
+        "no such hot-log file is open, a bug: the operation has failed; report it with the lines above"
+    );
     DiskError::Failed
 }
 

@@ -22,7 +22,7 @@ impl Failure {
     /// Notes a failure; later ones are logged only.
     pub(crate) fn set(&self, error: NodeError) {
         if self.failed.replace(true) {
-            tracing::warn!(%error, "failure after the first");
+            tracing::warn!(%error, "failed as well, while the node stops for the failure that it ends with");
             return;
         }
         *self.error.borrow_mut() = Some(error);

@@ -219,7 +219,7 @@ impl Layers {
         let told = self.told.clone();
         self.lane.send(Box::new(move || match remove(&told, &path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "cannot delete a layer");
+                tracing::warn!(segment = %key.0, path = %path.display(), %error, "cannot delete a layer: the next start removes it, until then it takes space; look at the disk, and who may write there");
             }
             _ => {}
         }));
@@ -232,7 +232,7 @@ impl Layers {
         let aside = self.path.with_file_name(DAMAGED_NAME);
         self.lane.send(Box::new(move || {
             if let Err(error) = keep_aside(&path, &aside) {
-                tracing::warn!(path = %path.display(), %error, "cannot keep a damaged layer aside");
+                tracing::warn!(segment = %key.0, path = %path.display(), %error, "cannot keep a damaged layer aside for whoever wants to look at it: the segment heals from its peers all the same; look at the disk");
             }
         }));
         self.forget(key)
@@ -258,7 +258,7 @@ impl Layers {
         let told = self.told.clone();
         self.lane.send(Box::new(move || {
             if let Err(error) = remove(&told, &path) {
-                tracing::warn!(path = %path.display(), %error, "cannot delete a file");
+                tracing::warn!(path = %path.display(), %error, "cannot delete a file of the hot log: it takes space until the node is started again; look at the disk, and who may write there");
             }
         }));
     }
@@ -407,7 +407,9 @@ impl Drop for Lane {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the helper of the layers panicked");
+            tracing::error!(
+                "the helper of the layers panicked, a bug: what it said stands above; start the node again and report it"
+            );
         }
     }
 }

@@ -170,6 +170,12 @@ impl NodeReport {
                 count,
             );
         }
+        into.counter(
+            "sixfold_node_certificate_renewals_total",
+            "Times that renewed certificates were taken up from their files.",
+            &[],
+            self.renewals,
+        );
         into.histogram(
             "sixfold_node_hot_log_write_seconds",
             "Time that a group write takes to be durable: the disk's part of a commit.",

@@ -88,12 +88,17 @@ impl Peer {
 }
 
 impl Peers {
-    /// No connections yet.
     /// What came of those who wanted in.
     pub(crate) fn gate_stats(&self) -> GateStats {
         self.endpoint.gate_stats()
     }
 
+    /// How often the node's certificate was renewed while it ran.
+    pub(crate) fn renewals(&self) -> u64 {
+        self.endpoint.renewals()
+    }
+
+    /// No connections yet.
     pub(crate) fn new(endpoint: Endpoint, failure: Rc<Failure>) -> Peers {
         Peers {
             endpoint,

@@ -31,6 +31,8 @@ pub struct NodeReport {
     pub queued_bytes: usize,
     /// What came of those who wanted a connection.
     pub gate: GateStats,
+    /// How often the certificate was taken up anew from its files.
+    pub renewals: u64,
     /// How long writes to the hot log took, from the ring to their completion.
     pub hot_log_writes: Counted,
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,8 @@ pub struct Endpoint {
     options: TransportOptions,
     credentials: Arc<Mutex<Credentials>>,
     gate: Gate,
+    /// How often the identity was taken up anew from its files.
+    renewals: Arc<AtomicU64>,
     /// Signs what newcomers prove their address with; a renewed certificate does not change it.
     token_key: TokenKey,
 }
@@ -220,6 +223,7 @@ impl Endpoint {
             options: options.clone(),
             credentials: Arc::new(Mutex::new(credentials)),
             gate: Gate::default(),
+            renewals: Arc::default(),
             token_key: TokenKey::of(identity),
         })
     }
@@ -243,6 +247,7 @@ impl Endpoint {
                     looked_at: held.looked_at,
                     refused: None,
                 };
+                self.renewals.fetch_add(1, Ordering::Relaxed);
             }
             // Looked at again: half of the files may be written yet.
             Err(error) => {
@@ -251,7 +256,7 @@ impl Endpoint {
                     let reason = error.as_deref().unwrap_or_default();
                     tracing::warn!(
                         reason,
-                        "the renewed certificate cannot be used, the old one stays"
+                        "the renewed certificate cannot be used, the old one stays: `sixfold cert show` tells what stands there"
                     );
                     held.refused = error;
                 }
@@ -344,6 +349,11 @@ impl Endpoint {
     /// What came of those who wanted in, since the start.
     pub fn gate_stats(&self) -> GateStats {
         self.gate.stats()
+    }
+
+    /// How often a renewed identity was taken up from its files since the start: connections made from then on are with it.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
     }
 
     /// Closes all connections and waits for the peers to be told, half a second at most.

@@ -325,7 +325,7 @@ impl Identity {
             read_file(&key_path)?,
         ];
         if is_readable_by_others(&key_path) {
-            tracing::warn!(path = %key_path.display(), "key file can be read by others");
+            tracing::warn!(path = %key_path.display(), "others can read the key file: `chmod 600` it");
         }
         let identity = Identity::from_pem(&certificate_path.display().to_string(), pem)?;
         Ok(Identity {

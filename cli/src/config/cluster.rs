@@ -1,25 +1,18 @@
-//! `cluster.toml`: which volume, which nodes, where the certificates are. The library reads it (`sixfold::Cluster`); this writes one
-//! with comments, and says where one is wrong.
+//! `cluster.toml`: which volume, which nodes, where the certificates are, how a writer and a standby behave. The library reads and judges it
+//! (`sixfold::settings`); this writes one with comments, and looks at what it names.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
+use sixfold::settings::{self, Document, check_text};
 use sixfold::{READER_IDENTITY, WRITER_IDENTITY};
 use sixfold_log_format::wire::Role;
 use sixfold_log_format::{NodeId, VolumeId};
 use sixfold_transport::Identity;
-use toml::de::{DeTable, DeValue};
 
-use super::place::Document;
 use crate::cluster_dir::{NODE_COUNT, az_of, random_bytes};
 
-const KEYS: [&str; 4] = ["volume", "tls_dir", "volume_token_file", "nodes"];
-const NODE_KEYS: [&str; 3] = ["node", "az", "address"];
-/// Zones of a volume, and nodes in each of them.
-const ZONES: usize = 3;
+/// Nodes of a zone in the written file.
 const NODES_PER_ZONE: usize = 2;
 
 /// Whether a file looks like a cluster's rather than a node's.
@@ -36,7 +29,7 @@ pub(crate) fn template(tls_dir: &Path) -> Result<String> {
     let mut text = format!(
         "# A Sixfold cluster, for whoever opens its volume: applications, and the verbs of `sixfold` (--dir names the directory of this\n\
          # file, which must be called cluster.toml). `sixfold config check FILE` says what is wrong with it.\n\
-         # `sixfold node add` and `node forget` write it anew, without comments.\n\
+         # `sixfold node add` and `node forget` write it anew, without comments and with all settings.\n\
          \n\
          # The volume's id, 32 hexadecimal digits. Drawn at random when this file was written; `sixfold volume create` makes the volume.\n\
          volume = \"{}\"\n\
@@ -63,15 +56,13 @@ pub(crate) fn template(tls_dir: &Path) -> Result<String> {
             index % NODES_PER_ZONE + 11,
         ));
     }
+    text.push_str(&settings::template());
     Ok(text)
 }
 
 /// All that is wrong with a file, with its places.
 pub(crate) fn check(path: &Path, text: &str, file_only: bool) -> Vec<String> {
-    let mut wrong = match Document::parse(text) {
-        Ok(document) => check_document(&document),
-        Err(line) => vec![line],
-    };
+    let mut wrong = check_text(text);
     if wrong.is_empty() && !file_only {
         wrong.extend(check_certificates(path));
     }
@@ -82,136 +73,6 @@ pub(crate) fn check(path: &Path, text: &str, file_only: bool) -> Vec<String> {
             false => line,
         })
         .collect()
-}
-
-fn check_document(document: &Document<'_>) -> Vec<String> {
-    let mut wrong = document.unknown_keys(&document.table, &KEYS);
-    if !wrong.is_empty() {
-        // A key that is misspelled lacks under its right name, too: said once.
-        return wrong;
-    }
-    let top = 0..0;
-    match document.text_of(&document.table, &top, "volume") {
-        Ok((id, place)) if VolumeId::from_hex(id).is_none() => {
-            wrong.push(format!(
-                "{place}: volume: {id:?} is not 32 hexadecimal digits"
-            ));
-        }
-        found => wrong.extend(found.err()),
-    }
-    wrong.extend(document.text_of(&document.table, &top, "tls_dir").err());
-    if document.place_of("volume_token_file").is_some() {
-        let found = document.text_of(&document.table, &top, "volume_token_file");
-        wrong.extend(found.err());
-    }
-    let nodes = document
-        .table
-        .iter()
-        .find(|(key, _)| key.get_ref() == "nodes");
-    let Some((_, nodes)) = nodes else {
-        wrong.push("line 1, column 1: nodes is not set".to_owned());
-        return wrong;
-    };
-    let DeValue::Array(list) = nodes.get_ref() else {
-        let place = document.place(&nodes.span());
-        wrong.push(format!("{place}: nodes: [[nodes]] begins each of them"));
-        return wrong;
-    };
-    let mut seen = Seen::default();
-    for node in list.iter() {
-        match node.get_ref() {
-            DeValue::Table(table) => match document.unknown_keys(table, &NODE_KEYS) {
-                unknown if unknown.is_empty() => {
-                    seen.check_node(document, table, &node.span(), &mut wrong);
-                }
-                unknown => wrong.extend(unknown),
-            },
-            _ => wrong.push(format!("{}: nodes: no table", document.place(&node.span()))),
-        }
-    }
-    if wrong.is_empty() {
-        wrong.extend(seen.check_zones());
-    }
-    wrong
-}
-
-/// What the nodes of a file say, with their places.
-#[derive(Default)]
-struct Seen {
-    nodes: BTreeMap<String, String>,
-    addresses: BTreeMap<SocketAddr, String>,
-    zones: BTreeMap<String, usize>,
-}
-
-impl Seen {
-    fn check_node(
-        &mut self,
-        document: &Document<'_>,
-        table: &DeTable<'_>,
-        span: &Range<usize>,
-        wrong: &mut Vec<String>,
-    ) {
-        match document.text_of(table, span, "node") {
-            Ok((id, place)) if NodeId::from_hex(id).is_none() => {
-                wrong.push(format!(
-                    "{place}: node: {id:?} is not 32 hexadecimal digits"
-                ));
-            }
-            Ok((id, place)) => match self.nodes.get(id) {
-                Some(first) => wrong.push(format!("{place}: node: {id} stands at {first} already")),
-                None => {
-                    self.nodes.insert(id.to_owned(), place);
-                }
-            },
-            Err(line) => wrong.push(line),
-        }
-        match document.text_of(table, span, "az") {
-            Ok(("", place)) => wrong.push(format!("{place}: az: it is empty")),
-            Ok((az, _)) => *self.zones.entry(az.to_owned()).or_default() += 1,
-            Err(line) => wrong.push(line),
-        }
-        match document.text_of(table, span, "address") {
-            Ok((text, place)) => match text.parse::<SocketAddr>() {
-                Err(_) => wrong.push(format!(
-                    "{place}: address: {text:?} is not an IP address with a port"
-                )),
-                Ok(address) => match self.addresses.get(&address) {
-                    Some(first) => {
-                        wrong.push(format!(
-                            "{place}: address: {address} stands at {first} already"
-                        ));
-                    }
-                    None => {
-                        self.addresses.insert(address, place);
-                    }
-                },
-            },
-            Err(line) => wrong.push(line),
-        }
-    }
-
-    fn check_zones(&self) -> Option<String> {
-        let wide = self
-            .zones
-            .values()
-            .filter(|&&count| count >= NODES_PER_ZONE);
-        if wide.count() >= ZONES {
-            return None;
-        }
-        let found: Vec<String> = self
-            .zones
-            .iter()
-            .map(|(az, count)| format!("{count} in {az:?}"))
-            .collect();
-        Some(format!(
-            "line 1, column 1: nodes: a volume needs two in each of three availability zones, here are {}",
-            if found.is_empty() {
-                "none".to_owned()
-            } else {
-                found.join(", ")
-            }
-        ))
-    }
 }
 
 /// The certificates beside the file: at least one party's, and none of another role than its name says.

@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use sixfold::settings::{Document, explain};
 use sixfold_log_format::NodeId;
 use sixfold_storage_node::{NodeError, NodeOptions};
-
-use super::place::{Document, explain};
 
 /// Payloads that QUIC can begin with, bytes.
 const MTU_BYTES: std::ops::RangeInclusive<u16> = 1_200..=65_000;

@@ -8,6 +8,7 @@ mod work;
 pub(crate) mod writer;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,9 @@ pub(crate) struct DemoArgs {
     /// How often the writer is killed and the volume reopened
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     kills: u32,
+    /// Serve metrics, health and the console of whichever writer runs over HTTP at this address (HOST:PORT)
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
@@ -240,6 +244,9 @@ impl Demo<'_> {
             format!("--first-client={first_client}"),
         ];
         args.extend(create_chunks.map(|chunks| format!("--create-chunks={chunks}")));
+        // The one before it is dead: its address is free.
+        let metrics = self.args.metrics;
+        args.extend(metrics.map(|address| format!("--metrics={address}")));
         let mut writer = OwnedChild::start("the writer", &args)?;
         let opened = writer.wait_for("opened ", WRITER_LIMIT).await?;
         let opened = serde_json::from_str(&opened).context("the writer's report cannot be read")?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use sixfold::{Cluster, Database, Error, Options};
+use sixfold::{Database, Error, Options};
 use sixfold_log_format::Lsn;
 
 use super::record::{Kind, Phase, Recorder, WorkId};
@@ -97,8 +97,8 @@ pub(crate) fn run(args: &DemoWriterArgs) -> Result<()> {
 }
 
 async fn work(args: &DemoWriterArgs) -> Result<()> {
-    let cluster = Cluster::load(&args.cluster)?;
-    let options = Options::new(cluster.clone()).mtu_bytes(LOOPBACK_MTU_BYTES);
+    let options = Options::from_cluster_file(&args.cluster)?.mtu_bytes(LOOPBACK_MTU_BYTES);
+    let cluster = options.cluster().clone();
     let begun = Instant::now();
     let database = match args.create_chunks {
         Some(_) => Database::create(options).await?,

@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use sixfold::{Cluster, ClusterNode, Counted, Database, NodeStatus, StageLatencies, Stats};
-use sixfold_log_format::wire::{Message, SegmentStatus};
+use sixfold::{
+    Cluster, ClusterNode, Counted, Database, NodeStatus, ReadOnly, StageLatencies, Stats,
+};
+use sixfold_log_format::Manifest;
+use sixfold_log_format::wire::{Message, Probe, SegmentStatus};
 use sixfold_transport::Connection;
 
 use super::client;
@@ -15,10 +18,21 @@ use crate::status::Operator;
 
 /// How long one node may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How often nodes are asked for the manifest.
+const MANIFEST_INTERVAL: Duration = Duration::from_secs(3);
+/// Refusals of the writer that are shown.
+const REFUSALS_MAX: usize = 4;
 
-/// The database of a process that may not be the writer yet, or no longer.
+/// What a process has open.
+#[derive(Debug, Clone)]
+enum Opened {
+    Writer(Database),
+    Reader(ReadOnly),
+}
+
+/// What a process has open, which may not be the writer yet, or no longer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Slot(Arc<Mutex<Option<Database>>>);
+pub(crate) struct Slot(Arc<Mutex<Option<Opened>>>);
 
 impl Slot {
     /// Of a process that is the writer.
@@ -30,15 +44,37 @@ impl Slot {
 
     /// It is the writer now, or not any more.
     pub(crate) fn set(&self, database: Option<Database>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = database;
+        self.put(database.map(Opened::Writer));
     }
 
-    /// The database.
+    /// It reads.
+    pub(crate) fn set_reader(&self, reader: &ReadOnly) {
+        self.put(Some(Opened::Reader(reader.clone())));
+    }
+
+    fn put(&self, opened: Option<Opened>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+    }
+
+    fn opened(&self) -> Option<Opened> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    /// The database of the writer.
     pub(crate) fn get(&self) -> Option<Database> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        match self.opened() {
+            Some(Opened::Writer(database)) => Some(database),
+            _ => None,
+        }
+    }
+
+    /// What is read.
+    pub(crate) fn reader(&self) -> Option<ReadOnly> {
+        match self.opened() {
+            Some(Opened::Reader(reader)) => Some(reader),
+            _ => None,
+        }
     }
 }
 
@@ -107,7 +143,8 @@ pub(crate) fn of_node(rates: &mut Rates, status: &NodeStatus, address: &str) -> 
     let mut picture = blank("node");
     let segments = status.segments.iter();
     picture.nodes = vec![node_view(rates, status, address, segments)];
-    picture.settle();
+    // It has an entry of its own groups, but sees no other segment: nothing is said of quorums.
+    picture.settle(&[]);
     picture
 }
 
@@ -142,7 +179,7 @@ pub(crate) async fn of_writer(
         picture.nodes.push(view);
     }
     put_writer(rates, database, &status.stats, &mut picture);
-    picture.settle();
+    picture.settle(&status.stats.writer.membership.groups);
     Some(picture)
 }
 
@@ -172,6 +209,10 @@ fn put_writer(rates: &mut Rates, database: &Database, stats: &Stats, picture: &m
         fetches_per_second: rates.rate("fetches".to_owned(), writer.fetches),
         hedged_per_second: rates.rate("hedged".to_owned(), writer.hedged),
         latencies: rates.latencies(&database.stage_latencies()),
+        refusals: {
+            let newest = writer.membership.refusals.iter().rev();
+            newest.take(REFUSALS_MAX).cloned().collect()
+        },
     });
     for relation in &writer.relations {
         let id = relation.segment.to_string();
@@ -197,13 +238,6 @@ fn put_writer(rates: &mut Rates, database: &Database, stats: &Stats, picture: &m
             phase: format!("{:?}", step.phase).to_lowercase(),
             scl: step.scl.get(),
             needed: step.needed.get(),
-        })
-        .collect();
-    let refusals = writer.membership.refusals.iter().rev().take(4);
-    picture.notes = refusals
-        .map(|text| Note {
-            is_grave: false,
-            text: text.clone(),
         })
         .collect();
 }
@@ -272,6 +306,9 @@ pub(crate) struct ClusterEye {
     /// Where the writer serves its metrics.
     writer: Option<String>,
     rates: Rates,
+    /// The newest that any node told, and when nodes were asked last.
+    manifest: Option<Box<Manifest>>,
+    asked_manifest: Option<Instant>,
 }
 
 impl ClusterEye {
@@ -283,6 +320,8 @@ impl ClusterEye {
             connections: BTreeMap::new(),
             writer,
             rates: Rates::default(),
+            manifest: None,
+            asked_manifest: None,
         })
     }
 
@@ -290,15 +329,27 @@ impl ClusterEye {
     pub(crate) async fn look(&mut self) -> Picture {
         let mut picture = blank("operator");
         picture.volume = Some(self.cluster.volume.to_string());
+        let asked = self.asked_manifest;
+        let wanted = asked.is_none_or(|at| at.elapsed() >= MANIFEST_INTERVAL);
+        if wanted {
+            self.asked_manifest = Some(Instant::now());
+        }
+        let probe = wanted.then_some(Message::Probe(Probe {
+            volume: self.cluster.volume,
+        }));
         let asked = self.cluster.nodes.iter().map(|node| {
             let connection = self.connections.remove(&node.node.to_string());
-            ask(&self.operator, node, connection)
+            ask(&self.operator, node, connection, probe.as_ref())
         });
         let answers = join_all(asked).await;
         for (node, answer) in self.cluster.nodes.iter().zip(answers) {
             let view = match answer {
-                Ok((connection, status)) => {
+                Ok((connection, status, manifest)) => {
                     self.connections.insert(node.node.to_string(), connection);
+                    let version = |held: &Manifest| held.version;
+                    if manifest.as_deref().map(version) > self.manifest.as_deref().map(version) {
+                        self.manifest = manifest;
+                    }
                     let volume = self.cluster.volume;
                     let own = status
                         .segments
@@ -328,7 +379,8 @@ impl ClusterEye {
                 }),
             }
         }
-        picture.settle();
+        let entries = self.manifest.as_ref().map(|manifest| &manifest.pgs[..]);
+        picture.settle(entries.unwrap_or_default());
         picture
     }
 
@@ -338,21 +390,33 @@ impl ClusterEye {
     }
 }
 
-/// Asks over the connection of last time, else over a new one.
+/// Asks over the connection of last time, else over a new one; for the manifest, too, with `probe`.
 async fn ask(
     operator: &Operator,
     node: &ClusterNode,
     kept: Option<Connection>,
-) -> anyhow::Result<(Connection, NodeStatus)> {
+    probe: Option<&Message>,
+) -> anyhow::Result<(Connection, NodeStatus, Option<Box<Manifest>>)> {
+    let told_by = async |connection: &Connection| {
+        // Whoever tells none, an older one for example, may tell his status all the same.
+        match connection.call(probe?).await {
+            Ok(Message::ProbeAnswer(answer)) => answer.manifest,
+            _ => None,
+        }
+    };
     let work = async {
         if let Some(connection) = kept
             && let Ok(Message::NodeStatus(status)) = connection.call(&Message::AskStatus).await
         {
-            return Ok((connection, status));
+            let manifest = told_by(&connection).await;
+            return Ok((connection, status, manifest));
         }
         let connection = operator.connect(node).await?;
         match connection.call(&Message::AskStatus).await? {
-            Message::NodeStatus(status) => Ok((connection, status)),
+            Message::NodeStatus(status) => {
+                let manifest = told_by(&connection).await;
+                Ok((connection, status, manifest))
+            }
             Message::Refused(refusal) => anyhow::bail!("refused: {refusal}"),
             _ => anyhow::bail!("answered with something else"),
         }
@@ -368,8 +432,14 @@ fn put_told(picture: &mut Picture, told: Picture) {
     for view in picture.nodes.iter_mut().flat_map(|node| &mut node.segments) {
         let told = told.nodes.iter().flat_map(|node| &node.segments);
         for other in told.filter(|other| other.segment == view.segment) {
-            view.scl = view.scl.max(other.scl);
-            view.highest = view.highest.max(other.highest);
+            if other.is_attached == Some(true) {
+                // Of the same moment as its VDL: a node that was asked later would seem to be ahead of that.
+                view.scl = other.scl;
+                view.highest = other.highest;
+            } else {
+                view.scl = view.scl.max(other.scl);
+                view.highest = view.highest.max(other.highest);
+            }
             view.lag_ms = other.lag_ms;
             view.ack_us = other.ack_us;
             view.is_attached = other.is_attached;
@@ -378,10 +448,13 @@ fn put_told(picture: &mut Picture, told: Picture) {
     }
     picture.writer = told.writer;
     picture.moves = told.moves;
+    // What it says of quorums counts until a node has told the manifest.
+    picture.groups = told.groups;
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::picture::GroupView;
     use super::*;
 
     #[test]
@@ -390,5 +463,49 @@ mod tests {
         assert_eq!(rates.rate("a".to_owned(), 100), 0.0);
         assert!(rates.rate("a".to_owned(), 200) > 0.0);
         assert_eq!(rates.rate("a".to_owned(), 5), 0.0);
+    }
+
+    #[test]
+    fn segments_that_are_attached_stand_where_the_writer_saw_them_with_its_vdl() {
+        let with = |scl, is_attached| {
+            let segment = SegmentView {
+                segment: "a".to_owned(),
+                scl,
+                highest: scl,
+                is_attached,
+                ..SegmentView::default()
+            };
+            let mut picture = blank("operator");
+            picture.nodes = vec![NodeView {
+                segments: vec![segment],
+                ..NodeView::default()
+            }];
+            picture
+        };
+        for (is_attached, expected) in [(Some(true), 10), (Some(false), 30)] {
+            let mut picture = with(30, None);
+            put_told(&mut picture, with(10, is_attached));
+            assert_eq!(picture.nodes[0].segments[0].scl, expected);
+        }
+    }
+
+    #[test]
+    fn what_the_writer_told_of_itself_and_its_groups_is_in_the_operators_picture() {
+        let mut told = blank("writer");
+        told.writer = Some(WriterView {
+            state: "open".to_owned(),
+            refusals: vec!["az2 has no spare".to_owned()],
+            ..WriterView::default()
+        });
+        told.groups = vec![GroupView {
+            rule: Some("3 of 4".to_owned()),
+            is_writable: Some(true),
+            ..GroupView::default()
+        }];
+        let mut picture = blank("operator");
+        put_told(&mut picture, told);
+        picture.settle(&[]);
+        assert_eq!(picture.groups[0].rule.as_deref(), Some("3 of 4"));
+        assert_eq!(picture.notes[0].text, "the writer: az2 has no spare");
     }
 }

@@ -8,7 +8,7 @@
 //! | `/api/status` | a [`Picture`](super::picture::Picture) as JSON |
 //! | `/` | the console: one page, which asks `/api/status` once a second |
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -24,22 +24,34 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{AbortHandle, LocalSet};
 
 use super::{Eye, Health, Looking, Source};
 
-/// Connections at once; more wait in the system's queue.
+/// Connections at once. For one more the one goes that has asked for nothing the longest, so that silent callers keep nobody out; while all
+/// of them are being answered, more wait in the system's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest request head, bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
-/// How long a request's head may take.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// How long a connection may live; browsers and scrapers make another one.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
-/// How long the accepting task rests when all connections are in use, or the system has no more.
+/// How long the accepting task rests when all connections are being answered, or the system has no more.
 const REST: Duration = Duration::from_millis(50);
+
+/// How long a caller may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// For a request's head, counted from its connection or from the answer before.
+    pub(super) head: Duration,
+    /// For all that he does on one connection; browsers and scrapers make another one.
+    pub(super) connection: Duration,
+}
+
+/// What is good for all.
+pub(super) const LIMITS: Limits = Limits {
+    head: Duration::from_secs(5),
+    connection: Duration::from_secs(120),
+};
 
 /// The console, with a mark where the nonce of its script and style comes.
 const CONSOLE: &str = include_str!("console.html");
@@ -52,6 +64,7 @@ pub(super) fn run(
     listener: TcpListener,
     process: &'static str,
     source: Source,
+    limits: Limits,
     stopped: oneshot::Receiver<()>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,7 +77,7 @@ pub(super) fn run(
         tokio::select! {
             biased;
             _ = stopped => {}
-            () = accept(&listener, &eye) => {}
+            () = accept(&listener, &eye, limits) => {}
         }
         if let Looking::Cluster(eye) = &eye.lock().await.source {
             eye.close().await;
@@ -73,42 +86,135 @@ pub(super) fn run(
     })
 }
 
-async fn accept(listener: &tokio::net::TcpListener, eye: &Rc<Mutex<Eye>>) {
-    let open = Rc::new(Cell::new(0_usize));
-    loop {
-        if open.get() >= CONNECTIONS_MAX {
-            tokio::time::sleep(REST).await;
-            continue;
+/// The callers that are connected, the one first that has asked for nothing the longest.
+#[derive(Debug, Default)]
+struct Callers(RefCell<Vec<Caller>>);
+
+#[derive(Debug)]
+struct Caller {
+    number: u64,
+    /// It is being answered.
+    is_busy: bool,
+    task: Option<AbortHandle>,
+}
+
+impl Callers {
+    /// Whether there is room for one more; makes it, if somebody is idle.
+    fn make_room(&self) -> bool {
+        let mut callers = self.0.borrow_mut();
+        if callers.len() < CONNECTIONS_MAX {
+            return true;
         }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                open.set(open.get() + 1);
-                let (open, eye) = (Rc::clone(&open), Rc::clone(eye));
-                tokio::task::spawn_local(async move {
-                    connection(stream, eye).await;
-                    open.set(open.get() - 1);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an HTTP connection, tries again");
-                tokio::time::sleep(REST).await;
-            }
+        let idle = callers.iter().position(|caller| !caller.is_busy);
+        let gone = idle.map(|index| callers.remove(index));
+        if let Some(task) = gone.as_ref().and_then(|caller| caller.task.as_ref()) {
+            task.abort();
         }
+        gone.is_some()
+    }
+
+    fn enter(&self, number: u64) {
+        self.0.borrow_mut().push(Caller {
+            number,
+            is_busy: false,
+            task: None,
+        });
+    }
+
+    fn runs_as(&self, number: u64, task: AbortHandle) {
+        let mut callers = self.0.borrow_mut();
+        if let Some(caller) = callers.iter_mut().find(|caller| caller.number == number) {
+            caller.task = Some(task);
+        }
+    }
+
+    /// It is being answered, or was: then it is the one that has been idle for the shortest time.
+    fn set_busy(&self, number: u64, is_busy: bool) {
+        let mut callers = self.0.borrow_mut();
+        let found = callers.iter().position(|caller| caller.number == number);
+        if let Some(index) = found {
+            let caller = callers.remove(index);
+            callers.push(Caller { is_busy, ..caller });
+        }
+    }
+
+    fn leave(&self, number: u64) {
+        self.0.borrow_mut().retain(|caller| caller.number != number);
     }
 }
 
-async fn connection(stream: TcpStream, eye: Rc<Mutex<Eye>>) {
+/// A connection's place among the callers, given back whatever way it ends.
+struct Place {
+    callers: Rc<Callers>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.callers.leave(self.number);
+    }
+}
+
+/// A request that is being answered, until the answer is made or given up.
+struct Busy(Rc<Place>);
+
+impl Busy {
+    fn new(place: Rc<Place>) -> Busy {
+        place.callers.set_busy(place.number, true);
+        Busy(place)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.callers.set_busy(self.0.number, false);
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, eye: &Rc<Mutex<Eye>>, limits: Limits) {
+    let callers = Rc::new(Callers::default());
+    let numbers = Cell::new(0_u64);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection, tries again");
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+        };
+        while !callers.make_room() {
+            tokio::time::sleep(REST).await;
+        }
+        let number = numbers.get();
+        numbers.set(number + 1);
+        callers.enter(number);
+        let place = Place {
+            callers: Rc::clone(&callers),
+            number,
+        };
+        let task = connection(stream, Rc::clone(eye), Rc::new(place), limits);
+        let task = tokio::task::spawn_local(task);
+        callers.runs_as(number, task.abort_handle());
+    }
+}
+
+async fn connection(stream: TcpStream, eye: Rc<Mutex<Eye>>, place: Rc<Place>, limits: Limits) {
     let service = service_fn(move |request| {
-        let eye = Rc::clone(&eye);
-        async move { Ok::<_, Infallible>(answer(&request, &eye).await) }
+        let (eye, busy) = (Rc::clone(&eye), Busy::new(Rc::clone(&place)));
+        async move {
+            let answer = answer(&request, &eye).await;
+            drop(busy);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_LIMIT, serving).await {
+    match tokio::time::timeout(limits.connection, serving).await {
         Ok(Ok(())) | Err(_) => {}
         Ok(Err(error)) => tracing::debug!(%error, "HTTP connection"),
     }
@@ -191,3 +297,7 @@ fn body(status: StatusCode, kind: &'static str, text: String) -> Answer {
         .body(Full::new(Bytes::from(text)));
     answer.expect("all of it is constant or text")
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod http_tests;

@@ -1,4 +1,5 @@
-//! Metrics, health and the console over HTTP, for every process that runs long: nodes, standbys, the demo's writer, `sixfold console`.
+//! Metrics, health and the console over HTTP, for every process that runs long: nodes, standbys, shells, dumps and loads, the demo's
+//! writer, `sixfold console`.
 //!
 //! ```text
 //!  node's thread ◀──Probe────┐
@@ -60,7 +61,7 @@ pub(crate) enum Source {
         /// Where it answers peers.
         address: SocketAddr,
     },
-    /// The writer of this process.
+    /// The writer of this process, or what it reads.
     Writer {
         /// Has it, when there is one.
         slot: Slot,
@@ -152,9 +153,9 @@ impl Eye {
         }
         let own = match &self.source {
             Looking::Node { probe, .. } => probe.report().await.map(|report| report.snapshot()),
-            Looking::Writer { slot, .. } => match slot.get() {
-                Some(database) => database.metrics().await.ok(),
-                None => None,
+            Looking::Writer { slot, .. } => match (slot.get(), slot.reader()) {
+                (Some(database), _) => database.metrics().await.ok(),
+                (None, reader) => reader.map(|reader| reader.metrics()),
             },
             Looking::Cluster(_) => None,
         };
@@ -208,6 +209,7 @@ impl Eye {
                 Some(_) => Health::Ready,
             },
             Looking::Writer { slot, .. } => match slot.get() {
+                None if slot.reader().is_some() => Health::Ready,
                 None => not("this process is not the writer"),
                 Some(database) if database.is_fenced() => not("fenced by another writer"),
                 Some(database) => match database.stats().await {
@@ -248,10 +250,19 @@ pub(crate) fn serve(
     process: &'static str,
     source: Source,
 ) -> Result<Served> {
+    serve_within(listener, process, source, http::LIMITS)
+}
+
+fn serve_within(
+    listener: TcpListener,
+    process: &'static str,
+    source: Source,
+    limits: http::Limits,
+) -> Result<Served> {
     let address = listener.local_addr()?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let main = move || {
-        if let Err(error) = http::run(listener, process, source, stopped) {
+        if let Err(error) = http::run(listener, process, source, limits, stopped) {
             tracing::error!(%address, "the HTTP server ended: {}; metrics are not served any more", crate::in_one_line(&error));
         }
     };

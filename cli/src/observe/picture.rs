@@ -3,7 +3,11 @@
 //! A node sees itself, a writer sees itself and what it asks its nodes, an operator sees all nodes and, where it is told its address, the
 //! writer. The picture is the JSON of `/api/status`: what it lacks is absent, never zero.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
+use sixfold_log_format::{Lsn, PgEntry, QuorumModel, SegmentId, SegmentSet};
+use sixfold_recovery::quorum::{is_write_quorum_of_all, pgcl, write_count};
 
 /// A cluster at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,9 @@ pub(crate) struct WriterView {
     pub(crate) hedged_per_second: f64,
     /// Of the last moments: `commit`, then its parts.
     pub(crate) latencies: Vec<LatencyView>,
+    /// Why it did not do what was wanted of late, the newest first.
+    #[serde(default)]
+    pub(crate) refusals: Vec<String>,
 }
 
 /// A latency.
@@ -81,10 +88,17 @@ pub(crate) struct GroupView {
     pub(crate) pg: u32,
     /// The highest LSN that any segment holds.
     pub(crate) highest: u64,
-    /// What the fourth-highest SCL is: the group is complete up to here, as far as nodes were heard.
-    pub(crate) pgcl: u64,
+    /// A write quorum of every set in force holds everything up to here, as far as nodes were heard. Absent where nobody told the sets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pgcl: Option<u64>,
     /// Segments that were heard.
     pub(crate) heard: u32,
+    /// What a commit needs: `4 of 6`; `4 of 6 and 3 of 4` while one set replaces another. Absent where nobody told the sets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<String>,
+    /// Whether those that were heard suffice for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) is_writable: Option<bool>,
 }
 
 /// A node.
@@ -152,13 +166,20 @@ pub(crate) struct MoveView {
     pub(crate) needed: u64,
 }
 
-/// Acks of a group that make a commit durable.
-const WRITE_QUORUM: usize = 4;
+/// How many of a set's segments make a commit durable, for people.
+fn rule_of(set: &SegmentSet) -> String {
+    let by_count = format!("{} of {}", write_count(set.model), set.members.len());
+    match set.model {
+        QuorumModel::FullTail => format!("{by_count} or all full ones"),
+        QuorumModel::FourOfSix | QuorumModel::ThreeOfFour | QuorumModel::TwoOfThree => by_count,
+    }
+}
 
 impl Picture {
-    /// Works out what follows from nodes and writer: groups, lags that the writer did not tell, notes.
-    pub(crate) fn settle(&mut self) {
-        self.groups = self.groups_seen();
+    /// Works out what follows from nodes and writer: groups, lags that the writer did not tell, notes. `entries` are the groups of the
+    /// manifest, as far as whoever makes the picture knows it; of others stays what was told of them.
+    pub(crate) fn settle(&mut self, entries: &[PgEntry]) {
+        self.groups = self.groups_seen(entries);
         for node in &mut self.nodes {
             for segment in &mut node.segments {
                 let group = self.groups.iter().find(|group| group.pg == segment.pg);
@@ -169,23 +190,33 @@ impl Picture {
         self.notes = self.notes_due();
     }
 
-    fn groups_seen(&self) -> Vec<GroupView> {
+    fn groups_seen(&self, entries: &[PgEntry]) -> Vec<GroupView> {
         let segments = || self.nodes.iter().flat_map(|node| &node.segments);
-        let mut numbers: Vec<u32> = segments().map(|segment| segment.pg).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
+        let mut numbers: BTreeSet<u32> = segments().map(|segment| segment.pg).collect();
+        numbers.extend(entries.iter().map(|entry| entry.pg.get()));
+        numbers.extend(self.groups.iter().map(|group| group.pg));
         let view = |pg| {
-            let mut scls: Vec<u64> = segments()
-                .filter(|segment| segment.pg == pg && !segment.is_joining)
-                .map(|segment| segment.scl)
+            let heard: BTreeMap<&str, u64> = segments()
+                .filter(|segment| segment.pg == pg)
+                .map(|segment| (segment.segment.as_str(), segment.scl))
                 .collect();
-            scls.sort_unstable_by(|one, other| other.cmp(one));
             let all = segments().filter(|segment| segment.pg == pg);
-            GroupView {
+            let entry = entries.iter().find(|entry| entry.pg.get() == pg);
+            let told = self.groups.iter().find(|group| group.pg == pg);
+            let of_told = GroupView {
                 pg,
                 highest: all.map(|segment| segment.highest).max().unwrap_or(0),
-                pgcl: scls.get(WRITE_QUORUM - 1).copied().unwrap_or(0),
-                heard: u32::try_from(scls.len()).unwrap_or(u32::MAX),
+                heard: u32::try_from(heard.len()).unwrap_or(u32::MAX),
+                ..told.cloned().unwrap_or_default()
+            };
+            let Some(entry) = entry else { return of_told };
+            let scl = |segment: SegmentId| heard.get(segment.to_string().as_str()).copied();
+            let rules: Vec<String> = entry.sets.iter().map(rule_of).collect();
+            GroupView {
+                pgcl: Some(pgcl(entry, &|id| scl(id).map_or(Lsn::NONE, Lsn::new)).get()),
+                rule: Some(rules.join(" and ")),
+                is_writable: Some(is_write_quorum_of_all(entry, &|id| scl(id).is_some())),
+                ..of_told
             }
         };
         numbers.into_iter().map(view).collect()
@@ -204,16 +235,15 @@ impl Picture {
                 state => say(true, format!("the writer is {state}")),
             }
         }
-        let sees_all = self.seen_by != "node";
-        for group in self.groups.iter().filter(|_| sees_all) {
-            let heard = usize::try_from(group.heard).unwrap_or(usize::MAX);
-            if heard < WRITE_QUORUM {
+        for refusal in self.writer.iter().flat_map(|writer| &writer.refusals) {
+            say(false, format!("the writer: {refusal}"));
+        }
+        for group in &self.groups {
+            if let (Some(false), Some(rule)) = (group.is_writable, &group.rule) {
+                let (pg, heard) = (group.pg, group.heard);
                 say(
                     true,
-                    format!(
-                        "group {} has {heard} segments that answer: commits need {WRITE_QUORUM}",
-                        group.pg
-                    ),
+                    format!("group {pg} has {heard} segments that answer: commits need {rule}"),
                 );
             }
         }
@@ -256,56 +286,5 @@ pub(crate) fn short(id: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Six nodes of which those in `up` answer, with the SCLs given.
-    fn picture(scls: [u64; 6], up: usize) -> Picture {
-        let node = |(index, scl): (usize, u64)| NodeView {
-            node: format!("{index:032x}"),
-            az: format!("az{}", index / 2 + 1),
-            is_up: index < up,
-            segments: (index < up)
-                .then(|| SegmentView {
-                    scl,
-                    highest: scl,
-                    ..SegmentView::default()
-                })
-                .into_iter()
-                .collect(),
-            ..NodeView::default()
-        };
-        let mut picture = Picture {
-            seen_by: "operator".to_owned(),
-            nodes: scls.into_iter().enumerate().map(node).collect(),
-            ..Picture::default()
-        };
-        picture.settle();
-        picture
-    }
-
-    #[test]
-    fn a_group_is_complete_up_to_its_fourth_highest_scl() {
-        let picture = picture([10, 20, 30, 40, 50, 60], 6);
-        assert_eq!(picture.groups[0].pgcl, 30);
-        assert_eq!(picture.groups[0].highest, 60);
-        assert_eq!(picture.nodes[0].segments[0].lag_lsns, 50);
-        assert_eq!(picture.notes, []);
-    }
-
-    #[test]
-    fn what_stops_commits_is_said_first() {
-        let picture = picture([10; 6], 3);
-        assert!(picture.notes[0].is_grave);
-        assert!(picture.notes[0].text.contains("commits need 4"));
-        assert_eq!(picture.notes.len(), 4);
-        assert!(!picture.notes[3].is_grave);
-    }
-
-    #[test]
-    fn a_picture_survives_its_json() {
-        let picture = picture([1, 2, 3, 4, 5, 6], 5);
-        let text = serde_json::to_string(&picture).unwrap();
-        assert_eq!(serde_json::from_str::<Picture>(&text).unwrap(), picture);
-    }
-}
+#[path = "picture_tests.rs"]
+mod picture_tests;

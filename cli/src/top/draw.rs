@@ -132,10 +132,11 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, picture: &Picture, look: &Look) 
                 "writer  not seen from here: --writer HOST:PORT says where it serves its metrics",
             ));
             lines.push(Line::raw(group.map_or_else(String::new, |group| {
-                format!(
-                    "group {}  fourth SCL {}  highest {}",
-                    group.pg, group.pgcl, group.highest
-                )
+                let held = group.pgcl.map_or_else(String::new, |pgcl| {
+                    let rule = group.rule.as_deref().unwrap_or("-");
+                    format!("  {rule} have {pgcl}")
+                });
+                format!("group {}{held}  highest {}", group.pg, group.highest)
             })));
         }
     }
@@ -244,6 +245,8 @@ fn draw_nodes(frame: &mut Frame<'_>, area: Rect, picture: &Picture, look: &Look)
         let is_first = before != Some(&node.node);
         before = Some(&node.node);
         let once = |text: String| if is_first { text } else { String::new() };
+        // Nobody knows a silent one's.
+        let own = |text: String| once(if node.is_up { text } else { "-".to_owned() });
         let of = |value: &dyn Fn(&SegmentView) -> String| segment.map_or("-".to_owned(), value);
         Row::new([
             once(node.az.clone()),
@@ -260,11 +263,11 @@ fn draw_nodes(frame: &mut Frame<'_>, area: Rect, picture: &Picture, look: &Look)
             of(&|segment| time(segment.ack_us)),
             of(&|segment| bytes_of(segment.unfolded_bytes)),
             of(&|segment| format!("{}/{}", segment.layers, segment.runs)),
-            once(bytes(node.redo_bytes_per_second) + "/s"),
-            once(bytes_of(node.memory_bytes)),
-            once(format!("{}/{}", node.damage_found, node.damage_healed)),
-            once(node.gossip_batches.to_string()),
-            once(node.refused.to_string()),
+            own(bytes(node.redo_bytes_per_second) + "/s"),
+            own(bytes_of(node.memory_bytes)),
+            own(format!("{}/{}", node.damage_found, node.damage_healed)),
+            own(node.gossip_batches.to_string()),
+            own(node.refused.to_string()),
         ])
         .style(style)
     });

@@ -42,7 +42,7 @@ fn picture() -> Picture {
         nodes: (0..6).map(node).collect(),
         ..Picture::default()
     };
-    picture.settle();
+    picture.settle(&[]);
     picture
 }
 
@@ -60,6 +60,7 @@ fn one_text_shows_nodes_by_zone_and_what_is_wrong() {
     };
     assert!(row("00000000").contains("well"), "{text}");
     assert!(row("00000003").contains("silent"), "{text}");
+    assert!(!row("00000003").contains("0/0"), "{text}");
     assert!(row("00000004").contains("DAMAGED"), "{text}");
     assert!(
         row("00000005").contains("behind") && row("00000005").contains("40"),

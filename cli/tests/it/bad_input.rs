@@ -437,13 +437,13 @@ fn a_cluster_file_that_makes_no_sense_is_refused_by_all() {
         ),
         (
             good.replace("tls_dir", "tsl_dir"),
-            "unknown field `tsl_dir`",
+            "cluster.toml: line 2, column 1: unknown key `tsl_dir`, did you mean `tls_dir`?",
         ),
         (
             good.replace("127.", "host."),
             "is not an IP address with a port",
         ),
-        (good.replace(":7101", ":7100"), "is named twice"),
+        (good.replace(":7101", ":7100"), " already"),
     ] {
         assert_ne!(content, good);
         std::fs::write(&path, content).unwrap();

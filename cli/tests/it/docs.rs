@@ -111,3 +111,25 @@ fn links_between_the_pages_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn the_settings_of_writers_and_standbys_stand_on_their_page_with_their_defaults() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("docs/OPERATIONS.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `["));
+    let mut told: BTreeMap<String, Vec<&str>> = rows
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            (cells[0].to_owned(), cells)
+        })
+        .collect();
+    for one in sixfold::settings::abouts() {
+        let key = format!("`[{}] {}`", one.table, one.name);
+        let cells = told.remove(&key).unwrap_or_else(|| panic!("no {key}"));
+        let default = one
+            .default
+            .map_or("-".to_owned(), |value| value.to_string());
+        assert_eq!(cells[1..], [default.as_str(), one.about], "{key}");
+    }
+    assert!(told.is_empty(), "nobody reads {told:?}");
+}

@@ -42,6 +42,7 @@ mod packaging;
 mod read_only;
 mod refence;
 mod security;
+mod served;
 mod shell;
 mod split;
 mod standby;

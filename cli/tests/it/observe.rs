@@ -33,7 +33,7 @@ fn exchange(address: SocketAddr, request: &[u8]) -> Option<String> {
 }
 
 /// Status and body of a page.
-fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     let answer = exchange(address, request.as_bytes())?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -42,7 +42,7 @@ fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -84,6 +84,26 @@ fn promtool(args: &[&str], input: &str) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// The console's page as a browser has it after a while, where one is installed: its script has run under its own policy.
+fn in_chromium(address: SocketAddr, profile: &Path) -> Option<String> {
+    let output = Command::new("chromium")
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .args([
+            "--virtual-time-budget=6000",
+            "--timeout=60000",
+            "--dump-dom",
+        ])
+        .arg(format!("http://{address}/"))
+        .output();
+    let Ok(output) = output else {
+        eprintln!("no chromium here");
+        return None;
+    };
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
 /// What a node and a writer say under load, and all families of both.
 fn scraped() -> (
     RealCluster,
@@ -93,19 +113,26 @@ fn scraped() -> (
 ) {
     let cluster = RealCluster::start();
     let node = cluster.cluster.nodes[0].address;
-    let (node_text, writer_text) = block_on(async {
+    let (node_text, writer_text, reader_text) = block_on(async {
         let database = Database::create(cluster.options()).await.unwrap();
         write(&database, 50).await;
+        let reader = Database::open_read_only(cluster.options()).await.unwrap();
+        let reader_text = reader.metrics().text();
+        reader.close().await;
         let (status, node_text) = get(node, "/metrics").unwrap();
         assert_eq!(status, 200);
         let snapshot: MetricsSnapshot = database.metrics().await.unwrap();
         database.close().await;
-        (node_text, snapshot.text())
+        (node_text, snapshot.text(), reader_text)
     });
     promtool(&["check", "metrics"], &node_text);
     promtool(&["check", "metrics"], &writer_text);
+    promtool(&["check", "metrics"], &reader_text);
     let (node, writer) = (parse(&node_text).unwrap(), parse(&writer_text).unwrap());
+    let reader = parse(&reader_text).unwrap();
+    assert_eq!(reader.sum("sixfold_reader_settled"), Some(1.0));
     let families = node.families.iter().chain(&writer.families);
+    let families = families.chain(&reader.families);
     let all = families
         .map(|family| {
             let what = (family.kind.clone(), family.help.clone());
@@ -262,6 +289,20 @@ fn health_readiness_console_and_top_follow_what_happens_to_the_cluster() {
                 && picture["notes"].as_array().unwrap().len() >= 2
         })
     });
+    let profile = crate::process::scratch();
+    if let Some(page) = in_chromium(console, profile.path()) {
+        for wanted in [
+            "writer open",
+            "4 of 6",
+            "silent",
+            "a commit needs 4 of 6",
+            "az3",
+        ] {
+            assert!(page.contains(wanted), "no {wanted:?} in {page}");
+        }
+        // In an element, not in the script.
+        assert!(!page.contains(">no picture"), "{page}");
+    }
     let top = run(
         &["top", "--dir", &dir, "--once", "--interval-ms", "200"],
         "",

@@ -1,5 +1,7 @@
 //! What stands under packaging/: the Debian package is built, installed into an empty root, run under start-stop-daemon, and purged; the
 //! storage node runs under the container's seccomp profile; systemd has nothing to say against the unit.
+//!
+//! The Containerfile itself is not built here: that takes minutes and two base images. `packaging/README.md` says how it was tried last.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use seccompiler::{BpfMap, TargetArch, apply_filter, compile_from_json};
 use sixfold::Database;
 
 use crate::load::block_on;
+use crate::observe::get;
 use crate::process::{LIMIT, eventually, scratch};
 use crate::real_cluster::RealCluster;
 
@@ -217,6 +220,14 @@ fn storage_nodes_run_under_the_containers_seccomp_profile() {
     });
     let reader = block_on(Database::open_read_only(cluster.options())).unwrap();
     assert!(block_on(reader.get("49")).unwrap().is_some());
+    // What orchestrators and Prometheus ask is answered, too.
+    let node = cluster.cluster.nodes[0].address;
+    assert_eq!(get(node, "/readyz"), Some((200, "ok\n".to_owned())));
+    let (_, metrics) = get(node, "/metrics").unwrap();
+    assert!(
+        metrics.contains("sixfold_node_redo_bytes_total"),
+        "{metrics}"
+    );
     for index in 0..6 {
         cluster.terminate(index);
     }

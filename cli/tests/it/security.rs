@@ -6,8 +6,21 @@ use sixfold_transport::VolumeToken;
 
 use crate::load::{Load, block_on, commit};
 use crate::membership::{failing_verb, patient, verb};
+use crate::observe::get;
 use crate::process::{eventually, run};
 use crate::real_cluster::RealCluster;
+
+/// How often each node took renewed certificates up.
+fn renewals(cluster: &RealCluster) -> Vec<f64> {
+    let nodes = cluster.cluster.nodes.iter();
+    let asked = nodes.map(|node| {
+        let (_, text) = get(node.address, "/metrics")?;
+        sixfold_metrics::parse(&text)
+            .unwrap()
+            .sum("sixfold_node_certificate_renewals_total")
+    });
+    asked.map(|count| count.unwrap_or(-1.0)).collect()
+}
 
 /// Waits until every segment is attached.
 fn attached(database: &Database) {
@@ -110,11 +123,14 @@ fn an_authority_exchanged_under_load_fails_no_commit() {
     let line = run(&["cert", "distrust", &dirs[0], "--ca", old], "").one_line();
     assert!(line.contains("no authority would be left"), "{line}");
     for (verb, ca) in [("trust", new), ("renew", new), ("distrust", old)] {
+        let before = renewals(&cluster);
         for dir in &dirs {
             run(&["cert", verb, dir, "--ca", ca], "").well();
         }
-        // Files are looked at once a second.
-        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        eventually("every node has taken the files up", || {
+            let now = renewals(&cluster);
+            now.iter().zip(&before).all(|(now, before)| now > before)
+        });
         load.until_answered(50);
         // Everybody meets one node anew: the writer and its five peers.
         cluster.terminate(0);

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sixfold_log_format::wire::WishReport;
-use sixfold_log_format::{Lsn, ManifestVersion, NodeId, PgId, SegmentId};
+use sixfold_log_format::{Lsn, ManifestVersion, NodeId, PgEntry, PgId, SegmentId};
 use sixfold_recovery::machine::Opened;
 
 use self::calls::Calls;
@@ -136,6 +136,8 @@ pub struct MembershipStats {
     pub proposed: Option<ManifestVersion>,
     /// How many sets are in force for each group.
     pub sets: Vec<(PgId, usize)>,
+    /// The groups with all their sets, as in the manifest in force: who counts for a quorum, and how many make one.
+    pub groups: Vec<PgEntry>,
     /// Replacements under way.
     pub replacements: Vec<ReplacementStats>,
     /// Segments whose replacement waits for its turn.

@@ -315,7 +315,9 @@ impl View {
         match result {
             Ok(surveyed) => {
                 if !self.core.renew(now, surveyed) {
-                    tracing::warn!("the point that is read was annulled by a later reopening");
+                    tracing::warn!(
+                        "the point that is read was annulled by a later reopening: reads fail from here on, refresh the reader"
+                    );
                 }
             }
             Err(error) => {

@@ -50,7 +50,7 @@ pub(super) async fn refence(
     match driven {
         Ok(outcome) => outcome.map(Box::new),
         Err(error) => {
-            tracing::warn!(%error, "cannot reopen in place");
+            tracing::warn!(%volume, %volume_epoch, %error, "cannot open the volume again in place, tries again: commits wait until then; `sixfold volume status` names the silent nodes");
             Err(RecoveryError::Unavailable {
                 pg: PgId::ROOT,
                 answered: 0,

@@ -75,6 +75,9 @@ where
 
 /// What users are told of a bug.
 pub(super) fn internal_error(what: &str) -> String {
-    tracing::error!(what, "internal error, the database closes");
+    tracing::error!(
+        what,
+        "internal error, the database closes: open it again, what was answered is kept; report this line with those above"
+    );
     format!("internal error: {what}")
 }

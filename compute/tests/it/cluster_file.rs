@@ -61,13 +61,20 @@ fn what_is_wrong_with_a_cluster_file_is_said_in_one_line_with_its_name() {
     let head = format!("volume = \"{id}\"\ntls_dir = \"tls\"\n");
     let cases = [
         ("volume = 7\n".to_owned(), "line 1"),
-        (format!("{head}colour = 1\n"), "colour"),
+        (
+            format!("{head}colour = 1\n"),
+            "line 3, column 1: unknown key `colour`, the keys are volume, ",
+        ),
+        (
+            format!("{head}voulme = 1\n"),
+            "line 3, column 1: unknown key `voulme`, did you mean `volume`?",
+        ),
         (format!("volume = \"{id}\"\n"), "tls_dir"),
         (
             "volume = \"12\"\ntls_dir = \"tls\"\n".to_owned(),
             "32 hexadecimal digits",
         ),
-        (head.clone(), "no storage nodes"),
+        (head.clone(), "line 1, column 1: nodes is not set"),
         (
             format!("{head}{}", node("xyz", "127.0.0.1:1")),
             "32 hexadecimal digits",
@@ -82,7 +89,7 @@ fn what_is_wrong_with_a_cluster_file_is_said_in_one_line_with_its_name() {
                 node(id, "127.0.0.1:1"),
                 node(id, "127.0.0.1:2")
             ),
-            "named twice",
+            "line 8, column 8: node: 0123456789abcdef0123456789abcdef stands at line 4, column 8 already",
         ),
     ];
     for (text, expected) in cases {

@@ -121,3 +121,31 @@ fn a_manifest_without_a_token_is_of_the_version_that_older_builds_read() {
     with_digest[0] = 1;
     assert!(Manifest::decode(&with_digest).is_err());
 }
+
+#[test]
+fn histories_agree_up_to_the_first_range_that_one_of_them_lacks() {
+    let range = |after, through, epoch| AnnulledRange {
+        after: Lsn::new(after),
+        through: Lsn::new(through),
+        volume_epoch: VolumeEpoch::new(epoch),
+    };
+    let history = |ranges: &[AnnulledRange]| History {
+        volume_epoch: VolumeEpoch::new(9),
+        floor: Lsn::NONE,
+        ranges: ranges.to_vec(),
+    };
+    let (first, loser, winner) = (range(10, 20, 2), range(30, 40, 3), range(35, 50, 4));
+    let before = history(&[first]);
+    assert_eq!(before.agrees_through(&before), Lsn::MAX);
+    // One more range, and a loser's that the next history does not know.
+    for (one, other, through) in [
+        (&[first][..], &[first, winner][..], 35),
+        (&[first, loser], &[first, winner], 30),
+        (&[first, loser], &[first], 30),
+        (&[], &[first], 10),
+    ] {
+        let (one, other) = (history(one), history(other));
+        assert_eq!(one.agrees_through(&other), Lsn::new(through));
+        assert_eq!(other.agrees_through(&one), Lsn::new(through));
+    }
+}

@@ -270,6 +270,7 @@ impl World {
                 offset,
                 bytes,
             } => {
+                self.check_token(node, token);
                 let offset = usize::try_from(offset).expect("files are small");
                 let bytes = bytes.as_ref().to_vec();
                 let wait = self.disk_wait(node);
@@ -326,6 +327,7 @@ impl World {
                 segment,
                 layer,
             } => {
+                self.check_token(node, token);
                 let wait = 2 * self.disk_wait(node);
                 let disk = &mut self.nodes[node].disk;
                 disk.layers.sync(token, (segment, layer));
@@ -511,6 +513,16 @@ impl World {
         if !self.nodes[node].start_due {
             self.nodes[node].start_due = true;
             self.queue.push(self.now + wait, Event::NodeStart { node });
+        }
+    }
+
+    /// No two operations in flight have one token: the end of one would count as that of the other.
+    fn check_token(&mut self, node: usize, token: DiskToken) {
+        let disk = &self.nodes[node].disk;
+        let of_log = disk.pending.as_ref().map(|write| write.token);
+        if of_log == Some(token) || disk.layers.has(token) {
+            let name = node_name(node);
+            self.fail(format!("{name} gives two operations the token {token:?}"));
         }
     }
 

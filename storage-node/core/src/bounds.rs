@@ -145,8 +145,8 @@ pub(crate) const PIECE_BATCHES_MAX: usize = 4_096;
 pub(crate) const LOG_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Most redo that one read job holds while it works, bytes.
 pub(crate) const JOB_BYTES_MAX: usize = 4 << 20;
-/// Most records that one page job walks in one go, about: other events, acks among them, come in between.
-pub(crate) const STEP_RECORDS_MAX: usize = 64 << 10;
+/// Most records that one page job folds in one go, about: other events, acks among them, come in between.
+pub(crate) const STEP_RECORDS_MAX: usize = 8 << 10;
 /// Longest single read of batches, bytes.
 pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
 /// Batches that lie no farther apart on disk are read in one go, bytes.

@@ -20,6 +20,24 @@ pub struct StreamKey(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskToken(pub u64);
 
+impl DiskToken {
+    /// The `number`th read.
+    pub(crate) fn read(number: u64) -> DiskToken {
+        DiskToken(number * 4)
+    }
+
+    /// The `number`th write to the hot log. Nothing else has its token: its end would count as that of a sync, and a layer be named that
+    /// is not durable.
+    pub(crate) fn log_write(number: u64) -> DiskToken {
+        DiskToken(number * 4 + 1)
+    }
+
+    /// The `number`th write or sync of a layer.
+    pub(crate) fn layer_write(number: u64) -> DiskToken {
+        DiskToken(number * 4 + 3)
+    }
+}
+
 /// A request to a peer in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerToken(pub u64);

@@ -1,6 +1,6 @@
 //! Folding: a page at an LSN is an image of it plus the valid records behind, through `log-format`'s `apply`.
 //!
-//! A fold walks the batches that hold its records, each once; where their bytes are not in memory it says which ones it
+//! A fold goes from one of its records to the next, batch by batch; where their bytes are not in memory it says which ones it
 //! needs, a bounded amount at a time.
 
 use std::collections::BTreeMap;
@@ -18,23 +18,8 @@ pub(crate) enum Folding {
     Done,
     /// These batches are needed next.
     Needs(Vec<BatchId>),
-    /// It has walked as many records as it may in one go.
+    /// It has folded as many records as it may in one go.
     Paused,
-}
-
-/// Why a page cannot be folded: damage.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FoldError {
-    /// A record does not fit.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The index names a record that its batch does not hold.
-    #[error("batch {first} holds no record number {ordinal} at LSN {lsn}")]
-    NoSuchRecord {
-        first: Lsn,
-        ordinal: usize,
-        lsn: Lsn,
-    },
 }
 
 /// A fold of at least this many records leaves an image behind, so that the next one need not repeat it.
@@ -100,16 +85,16 @@ impl Fold {
         (self.page, image)
     }
 
-    /// Goes on as far as bytes are at hand, and until about `budget` records were walked, which is counted down.
+    /// Goes on as far as bytes are at hand, and until about `budget` records were folded, which is counted down.
     ///
     /// # Errors
-    /// [`FoldError`]: something durable is damaged.
+    /// [`ApplyError`]: a record does not fit, something durable is damaged.
     pub(crate) fn advance(
         &mut self,
         chain: &Chain,
         fetched: &BTreeMap<BatchId, Batch>,
         budget: &mut usize,
-    ) -> Result<Folding, FoldError> {
+    ) -> Result<Folding, ApplyError> {
         while let Some(entry) = self.records.get(self.at) {
             let id = entry.batch;
             let of_batch = self.records[self.at..]
@@ -123,15 +108,17 @@ impl Fold {
             if *budget == 0 {
                 return Ok(Folding::Paused);
             }
-            // Looking for a record costs a look at every one before it.
-            *budget = budget.saturating_sub(batch.header().record_count as usize);
+            *budget = budget.saturating_sub(of_batch);
             let records = &self.records[self.at..self.at + of_batch];
             let passes = records.last().is_some_and(|last| last.lsn > self.settled)
                 && self.page.lsn() <= self.settled;
             if passes && self.at >= IMAGE_AFTER_RECORDS {
                 self.image = Some(self.page.clone());
             }
-            fold_batch(&mut self.page, batch, records)?;
+            for entry in records {
+                let record = entry.record(batch, self.page.id());
+                apply(&mut self.page, &record)?;
+            }
             self.at += of_batch;
         }
         Ok(Folding::Done)
@@ -153,26 +140,5 @@ impl Fold {
         missing.sort_unstable();
         missing.dedup();
         missing
-    }
-}
-
-fn fold_batch(page: &mut Page, batch: &Batch, wanted: &[IndexEntry]) -> Result<(), FoldError> {
-    let mut wanted = wanted.iter().peekable();
-    for (ordinal, placed) in batch.records().enumerate() {
-        let Some(entry) = wanted.peek() else {
-            return Ok(());
-        };
-        if entry.ordinal() == ordinal && placed.record.lsn == entry.lsn {
-            apply(page, &placed.record)?;
-            wanted.next();
-        }
-    }
-    match wanted.peek() {
-        None => Ok(()),
-        Some(entry) => Err(FoldError::NoSuchRecord {
-            first: batch.header().first,
-            ordinal: entry.ordinal(),
-            lsn: entry.lsn,
-        }),
     }
 }

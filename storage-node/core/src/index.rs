@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use sixfold_log_format::mutant::{Mutant, planted};
-use sixfold_log_format::{Batch, History, Lsn, PageId};
+use sixfold_log_format::{Batch, History, Lsn, PageId, Record};
 
 use crate::chain::BatchId;
 
@@ -22,23 +22,26 @@ pub(crate) struct IndexEntry {
     pub(crate) lsn: Lsn,
     /// The batch that holds it.
     pub(crate) batch: BatchId,
-    /// Its number in the batch, and in the lowest bit whether a page's chain may begin with it.
+    /// Where it stands in the batch, and in the lowest bit whether a page's chain may begin with it.
     packed: u32,
 }
 
 impl IndexEntry {
-    fn new(lsn: Lsn, batch: BatchId, ordinal: usize, starts_chain: bool) -> IndexEntry {
-        let ordinal = u32::try_from(ordinal).expect("a batch of a megabyte holds fewer records");
+    fn new(lsn: Lsn, batch: BatchId, offset: usize, starts_chain: bool) -> IndexEntry {
+        let offset = u32::try_from(offset).expect("a batch is about a megabyte at most");
         IndexEntry {
             lsn,
             batch,
-            packed: ordinal << 1 | u32::from(starts_chain),
+            packed: offset << 1 | u32::from(starts_chain),
         }
     }
 
-    /// Its number in the batch, from 0.
-    pub(crate) fn ordinal(&self) -> usize {
-        (self.packed >> 1) as usize
+    /// The record of `page`, whose entry this is, in the batch that holds it. Those before it in the batch need not be looked at.
+    ///
+    /// # Panics
+    /// When `batch` is another one: parts are verified to be the batch that was indexed when they are read.
+    pub(crate) fn record<'a>(&self, batch: &'a Batch, page: PageId) -> Record<'a> {
+        batch.record_at((self.packed >> 1) as usize, self.lsn, page)
     }
 
     fn starts_chain(&self) -> bool {
@@ -73,12 +76,12 @@ pub(crate) struct PageIndex {
 impl PageIndex {
     /// Adds the records of a batch that lie above `folded`: what is below stands in layers.
     pub(crate) fn add(&mut self, id: BatchId, batch: &Batch, folded: Lsn) {
-        for (ordinal, placed) in batch.records().enumerate() {
+        for placed in batch.records() {
             let record = &placed.record;
             if record.lsn <= folded {
                 continue;
             }
-            let entry = IndexEntry::new(record.lsn, id, ordinal, record.op.starts_chain());
+            let entry = IndexEntry::new(record.lsn, id, placed.offset, record.op.starts_chain());
             self.gathered.push((record.page, entry));
         }
         if self.gathered.len() >= GATHERED_MAX {

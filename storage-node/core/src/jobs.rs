@@ -156,16 +156,16 @@ impl Jobs {
         (self.last_token, self.last_write) = (before.last_token, before.last_write);
     }
 
-    /// A token that no other operation has: reads are even, writes odd.
+    /// A token for a read.
     pub(crate) fn next_token(&mut self) -> DiskToken {
-        self.last_token += 2;
-        DiskToken(self.last_token)
+        self.last_token += 1;
+        DiskToken::read(self.last_token)
     }
 
-    /// A token for an operation on a layer: of four numbers the last, the hot log has the second.
+    /// A token for an operation on a layer.
     pub(crate) fn next_write_token(&mut self) -> DiskToken {
         self.last_write += 1;
-        DiskToken(self.last_write * 4 + 3)
+        DiskToken::layer_write(self.last_write)
     }
 
     /// Nobody waits for the answer any more.

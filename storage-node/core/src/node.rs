@@ -464,8 +464,8 @@ impl NodeCore {
                 self.unindexed.push_back((id, batch));
                 self.keep_resident(id, batch, bytes);
             }
-            Applied::History => {
-                self.cache.clear(id);
+            Applied::History(agrees_through) => {
+                self.cache.drop_above(id, agrees_through);
                 self.end_stale_copy(id);
                 self.membership_changed(id);
             }

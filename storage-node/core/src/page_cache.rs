@@ -1,8 +1,9 @@
 //! Folded pages in memory, least recently used out first.
 //!
-//! Holds only what no reopening can annul: images at or below min(SCL, highest VDL seen) (R11), and nothing of a segment
-//! whose history was just replaced. A page may be here at a few points, so that an old snapshot and the present do not push
-//! each other out.
+//! Holds only what no reopening can annul: images at or below min(SCL, highest VDL seen) (R11). So they outlive a new history, and
+//! who takes the volume over reads from memory what was there before; an image above the point up to which both
+//! histories annul the same is dropped all the same. A page may be here at a few points, so that an old snapshot and the present do not push each
+//! other out.
 
 use std::collections::BTreeMap;
 
@@ -100,15 +101,62 @@ impl PageCache {
         }
     }
 
-    /// Drops every image of a segment: its history was replaced.
-    pub(crate) fn clear(&mut self, segment: SegmentId) {
+    /// Drops the images of a segment above `through`: all of them for [`Lsn::NONE`].
+    pub(crate) fn drop_above(&mut self, segment: SegmentId, through: Lsn) {
         let from = (segment, PageId::new(0), Lsn::NONE);
         let keys: Vec<Key> = self
             .images
             .range(from..)
             .map(|(key, _)| *key)
             .take_while(|key| key.0 == segment)
+            .filter(|key| key.2 > through)
             .collect();
         keys.into_iter().for_each(|key| self.remove(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixfold_log_format::{Op, PageKind, Record, apply};
+
+    use super::*;
+
+    fn page_at(lsn: Lsn) -> Page {
+        let mut page = Page::new(PageId::new(7), 4096);
+        let record = Record {
+            lsn,
+            page: page.id(),
+            page_prev: Lsn::NONE,
+            cpl: lsn,
+            user_visible: false,
+            op: Op::Init {
+                kind: PageKind::Leaf,
+                level: 0,
+            },
+        };
+        apply(&mut page, &record).unwrap();
+        page
+    }
+
+    #[test]
+    fn images_above_a_point_are_dropped_and_only_those_of_the_segment() {
+        let mut cache = PageCache::new(1 << 20);
+        let segments = [
+            SegmentId::from_bytes([1; 16]),
+            SegmentId::from_bytes([2; 16]),
+        ];
+        for segment in segments {
+            for lsn in [10, 20, 30] {
+                cache.insert(segment, page_at(Lsn::new(lsn)), None);
+            }
+        }
+        cache.drop_above(segments[0], Lsn::new(20));
+        let page = PageId::new(7);
+        let mut newest = |segment| cache.newest(segment, page, Lsn::MAX).map(Page::lsn);
+        assert_eq!(newest(segments[0]), Some(Lsn::new(20)));
+        assert_eq!(newest(segments[1]), Some(Lsn::new(30)));
+        cache.drop_above(segments[0], Lsn::NONE);
+        assert_eq!(cache.bytes(), 3 * 4096);
+        assert!(cache.newest(segments[0], page, Lsn::MAX).is_none());
     }
 }

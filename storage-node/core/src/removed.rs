@@ -15,7 +15,7 @@ use std::time::Duration;
 use sixfold_log_format::hot_log::{ENTRY_HEADER_BYTES, Entry};
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::wire::{DropSegment, Message, Refusal, RetireVolume, Role};
-use sixfold_log_format::{Manifest, PgId, SegmentId, VolumeId};
+use sixfold_log_format::{Lsn, Manifest, PgId, SegmentId, VolumeId};
 
 use crate::bounds::{DROPPED_MAX, TOMBSTONES_MAX};
 use crate::event::StreamKey;
@@ -363,7 +363,7 @@ impl NodeCore {
         }
         self.cancel_work(id);
         self.end_copy(id, "it was dropped");
-        self.cache.clear(id);
+        self.cache.drop_above(id, Lsn::NONE);
         self.forget_resident(id);
         let segment = self.segments.remove(&id).expect("it is here");
         if self.is_ready() {

@@ -61,8 +61,8 @@ pub(crate) enum Ingested {
 pub(crate) enum Applied {
     /// A batch; the SCL may have moved.
     Batch(BatchId, usize),
-    /// History or manifest were replaced.
-    History,
+    /// History or manifest were replaced. What is annulled up to there is what it was before.
+    History(Lsn),
     /// The layers are others; these are gone, and were damaged where it says so.
     Layers(Vec<(LayerNumber, bool)>),
     /// Nothing that concerns anybody else.
@@ -378,7 +378,9 @@ impl Segment {
         self.apply_batch(place)
     }
 
-    fn take_history(&mut self, history: &History, manifest: &Manifest) {
+    /// Returns up to where it annuls what the one before did.
+    fn take_history(&mut self, history: &History, manifest: &Manifest) -> Lsn {
+        let mut agrees_through = Lsn::MAX;
         if history.volume_epoch > self.history.volume_epoch {
             let new = if planted(Mutant::HistoryMerged) {
                 merged(&self.history, history)
@@ -387,6 +389,7 @@ impl Segment {
             };
             let old = std::mem::replace(&mut self.history, new);
             self.chain.rewind(&old, &self.history);
+            agrees_through = old.agrees_through(&self.history);
             // SCLs told under another history say nothing about this one.
             self.missing_below = None;
             self.proofs.clear();
@@ -394,6 +397,7 @@ impl Segment {
         if manifest.version > self.manifest.version {
             self.manifest = manifest.clone();
         }
+        agrees_through
     }
 
     /// An entry is durable.
@@ -424,7 +428,7 @@ impl Segment {
                     *volume_epoch >= self.durable_guard.claim,
                     "claims only rise"
                 );
-                self.take_history(history, manifest);
+                let agrees_through = self.take_history(history, manifest);
                 if planted(Mutant::VdlSeenFromInstall) {
                     self.saw_vdl(history.highest_end());
                 }
@@ -433,7 +437,7 @@ impl Segment {
                     writer: *writer,
                     history_epoch: self.history.volume_epoch,
                 };
-                Applied::History
+                Applied::History(agrees_through)
             }
             Entry::Catalog { catalog, .. } => self.apply_catalog(catalog),
             Entry::State { .. }

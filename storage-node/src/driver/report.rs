@@ -45,6 +45,7 @@ impl Driver {
             streams: state.streams.len(),
             queued_bytes: state.queued_bytes.get(),
             gate: state.peers.gate_stats(),
+            renewals: state.peers.renewals(),
             hot_log_writes: state.writes.counted.counted(),
         }
     }

@@ -421,6 +421,7 @@ impl WriterCore {
             version: self.manifest.version,
             proposed: members.step.as_ref().map(Step::version),
             sets: entries.map(|entry| (entry.pg, entry.sets.len())).collect(),
+            groups: self.manifest.pgs.clone(),
             replacements: self.replacement_stats(),
             waiting: members.jobs.waiting.len(),
             short: self.short_groups(),

@@ -529,8 +529,7 @@ impl HotLog {
     ) {
         assert!(self.in_flight.is_none(), "one write at a time");
         self.next_token += 1;
-        // Odd tokens are writes, even ones reads.
-        let token = DiskToken(self.next_token * 2 + 1);
+        let token = DiskToken::log_write(self.next_token);
         self.in_flight = Some(InFlight {
             token,
             file,

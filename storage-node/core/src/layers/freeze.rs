@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use sixfold_log_format::layer::LayerEntry;
-use sixfold_log_format::{Batch, Lsn, Page, PageId, apply};
+use sixfold_log_format::{Batch, Lsn, PageId, apply};
 
 use super::compose::{ChainBound, Composed, Composer, Depth, redo_bytes};
 use super::gather::{Gather, Gathering};
@@ -21,13 +21,6 @@ use crate::layers::cache::LayerCache;
 use crate::parts::{Fetched, Located, Sources};
 use crate::segment::Segment;
 
-/// A batch that is held, and where its records stand.
-#[derive(Debug)]
-struct Loaded {
-    batch: Batch,
-    offsets: Box<[u32]>,
-}
-
 /// A freeze.
 #[derive(Debug)]
 pub(crate) struct FreezeWork {
@@ -35,7 +28,7 @@ pub(crate) struct FreezeWork {
     pub(crate) through: Lsn,
     pub(crate) horizon: Lsn,
     missing: VecDeque<BatchId>,
-    loaded: BTreeMap<BatchId, Loaded>,
+    loaded: BTreeMap<BatchId, Batch>,
     loaded_bytes: usize,
     composer: Composer,
     pub(crate) output: Output,
@@ -97,13 +90,9 @@ impl FreezeWork {
             let Some(batch) = resident.or_else(|| fetched.batches.remove(&id)) else {
                 return Ok(BackgroundStep::Fetch(self.next_batches(segment)));
             };
-            let offsets: Box<[u32]> = batch
-                .records()
-                .map(|placed| u32::try_from(placed.offset).expect("a batch is bounded"))
-                .collect();
-            *budget = budget.saturating_sub(offsets.len());
-            self.loaded_bytes += batch.len_bytes() + offsets.len() * size_of::<u32>();
-            self.loaded.insert(id, Loaded { batch, offsets });
+            *budget -= 1;
+            self.loaded_bytes += batch.len_bytes();
+            self.loaded.insert(id, batch);
             self.missing.pop_front();
         }
         loop {
@@ -184,7 +173,7 @@ impl FreezeWork {
             let Some(loaded) = self.loaded.get(&entry.batch) else {
                 continue;
             };
-            apply_entry(&mut page, loaded, entry.ordinal(), entry.lsn)?;
+            apply(&mut page, &entry.record(loaded, self.page))?;
         }
         self.composer.set_base(page);
         Ok(None)
@@ -234,8 +223,7 @@ impl FreezeWork {
                     return Ok(());
                 }
                 *budget -= 1;
-                let offset = loaded.offsets[entry.ordinal()] as usize;
-                let record = loaded.batch.record_at(offset, entry.lsn, page);
+                let record = entry.record(loaded, page);
                 let bytes = redo_bytes(&record.op);
                 let entry = LayerEntry::Record(record);
                 let before = self.output.data_bytes();
@@ -263,10 +251,4 @@ impl FreezeWork {
         self.output.finish_layer();
         Ok(())
     }
-}
-
-fn apply_entry(page: &mut Page, loaded: &Loaded, ordinal: usize, lsn: Lsn) -> Result<(), JobError> {
-    let offset = loaded.offsets[ordinal] as usize;
-    let record = loaded.batch.record_at(offset, lsn, page.id());
-    Ok(apply(page, &record)?)
 }

@@ -169,6 +169,30 @@ fn a_read_that_waits_while_the_history_changes_is_refused() {
 }
 
 #[test]
+fn pages_that_were_folded_stay_in_memory_when_the_volume_is_taken_over() {
+    let mut found = found(0);
+    found.bounds.resident_redo_bytes_max = 600;
+    let mut shell = Shell::with(found);
+    create(&mut shell, 0);
+    let mut writer = load(&mut shell, 300);
+    let settled = writer.prev;
+    // The next header says what is durable.
+    writer.vdl = settled;
+    let last = writer.batch(&[99]);
+    let stream = writer.attach(&mut shell, 0);
+    writer.ship(&mut shell, stream, &last);
+    writer.check_pages(&mut shell, 0, &PAGES, settled);
+    let next = writer.reopen(settled, 3);
+    shell.ask(next.install(0));
+    shell.hold_reads = true;
+    let stream = shell.open_stream();
+    shell.say(stream, next.read(0, &PAGES[..5], settled, settled));
+    let disk_reads = shell.reads.len();
+    assert_eq!(disk_reads, 0, "none of their redo is read again");
+    assert!(matches!(shell.take(stream).pop(), Some(Message::Pages(_))));
+}
+
+#[test]
 fn an_idle_protection_group_is_read_far_above_its_last_lsn() {
     let mut shell = node(0);
     let writer = load(&mut shell, 10);
@@ -287,18 +311,24 @@ fn a_log_read_ends_although_redo_leaves_memory_while_the_disk_is_read() {
     assert_eq!(batches_of(answers), (written.batches, false));
 }
 
-/// A node of large files, and a writer whose every batch of 1,000 records changes page 2 among others.
-fn long_chain(resident_bytes_max: usize, batches: usize) -> (Shell, Writer, StreamKey) {
+/// A node of large files, and a writer whose every batch of 1,000 records changes `page_count` pages, from page 2 on, in turn.
+fn long_chain(
+    resident_bytes_max: usize,
+    batches: usize,
+    page_count: u64,
+) -> (Shell, Writer, StreamKey) {
     let mut found = found(0);
     found.file_bytes = 8 << 20;
     found.bounds.group_bytes_max = 1 << 20;
     found.bounds.queued_bytes_max = 64 << 20;
     found.bounds.resident_redo_bytes_max = resident_bytes_max;
+    // No freeze is to cut it.
+    found.bounds.memory_chain_records_max = usize::MAX;
     let mut shell = Shell::with(found);
     create(&mut shell, 0);
     let mut writer = Writer::first();
     let stream = writer.attach(&mut shell, 0);
-    let pages: Vec<u64> = (0..1_000).map(|at| 2 + at % 500).collect();
+    let pages: Vec<u64> = (0..1_000).map(|at| 2 + at % page_count).collect();
     for _ in 0..batches {
         let batch = writer.batch(&pages);
         writer.ship(&mut shell, stream, &batch);
@@ -329,7 +359,7 @@ fn check_page(writer: &Writer, answers: &[Message]) {
 #[test]
 fn readers_that_lose_patience_bring_a_long_page_forward_all_the_same() {
     // More redo than one job holds at once, three times over; none of it in memory.
-    let (mut shell, writer, _) = long_chain(0, 800);
+    let (mut shell, writer, _) = long_chain(0, 800, 500);
     let held: usize = writer.batches.iter().map(|batch| batch.bytes().len()).sum();
     assert!(held > 12 << 20, "{held}");
     shell.hold_reads = true;
@@ -359,11 +389,11 @@ fn readers_that_lose_patience_bring_a_long_page_forward_all_the_same() {
 
 #[test]
 fn an_ack_leaves_between_the_steps_of_a_long_fold() {
-    let (mut shell, mut writer, stream) = long_chain(256 << 20, 150);
+    let (mut shell, mut writer, stream) = long_chain(256 << 20, 150, 8);
     let request = shell.open_stream();
     let reader = writer.clone();
     shell.say(request, reader.read(0, &[2], reader.prev, reader.prev));
-    assert!(shell.take(request).is_empty(), "150,000 records in one go");
+    assert!(shell.take(request).is_empty(), "18,750 records in one go");
     assert_eq!(shell.core.poll_timeout(), Some(shell.now), "it goes on");
     let batch = writer.batch(&[2]);
     let ack = writer.ship(&mut shell, stream, &batch);

@@ -213,6 +213,7 @@ impl Shell {
                     offset,
                     bytes,
                 } => {
+                    self.check_token(token);
                     let bytes: Vec<u8> = bytes.as_ref().to_vec();
                     assert_eq!(bytes.len() % BLOCK, 0);
                     assert_eq!(offset % BLOCK as u64, 0);
@@ -250,9 +251,11 @@ impl Shell {
                     token,
                     segment,
                     layer,
-                } => self
-                    .layer_ops
-                    .push_back(LayerOp::Sync(token, (segment, layer))),
+                } => {
+                    self.check_token(token);
+                    let sync = LayerOp::Sync(token, (segment, layer));
+                    self.layer_ops.push_back(sync);
+                }
                 Action::Delete { file } => {
                     self.deleted.push(file);
                     match file {
@@ -316,6 +319,15 @@ impl Shell {
                 Action::Stop { reason } => self.stopped = Some(reason),
             }
         }
+    }
+
+    /// No other operation in flight has this token: who takes the end of one for that of another acknowledges what is not durable.
+    fn check_token(&self, token: DiskToken) {
+        let of_layers = self.layer_ops.iter().map(|op| match op {
+            LayerOp::Write(token, ..) | LayerOp::Sync(token, _) => *token,
+        });
+        let mut in_flight = of_layers.chain(self.writes.iter().map(|write| write.token));
+        assert!(in_flight.all(|other| other != token), "{token:?} twice");
     }
 
     /// The file that was asked for is there, or the disk is full.

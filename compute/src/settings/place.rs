@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A name that is this many letters away, at most, was meant; a third of a long one.
@@ -9,10 +10,10 @@ const LETTERS_WRONG_MAX: usize = 3;
 
 /// A parsed file, for whoever says where in it something is wrong.
 #[derive(Debug)]
-pub(crate) struct Document<'t> {
+pub struct Document<'t> {
     text: &'t str,
     /// Its keys and values with their places.
-    pub(crate) table: DeTable<'t>,
+    pub table: DeTable<'t>,
 }
 
 impl<'t> Document<'t> {
@@ -20,7 +21,7 @@ impl<'t> Document<'t> {
     ///
     /// # Errors
     /// A line with the place.
-    pub(crate) fn parse(text: &'t str) -> Result<Document<'t>, String> {
+    pub fn parse(text: &'t str) -> Result<Document<'t>, String> {
         match DeTable::parse(text) {
             Ok(table) => Ok(Document {
                 text,
@@ -31,50 +32,62 @@ impl<'t> Document<'t> {
     }
 
     /// `line 3, column 1`, counted in letters.
-    pub(crate) fn place(&self, span: &Range<usize>) -> String {
+    pub fn place(&self, span: &Range<usize>) -> String {
         place(self.text, span.start)
     }
 
     /// The place of a key's value.
-    pub(crate) fn place_of(&self, key: &str) -> Option<String> {
-        let (_, value) = self
-            .table
-            .iter()
-            .find(|(found, _)| found.get_ref() == key)?;
-        Some(self.place(&value.span()))
+    pub fn place_of(&self, key: &str) -> Option<String> {
+        Some(self.place(&self.span_of(key)?))
+    }
+
+    /// Where that stands, bytes of the file.
+    pub(super) fn span_of(&self, key: &str) -> Option<Range<usize>> {
+        Some(self.value(key)?.span())
+    }
+
+    /// The value of a key.
+    pub(super) fn value(&self, key: &str) -> Option<&Spanned<DeValue<'t>>> {
+        find(&self.table, key)
+    }
+
+    /// The value of a key in a table.
+    pub(super) fn value_in(&self, table: &str, key: &str) -> Option<&Spanned<DeValue<'t>>> {
+        match self.value(table)?.get_ref() {
+            DeValue::Table(table) => find(table, key),
+            _ => None,
+        }
     }
 
     /// A line for each key of `table` that is not in `names`.
-    pub(crate) fn unknown_keys(&self, table: &DeTable<'_>, names: &[&str]) -> Vec<String> {
+    pub fn unknown_keys(&self, table: &DeTable<'_>, names: &[&str]) -> Vec<String> {
         let mut lines: Vec<(usize, String)> = Vec::new();
         for (key, _) in table.iter() {
             let name = key.get_ref().as_ref();
             if names.contains(&name) {
                 continue;
             }
-            let meant = match nearest(name, names) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("the keys are {}", names.join(", ")),
-            };
             let place = self.place(&key.span());
             lines.push((
                 key.span().start,
-                format!("{place}: unknown key `{name}`, {meant}"),
+                format!("{place}: {}", unknown(name, names)),
             ));
         }
         lines.sort();
         lines.into_iter().map(|(_, line)| line).collect()
     }
 
-    /// The text of a key in a table, or a line that says what is there instead.
-    pub(crate) fn text_of<'a>(
+    /// The text of a key in a table, with its place.
+    ///
+    /// # Errors
+    /// A line that says what is there instead.
+    pub fn text_of<'a>(
         &self,
         table: &'a DeTable<'_>,
         owner: &Range<usize>,
         key: &str,
     ) -> Result<(&'a str, String), String> {
-        let found = table.iter().find(|(found, _)| found.get_ref() == key);
-        let Some((_, value)) = found else {
+        let Some(value) = find(table, key) else {
             return Err(format!("{}: {key} is not set", self.place(owner)));
         };
         let place = self.place(&value.span());
@@ -88,8 +101,23 @@ impl<'t> Document<'t> {
     }
 }
 
+fn find<'a, 't>(table: &'a DeTable<'t>, key: &str) -> Option<&'a Spanned<DeValue<'t>>> {
+    let mut entries = table.iter();
+    let (_, value) = entries.find(|(found, _)| found.get_ref() == key)?;
+    Some(value)
+}
+
+/// What is said of a name that is none of these.
+pub(super) fn unknown(name: &str, names: &[&str]) -> String {
+    let meant = match nearest(name, names) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("the keys are {}", names.join(", ")),
+    };
+    format!("unknown key `{name}`, {meant}")
+}
+
 /// A TOML error as one line with its place.
-pub(crate) fn explain(error: &toml::de::Error, text: &str) -> String {
+pub fn explain(error: &toml::de::Error, text: &str) -> String {
     let message = error.message().trim().replace('\n', ", ");
     match error.span() {
         Some(span) => format!("{}: {message}", place(text, span.start)),
@@ -111,7 +139,7 @@ fn place(text: &str, offset: usize) -> String {
 }
 
 /// The name that was meant, if one is near.
-fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     let mut longer = names.iter().filter(|other| other.starts_with(name));
     if let (Some(&meant), None) = (longer.next(), longer.next()) {
         return Some(meant);
