@@ -153,6 +153,8 @@ pub enum Mutant {
     ConfirmedReshapeTakenBack,
     /// A change of a group's quorum model is finished without the step that lets the new set count (R20).
     ReshapeUnconfirmed,
+    /// A catalog is not judged by the room at the head of a hot-log file.
+    HeadsOvergrown,
 }
 
 /// Whether this bug is planted.
@@ -262,13 +264,15 @@ mod planting {
         (Mutant::TokenUnchecked, "token-unchecked"),
     ];
 
-    /// Bugs that take more chance than a run of the simulator has: the brute-force twins of the recovery crate find them.
+    /// Bugs that take more chance than a run of the simulator has: the brute-force twins of the recovery crate find them, the one of the
+    /// storage node a story of its own.
     pub const OF_TWINS: &[(Mutant, &str)] = &[
         (
             Mutant::ConfirmedReshapeTakenBack,
             "confirmed-reshape-taken-back",
         ),
         (Mutant::ReshapeUnconfirmed, "reshape-unconfirmed"),
+        (Mutant::HeadsOvergrown, "heads-overgrown"),
     ];
 
     /// Plants a bug in this thread, in place of any other.

@@ -83,6 +83,9 @@ const ONCE_FAILED: &[u64] = &[
     447_697_788_618_382,
     // A node that holds nothing of the volume has nothing to drop, which it may say to anybody.
     447_902_152_934_766,
+    // The catalogs of all segments outgrew the head of a hot-log file: a freeze was begun where one more layer had room, and ended in many.
+    447_902_152_934_848,
+    1_573_802_059_777_528,
 ];
 
 /// Those that failed before there were set pieces: what they mean is what they meant.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
-use sixfold_log_format::layer::CATALOG_LAYER_BYTES;
 use sixfold_log_format::limits::{PAGE_BYTES_MAX, PAGE_BYTES_MIN};
 use sixfold_log_format::wire::{
     CreateSegment, Message, NodeMemory, NodeStatus, NodeUpkeep, Refusal, SegmentStatus,
@@ -51,9 +50,6 @@ fn check(create: &CreateSegment, node: NodeId) -> Result<(), &'static str> {
     }
     Ok(())
 }
-
-/// How much longer layers become while catalogs crowd the heads of hot-log files.
-const CROWDED_LAYER_FACTOR: u64 = 16;
 
 impl NodeCore {
     /// Makes a segment, or finds that it was made (idempotent while nobody opened the volume).
@@ -134,29 +130,6 @@ impl NodeCore {
             self.log.file_bytes()
         );
         Err(Refusal::Malformed { reason })
-    }
-
-    /// Whether so many more layers fit the catalogs that stand at the head of a hot-log file.
-    pub(crate) fn has_room_for_layers(&self, count: usize) -> bool {
-        let held = self.segments.values().map(Segment::catalog_bytes);
-        let all = held.sum::<usize>() + count * CATALOG_LAYER_BYTES;
-        all <= self.log.heads_bytes_max()
-    }
-
-    /// Whether the catalogs take more than half of their room at the head of a file: then layers are joined into fewer, larger ones.
-    pub(crate) fn is_crowded_with_layers(&self) -> bool {
-        let held = self.segments.values().map(Segment::catalog_bytes);
-        held.sum::<usize>() > self.log.heads_bytes_max() / 2
-    }
-
-    /// How long a layer becomes that is written now, bytes, about: longer while catalogs crowd the heads of files.
-    pub(crate) fn layer_bytes_wanted(&self) -> u64 {
-        let bytes = self.bounds.layer_bytes_max;
-        if self.is_crowded_with_layers() {
-            bytes.saturating_mul(CROWDED_LAYER_FACTOR)
-        } else {
-            bytes
-        }
     }
 
     /// The ledger: what is in memory, each under its own bound.

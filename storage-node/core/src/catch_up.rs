@@ -92,6 +92,12 @@ impl Copying {
         }
     }
 
+    /// Layers that the catalog will name which it ends in, as far as that is known.
+    pub(crate) fn layer_count(&self) -> usize {
+        let catalog = self.catalog.as_ref();
+        catalog.map_or(0, |catalog| catalog.layers.len())
+    }
+
     /// Whether anything was copied that would be thrown away.
     fn has_copied(&self) -> bool {
         let begun = self.current.as_ref().is_some_and(|file| file.offset > 0);
@@ -334,7 +340,8 @@ impl NodeCore {
             segment.copy = None;
             return;
         }
-        if !self.has_room_for_catalog(id, &catalog) {
+        if !self.has_room_for_catalog(id, catalog.layers.len()) {
+            self.squeeze_layers();
             return self.end_copy(id, "its catalog does not fit the head of a hot-log file");
         }
         self.cancel_background(id);
@@ -442,7 +449,9 @@ impl NodeCore {
         if folded_through < segment.layers.folded_through() {
             return self.end_copy(id, "it was passed");
         }
-        if !self.has_room_for_catalog(id, &catalog) {
+        let layer_count = catalog.layers.len();
+        if !self.has_room_for_catalog(id, layer_count) {
+            self.squeeze_layers();
             return self.end_copy(id, "its catalog does not fit the head of a hot-log file");
         }
         let entry = Entry::Catalog {
@@ -451,7 +460,7 @@ impl NodeCore {
         };
         if let Ok(ticket) = self.append(entry) {
             let segment = self.segments.get_mut(&id).expect("looked at just now");
-            segment.publishing = Some(ticket);
+            segment.publishing = Some((ticket, layer_count));
             let healed = segment.bad_layers.len() as u64;
             segment.copy = None;
             self.scrub.healed += healed;
@@ -466,12 +475,6 @@ impl NodeCore {
         {
             copy.paused = true;
         }
-    }
-
-    fn has_room_for_catalog(&self, id: SegmentId, catalog: &LayerCatalog) -> bool {
-        let held = self.segments[&id].layers.catalog().layers.len();
-        let more = catalog.layers.len().saturating_sub(held);
-        more == 0 || self.has_room_for_layers(more)
     }
 
     /// Another history is in force: what a peer said under the one before counts no more.

@@ -413,6 +413,10 @@ impl NodeCore {
                     bytes,
                 });
             }
+            // One layer more: better given up now than when all of it is written.
+            Ok(BackgroundStep::Sync(_)) if !self.has_room_for_output(&job) => {
+                self.drop_for_room(&job);
+            }
             Ok(BackgroundStep::Sync(layer)) => {
                 let segment = job.segment;
                 let file = FileName::Layer(segment, layer);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sixfold_log_format::hot_log::{Entry, FileNumber};
-use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, LayerNumber};
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::limits::READ_LEASE_MS;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{
@@ -95,8 +95,8 @@ pub(crate) struct Segment {
     pub(crate) unfolded_bytes: u64,
     /// Somebody wants what can be frozen to be frozen.
     pub(crate) freeze_wanted: bool,
-    /// The catalog that was appended last.
-    pub(crate) publishing: Option<Ticket>,
+    /// The catalog that was appended last, and how many layers it names.
+    pub(crate) publishing: Option<(Ticket, usize)>,
     pub(crate) unsettled: Unsettled,
     pub(crate) vdl_seen: Lsn,
     pub(crate) lease: GrantedLease,
@@ -529,11 +529,6 @@ impl Segment {
             vdl: self.vdl_seen,
             catalog: self.layers.catalog().clone(),
         }
-    }
-
-    /// Bytes that its catalog takes at the head of a hot-log file, about.
-    pub(crate) fn catalog_bytes(&self) -> usize {
-        self.layers.catalog().layers.len() * CATALOG_LAYER_BYTES
     }
 
     /// Measures what its state takes at the head of a hot-log file, but for the catalog.

@@ -6,13 +6,14 @@
 //! ```
 //! [`set`] says which layers there are, [`cache`] holds parts of them, [`gather`] finds a page's versions, [`compose`] decides
 //! what of a page goes into a new layer, [`output`] writes its file, [`freeze`] and [`merge`] are the two ways to make one,
-//! [`retention`] says what may be collected, [`upkeep`] when what is due, [`rate`] how fast it goes,
+//! [`heads`] how many of them a hot-log file has room to name, [`retention`] says what may be collected, [`upkeep`] when what is due, [`rate`] how fast it goes,
 //! [`trim`] which hot-log files may go.
 
 pub(crate) mod cache;
 pub(crate) mod compose;
 pub(crate) mod freeze;
 pub(crate) mod gather;
+pub(crate) mod heads;
 pub(crate) mod merge;
 pub(crate) mod output;
 pub(crate) mod rate;

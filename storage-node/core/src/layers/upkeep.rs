@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use sixfold_log_format::hot_log::Entry;
-use sixfold_log_format::layer::{CATALOG_LAYER_BYTES, CATALOG_LAYERS_MAX, LayerNumber};
+use sixfold_log_format::layer::LayerNumber;
 use sixfold_log_format::mutant::{Mutant, planted};
 use sixfold_log_format::{Lsn, PageId, SegmentId};
 
@@ -40,9 +40,6 @@ const PUBLISH_RETRY: Duration = Duration::from_millis(2);
 /// Pause before a freeze or a merge that came upon damage is begun again.
 const DAMAGE_RETRY: Duration = Duration::from_secs(1);
 
-/// How much longer the layers of a segment become that has nearly as many as it may.
-const LONG_LAYERS: u64 = 16;
-
 /// Freezes that what may wait is taken in, at least.
 const FREEZES_IN_BOUND: u64 = 4;
 
@@ -60,13 +57,15 @@ pub(crate) struct Upkeep {
     /// How much waits for the node's own work, in 64ths of what stops batches or freezes.
     pub(super) waiting: Lanes<u64>,
     no_space_until: Option<Duration>,
-    /// Segments whose freeze or merge came upon damage: until then nothing of them is begun again.
+    /// Segments whose freeze or merge came upon damage, or found no room for its catalog: until then nothing of them is begun again.
     paused: BTreeMap<SegmentId, Duration>,
     no_space: bool,
     /// Room that the shell found last; `None` while it has said nothing.
     free_bytes: Option<u64>,
     /// A merge waits for room, and that was said.
     lacks_room: bool,
+    /// See [`super::heads`].
+    pub(super) squeezes: u32,
     /// Batches that are written again, by the ticket of the copy.
     pub(super) moving: BTreeMap<Ticket, (SegmentId, BatchId)>,
     pub(super) moving_bytes: usize,
@@ -110,12 +109,23 @@ impl Upkeep {
 
     /// Work on this segment came upon damage. Begun again at once it would come to the same place.
     pub(crate) fn pause(&mut self, segment: SegmentId, now: Duration) {
-        self.paused.insert(segment, now + DAMAGE_RETRY);
+        self.pause_until(segment, now + DAMAGE_RETRY);
     }
 
-    /// What waits for space goes on when its time has come: else the timeout would stay due, and nobody would act on it.
+    /// Nothing of this segment is begun before then.
+    pub(super) fn pause_until(&mut self, segment: SegmentId, until: Duration) {
+        self.paused.insert(segment, until);
+    }
+
+    /// When something that waits goes on.
+    fn next_wake(&self) -> Option<Duration> {
+        let paused = self.paused.values().copied();
+        self.no_space_until.into_iter().chain(paused).min()
+    }
+
+    /// What waits goes on when its time has come: else the timeout would stay due, and nobody would act on it.
     pub(crate) fn wake(&mut self, now: Duration) {
-        self.due |= self.no_space_until.is_some_and(|until| until <= now);
+        self.due |= self.next_wake().is_some_and(|until| until <= now);
     }
 
     /// The copy of a batch is durable: whose it is.
@@ -190,6 +200,7 @@ impl NodeCore {
             return;
         }
         self.upkeep.redo_since = 0;
+        self.upkeep.paused.retain(|_, until| now < *until);
         for segment in self.segments.values_mut() {
             segment.retention.pass(&segment.manifest.parameters);
         }
@@ -201,7 +212,6 @@ impl NodeCore {
             return;
         }
         self.upkeep.no_space_until = None;
-        self.upkeep.paused.retain(|_, until| now < *until);
         if self.upkeep.freezing.is_none() {
             self.start_freeze(now);
         }
@@ -210,13 +220,13 @@ impl NodeCore {
         }
     }
 
-    /// When something that waits for space goes on.
+    /// When something that waits goes on.
     pub(crate) fn upkeep_timeout(&self) -> Option<Duration> {
         let unswept = self
             .segments
             .values()
             .any(|segment| !segment.index.is_swept());
-        unswept.then_some(self.now).or(self.upkeep.no_space_until)
+        unswept.then_some(self.now).or(self.upkeep.next_wake())
     }
 
     /// A step of sweeping an index, when one has to be swept.
@@ -268,8 +278,8 @@ impl NodeCore {
 
     /// Whether a catalog is on its way to the disk.
     pub(crate) fn is_publishing(&self, segment: &Segment) -> bool {
-        let ticket = segment.publishing;
-        ticket.is_some_and(|ticket| ticket > self.log.durable())
+        let publishing = segment.publishing;
+        publishing.is_some_and(|(ticket, _)| ticket > self.log.durable())
     }
 
     /// Whether a batch of this segment is refused so that no bound breaks: any at a bound, and near one those of a segment that takes
@@ -297,22 +307,8 @@ impl NodeCore {
 
     fn output(&self, segment: &Segment, range: (Lsn, Lsn)) -> Output {
         let owner = (segment.volume, segment.pg, segment.id);
-        let mut layer_bytes = self.layer_bytes_wanted();
-        if self.is_crowded_by(segment) {
-            layer_bytes = layer_bytes.max(self.bounds.layer_bytes_max.saturating_mul(LONG_LAYERS));
-        }
+        let layer_bytes = self.layer_bytes_wanted(segment);
         Output::new(owner, range, self.block_bytes, layer_bytes)
-    }
-
-    /// Layers of one segment that stop its freezes: a catalog stands at the head of every hot-log file.
-    fn layers_max(&self) -> usize {
-        let room = self.log.file_bytes() / 8 / CATALOG_LAYER_BYTES as u64;
-        (CATALOG_LAYERS_MAX / 2).min(usize::try_from(room).unwrap_or(usize::MAX))
-    }
-
-    /// Whether a segment has so many layers that it soon cannot be frozen any more: they are joined into fewer, longer ones before.
-    fn is_crowded_by(&self, segment: &Segment) -> bool {
-        segment.layers.catalog().layers.len() * 4 > self.layers_max() * 3
     }
 
     /// Starts the freeze that is due most, if one is.
@@ -377,15 +373,6 @@ impl NodeCore {
         let work = FreezeWork::new(segment, (batches, through), horizon, bound, output);
         self.upkeep.freezing = Some(id);
         self.start_background(id, Work::Freeze(Box::new(work)));
-    }
-
-    /// Whether its layers would be far fewer if they were written again now: one run that was written, or copied, when they were
-    /// to be short.
-    fn has_short_layers(&self, segment: &Segment) -> bool {
-        let catalog = segment.layers.catalog();
-        let count = catalog.layers.len() as u64;
-        let wanted = self.bounds.layer_bytes_max.saturating_mul(LONG_LAYERS);
-        count > 1 && catalog.file_bytes() / count < wanted / 4
     }
 
     /// Starts a merge where runs are too many.
@@ -510,14 +497,9 @@ impl NodeCore {
                 || planted(Mutant::LayerAboveVdl),
             "layers end at min(SCL, highest VDL seen) (R11)"
         );
-        if catalog.layers.len() > CATALOG_LAYERS_MAX {
-            self.log_line(
-                Severity::Error,
-                format!("segment {id}: more layers than a catalog holds"),
-            );
-            self.clean_up(&job);
-            self.upkeep.pause(id, now);
-            return self.background_ended(&job);
+        let layer_count = catalog.layers.len();
+        if !self.has_room_for_catalog(id, layer_count) {
+            return self.drop_for_room(&job);
         }
         let entry = Entry::Catalog {
             segment: id,
@@ -526,8 +508,9 @@ impl NodeCore {
         match self.append(entry) {
             Ok(ticket) => {
                 let segment = self.segments.get_mut(&id).expect("looked at just now");
-                segment.publishing = Some(ticket);
+                segment.publishing = Some((ticket, layer_count));
                 self.upkeep.no_space = false;
+                self.ease_layers();
                 if let Work::Freeze(freeze) = &job.work {
                     self.keep_depths(id, &freeze.depths);
                 }

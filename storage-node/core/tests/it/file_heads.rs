@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sixfold_log_format::hot_log::FileNumber;
 use sixfold_log_format::wire::{CreateSegment, DropSegment, Message, Refusal, Role};
-use sixfold_log_format::{PgId, SegmentId, VolumeId};
+use sixfold_log_format::{Lsn, PgId, SegmentId, VolumeId};
 
-use crate::layers::{load, node_with, small};
+use crate::layers::{check_at, load, node_with, say_heartbeat, small};
 use crate::shell::{BLOCK, Shell};
 use crate::writer::{Writer, manifest, refusal};
 
@@ -148,4 +148,53 @@ fn segments_whose_states_would_fill_a_file_are_refused_and_the_node_goes_on() {
     let mut shell = shell.crash(&|_| false);
     shell.work();
     assert_eq!(shell.status().segments.len(), made);
+}
+
+/// A node whose layers would hold a page each, so that a catalog would name more of them than the head of a file has room for.
+pub fn many_layers() {
+    let mut found = small();
+    found.bounds.layer_bytes_max = 1;
+    let mut shell = node_with(found);
+    let mut writer = Writer::first();
+    let stream = writer.attach(&mut shell, 0);
+    // Half of a quarter of a file, at 144 bytes a layer.
+    let layers_max = (32 << 10) / 4 / 144 / 2;
+    let mut most = 0;
+    for number in 0..400_u64 {
+        let pages: Vec<u64> = (0..4).map(|at| 2 + (number * 4 + at) % 100).collect();
+        let batch = writer.batch(&pages);
+        let append = writer.append(&batch);
+        shell.say(stream, append);
+        shell.settle();
+        writer.vdl = writer.prev;
+        say_heartbeat(&mut shell, &mut writer, stream);
+        let layers = shell.status().segments[0].layer_count;
+        assert!(layers <= layers_max, "{layers} layers at batch {number}");
+        most = most.max(layers);
+    }
+    // Pauses for want of room end, and what can be frozen is.
+    for _ in 0..20 {
+        shell.pass(Duration::from_millis(100));
+        shell.work();
+    }
+    let status = shell.status();
+    assert_eq!(status.segments[0].scl, writer.prev, "no batch was refused");
+    assert!(most > 1 && status.upkeep.freezes > 5, "{most}: {status:?}");
+    assert!(status.segments[0].folded_through > Lsn::NONE);
+    let logged = format!("{:?}", shell.logged);
+    assert!(logged.contains("its layers become longer"), "{logged}");
+    check_at(&mut shell, &writer, writer.prev).unwrap();
+    let mut shell = shell.crash(&|_| false);
+    shell.work();
+    assert_eq!(
+        shell.layers.len(),
+        shell.status().segments[0].layer_count as usize
+    );
+    check_at(&mut shell, &writer, writer.prev).unwrap();
+    assert!(shell.errors().is_empty(), "{:?}", shell.logged);
+}
+
+#[test]
+fn catalogs_that_would_outgrow_the_head_of_a_file_get_fewer_and_longer_layers() {
+    many_layers();
 }

@@ -6,6 +6,7 @@ use sixfold_log_format::Lsn;
 use sixfold_log_format::mutant::{Mutant, plant};
 use sixfold_log_format::wire::{Message, PageAnswer, Refusal, Role, Survey};
 
+use crate::file_heads::many_layers;
 use crate::layers::{PAGES, check_all, check_at, load, node_with, say_heartbeat, small};
 use crate::members::{begin, drop_as, finish, installed};
 use crate::shell::Shell;
@@ -144,4 +145,12 @@ fn each_planted_bug_of_membership_breaks_its_story() {
         plant(None);
         assert!(outcome.is_err(), "{mutant:?} was not found");
     }
+}
+
+#[test]
+fn catalogs_that_nobody_judges_outgrow_the_head_of_a_file() {
+    plant(Some(Mutant::HeadsOvergrown));
+    let outcome = catch_unwind(AssertUnwindSafe(many_layers));
+    plant(None);
+    assert!(outcome.is_err(), "it was not found");
 }
