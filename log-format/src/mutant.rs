@@ -264,8 +264,8 @@ mod planting {
         (Mutant::TokenUnchecked, "token-unchecked"),
     ];
 
-    /// Bugs that take more chance than a run of the simulator has: the brute-force twins of the recovery crate find them, the one of the
-    /// storage node a story of its own.
+    /// Bugs that take more chance than a run of the simulator has: the brute-force twins of the recovery crate find them, and
+    /// a story of the storage node's core the one of its layers.
     pub const OF_TWINS: &[(Mutant, &str)] = &[
         (
             Mutant::ConfirmedReshapeTakenBack,

@@ -39,8 +39,7 @@ impl NodeCore {
         self.log.heads_bytes_max() / CATALOG_LAYER_BYTES
     }
 
-    /// Layers that one catalog may name: half of all, so that a peer has room for it beside others. Fewer than a catalog holds, since what does
-    /// not grow is taken.
+    /// Layers that one catalog may name: half of all, so that a peer that copies it has room for it beside others, and half of what a catalog holds.
     pub(super) fn layers_max(&self) -> usize {
         (CATALOG_LAYERS_MAX / 2).min(self.layers_max_of_all() / 2)
     }
@@ -75,17 +74,21 @@ impl NodeCore {
         count <= self.layers_max() && others + count <= self.layers_max_of_all()
     }
 
-    /// Whether there would be room for the catalog of a freeze or a merge if it were published with the layers that it has begun.
+    /// Whether there would be room for the catalog of a freeze or a merge if it were published with the layers that it has written, the one
+    /// that is about to be synced among them.
     pub(crate) fn has_room_for_output(&self, job: &Job) -> bool {
-        let (gone, begun) = match &job.work {
-            Work::Freeze(freeze) => (0, freeze.output.numbers.len()),
-            Work::Merge(merge) => (merge.gone.len(), merge.output.numbers.len()),
+        let (gone, output) = match &job.work {
+            Work::Freeze(freeze) => (0, &freeze.output),
+            Work::Merge(merge) => (merge.gone.len(), &merge.output),
             Work::Pages(_) | Work::Log(_) | Work::File(_) | Work::Scrub(_) | Work::Move(_) => {
                 return true;
             }
         };
         let held = self.segments[&job.segment].layers.catalog().layers.len();
-        self.has_room_for_catalog(job.segment, held.saturating_sub(gone) + begun)
+        self.has_room_for_catalog(
+            job.segment,
+            held.saturating_sub(gone) + output.done.len() + 1,
+        )
     }
 
     /// Whether catalogs take more than half of their room: then layers are joined into fewer, longer ones.
